@@ -1,0 +1,82 @@
+"""A trained network as a plain function on uint8 images, whatever runs it. Knows networks, not ROS.
+
+`create_restorer` picks a backend and gives a `Restorer`; the backends live one to a file beside this one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, field
+from enum import Enum
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+
+
+class Output(str, Enum):
+    """What a caller may ask a `Restorer` for. Nothing is computed for what is not asked for."""
+
+    IMAGE = "image"
+    INVERSE_DEPTH = "inverse_depth"
+    LABELS = "labels"
+
+
+@dataclass(frozen=True)
+class Restored:
+    """The restored frame; what was not asked for is None."""
+
+    image: np.ndarray | None  # uint8 (H, W, 3) RGB
+    inverse_depth: np.ndarray | None  # float32 (H, W), 1/m
+    labels: np.ndarray | None  # uint8 (H, W), Cityscapes train ids, 255 = unlabelled
+
+
+@dataclass(frozen=True)
+class RuntimeSettings:
+    """What the user chose. `auto` lets the machine decide; the decision and its reasons are in `RuntimeInfo.reason`."""
+
+    backend: str = "auto"  # auto | tensorrt | torch-cuda | openvino | torch-cpu
+    precision: str = "auto"  # auto | fp32 | fp16 | bf16
+    preset: str = "fast"  # used to find the packaged weights when `weights` is None
+    weights: Path | None = None  # safetensors of the derain network; None: the packaged weights of the preset
+    segmentation_weights: Path | None = None  # None: the packaged segmentation network
+    cache_dir: Path | None = None  # None: $XDG_CACHE_HOME/rain_removal_ros
+    cache_limit_bytes: int = 4 << 30
+    threads: int = 0  # CPU threads, 0 = the runtime's own choice
+    device: int = 0  # CUDA device index
+
+
+@dataclass(frozen=True)
+class RuntimeInfo:
+    """What runs, and why."""
+
+    backend: str  # tensorrt | torch-cuda | openvino | torch-cpu
+    device: str  # human-readable device name
+    precision: str  # fp32 | fp16 | bf16: what really runs, not what was asked for
+    reason: str  # why this backend, and why not the better ones
+    preset: str
+    weights: str  # file name
+    weights_sha256: str
+    input_sizes: tuple[tuple[int, int], ...] = ()  # (height, width) of the sizes compiled so far
+    engine_keys: tuple[str, ...] = field(default=())  # one a compiled size and set of outputs
+
+
+Progress = Callable[[str], None]  # told, every few seconds, what a long build is doing
+
+
+class Restorer(Protocol):
+    """Restores images of any size from 64x64 to 3840x2160; a size seen for the first time is compiled first."""
+
+    @property
+    def info(self) -> RuntimeInfo: ...
+
+    def prepare(
+        self, height: int, width: int, outputs: Collection[Output], on_progress: Progress | None = None
+    ) -> None:
+        """Compile (or find in the cache) and warm the network for this image size and these outputs."""
+
+    def __call__(self, image: np.ndarray, outputs: Collection[Output] = (Output.IMAGE, Output.INVERSE_DEPTH)) -> Restored:
+        """Restore a uint8 (H, W, 3) RGB image. Raises ImageError for another dtype, shape or size."""
+
+    def close(self) -> None:
+        """Give back the device's memory. The restorer cannot be used afterwards."""
