@@ -33,8 +33,15 @@ setup(
         share("config", "*.yaml", "*.xml", "*.json"),
         share("models", "*.safetensors", "*.md"),
     ],
-    python_requires=">=3.10",
-    install_requires=["numpy", "opencv-python-headless", "safetensors", "torch>=2.8", "openvino>=2024.6", "tqdm"],
+    python_requires=">=3.11",
+    install_requires=[
+        "numpy",
+        "opencv-python-headless",
+        "safetensors",
+        "torch>=2.8",
+        "openvino>=2024.6",
+        "tqdm",
+    ],
     extras_require={
         "ros": [
             f"ros-jazzy-{package}; {ROS_WHEELS}"

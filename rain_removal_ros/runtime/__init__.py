@@ -75,7 +75,9 @@ class Restorer(Protocol):
     ) -> None:
         """Compile (or find in the cache) and warm the network for this image size and these outputs."""
 
-    def __call__(self, image: np.ndarray, outputs: Collection[Output] = (Output.IMAGE, Output.INVERSE_DEPTH)) -> Restored:
+    def __call__(
+        self, image: np.ndarray, outputs: Collection[Output] = (Output.IMAGE, Output.INVERSE_DEPTH)
+    ) -> Restored:
         """Restore a uint8 (H, W, 3) RGB image. Raises ImageError for another dtype, shape or size."""
 
     def close(self) -> None:

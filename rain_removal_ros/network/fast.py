@@ -1,0 +1,83 @@
+"""The preset `fast`: restores at 1/4 of the image, guided by depth at every scale, and corrects the image affinely."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from rain_removal_ros.network.blocks import ConvNorm, DepthGuidedTransform, Upsample
+from rain_removal_ros.network.encoder import STRIDE, Encoder, stage_block
+from rain_removal_ros.network.presets import MAX_INVERSE_DEPTH, DerainPreset
+
+
+class DepthHead(nn.Module):
+    """Inverse depth at 1/4 of the image from the encoder's features, and the depth features of every scale on the way."""
+
+    def __init__(self, encoder_channels: tuple[int, ...], channels: int):
+        super().__init__()
+        self.lateral = nn.ModuleList(ConvNorm(width, channels, 1) for width in encoder_channels)
+        self.refine = nn.ModuleList(ConvNorm(channels, channels) for _ in encoder_channels)
+        self.output = nn.Conv2d(channels, 1, 3, padding=1)
+
+    def forward(self, features: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
+        """Encoder features, finest first -> inverse depth (N, 1, H/4, W/4) in 1/m, depth features finest first."""
+        depth_features: list[Tensor] = []
+        for level in reversed(range(len(features))):
+            z = self.lateral[level](features[level])
+            if depth_features:
+                z = z + F.interpolate(
+                    depth_features[0], scale_factor=2.0, mode="bilinear", align_corners=False
+                )
+            depth_features.insert(0, F.relu(self.refine[level](F.relu(z))))
+        return MAX_INVERSE_DEPTH * torch.sigmoid(self.output(depth_features[0])), depth_features
+
+
+class FastDerainNetwork(nn.Module):
+    """Encoder, depth head, and an image head whose features depth transforms at 1/16, 1/8 and 1/4 of the image.
+
+    The imaging model O = I (1 - R - A) + R + A0 A makes the clean image affine in the rainy one, so the head gives
+    a gain (which brings back the contrast that fog took, full detail and all) and an offset (which takes streaks and
+    airlight away), four of each channel's pixels at once through PixelShuffle.
+    """
+
+    stride = STRIDE
+
+    def __init__(self, preset: DerainPreset):
+        super().__init__()
+        self.preset = preset
+        channels = preset.channels
+        self.encoder = Encoder(channels, preset.encoder_depths, preset.mlp_ratio)
+        self.depth_head = DepthHead(channels, preset.depth_channels)
+        self.up = nn.ModuleList(Upsample(channels[i + 1], channels[i]) for i in range(3))
+        self.guide = nn.ModuleList(
+            DepthGuidedTransform(preset.depth_channels, channels[i]) if preset.depth_guided else nn.Identity()
+            for i in range(3)
+        )
+        self.stages = nn.ModuleList(
+            nn.Sequential(
+                *(stage_block(channels[i], i, preset.mlp_ratio) for _ in range(preset.decoder_depths[i]))
+            )
+            for i in range(3)
+        )
+        self.output = nn.Conv2d(channels[0], 4 * 16, 3, padding=1)
+        nn.init.zeros_(self.output.weight)
+        nn.init.zeros_(self.output.bias)
+
+    def depth(self, image: Tensor) -> Tensor:
+        """Inverse depth alone, without what only the image needs."""
+        return self.depth_head(self.encoder(image))[0]
+
+    def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
+        """(N, 3, H, W) RGB in [0, 1] -> correction (N, 3, H, W), to be added to the image; inverse depth (N, 1, H/4, W/4) in 1/m."""
+        features = self.encoder(image)
+        inverse_depth, depth_features = self.depth_head(features)
+        x = features[3]
+        for level in (2, 1, 0):
+            x = self.up[level](x) + features[level]
+            if self.preset.depth_guided:
+                x = self.guide[level](x, depth_features[level])
+            x = self.stages[level](x)
+        affine = F.pixel_shuffle(self.output(x), 4)
+        gain, offset = affine[:, :1], affine[:, 1:]
+        return image * gain + offset, inverse_depth

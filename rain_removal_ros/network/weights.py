@@ -1,0 +1,83 @@
+"""Weights files: safetensors whose metadata names the preset and the training, so that a file is enough to rebuild its network."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from pathlib import Path
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import nn
+
+from rain_removal_ros.errors import WeightsError
+from rain_removal_ros.network.dgnl import DGNLFastNetwork
+from rain_removal_ros.network.fast import FastDerainNetwork
+from rain_removal_ros.network.paper import PaperNetwork
+from rain_removal_ros.network.presets import DerainPreset, Preset, SegmentationPreset, get_preset
+from rain_removal_ros.network.segmentation import SegmentationNetwork
+
+FAMILIES = {
+    "fast": FastDerainNetwork,
+    "paper": PaperNetwork,
+    "dgnl": DGNLFastNetwork,
+    "segmentation": SegmentationNetwork,
+}
+
+
+def build_network(preset: Preset | str) -> nn.Module:
+    """The network of a preset (or of the preset of that name), with fresh weights, in training mode."""
+    preset = get_preset(preset) if isinstance(preset, str) else preset
+    return FAMILIES[preset.family](preset)
+
+
+def save_network(network: nn.Module, path: Path, training: dict) -> None:
+    """Write weights with their preset and a JSON-able description of their training; atomic."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    metadata = {
+        "preset": json.dumps(dataclasses.asdict(network.preset)),
+        "training": json.dumps(training, default=str),
+    }
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
+    temporary = path.with_suffix(".partial")
+    save_file(tensors, temporary, metadata)
+    temporary.replace(path)
+
+
+def load_network(path: Path) -> tuple[nn.Module, dict]:
+    """The network that a weights file describes, in evaluation mode, and the description of its training.
+
+    Raises WeightsError where the file is missing, damaged, or not one of ours.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise WeightsError(
+            f"weights file {path} does not exist; give a .safetensors file, or none for the packaged one"
+        )
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise WeightsError(f"weights file {path} is damaged ({error}); fetch or train it again") from error
+    try:
+        fields = json.loads(metadata["preset"])
+        training = json.loads(metadata.get("training", "{}"))
+        kind = SegmentationPreset if fields["family"] == "segmentation" else DerainPreset
+        preset = kind(
+            **{name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()}
+        )
+        network = build_network(preset)
+        network.load_state_dict(tensors)
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise WeightsError(
+            f"weights file {path} does not describe a network of this package ({error})"
+        ) from error
+    return network.eval(), training
+
+
+def sha256_of(path: Path) -> str:
+    """SHA-256 of a file, in hex."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

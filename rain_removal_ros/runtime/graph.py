@@ -1,0 +1,85 @@
+"""The whole way from a uint8 frame to uint8 outputs as one module, which every backend compiles as one graph.
+
+Normalisation, padding to the network's stride, clamping and rounding are inside. The frame stays in grey levels, whose whole
+numbers up to 256 bfloat16 and float16 hold exactly, and the correction is added to it in float32, so that low
+precision never bands a sky.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from rain_removal_ros.errors import ImageError
+from rain_removal_ros.runtime import Output
+
+MIN_SIDE, MAX_HEIGHT, MAX_WIDTH = 64, 2160, 3840
+
+
+def check_size(height: int, width: int) -> None:
+    """Raise ImageError for an image that the networks are not made for."""
+    if not (MIN_SIDE <= height <= MAX_HEIGHT and MIN_SIDE <= width <= MAX_WIDTH):
+        raise ImageError(
+            f"image of {width}x{height} pixels; images from {MIN_SIDE}x{MIN_SIDE} to {MAX_WIDTH}x{MAX_HEIGHT} are taken"
+        )
+
+
+class FrameGraph(nn.Module):
+    """uint8 (N, H, W, 3) RGB -> the outputs asked for, in the order image, inverse_depth, labels.
+
+    image: uint8 (N, H, W, 3); inverse depth: float32 (N, H, W) in 1/m; labels: uint8 (N, H, W), of the restored image.
+    Depth and labels are computed at 1/4 and brought to full size bilinearly. `dtype` is that of the networks' weights.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        segmentation: nn.Module | None,
+        height: int,
+        width: int,
+        outputs: Collection[Output],
+        dtype: torch.dtype = torch.float32,
+    ):
+        super().__init__()
+        check_size(height, width)
+        self.outputs = tuple(output for output in Output if output in outputs)
+        if not self.outputs or len(self.outputs) != len(set(outputs)):
+            raise ValueError(f"outputs {outputs!r} are not a selection of {[o.value for o in Output]}")
+        if Output.LABELS in self.outputs and segmentation is None:
+            raise ValueError("labels were asked for without a segmentation network")
+        self.network = network
+        self.segmentation = segmentation if Output.LABELS in self.outputs else None
+        self.height, self.width, self.dtype = height, width, dtype
+        stride = network.stride
+        bottom, right = -height % stride, -width % stride
+        # reflection needs more image than padding; replication serves every size and keeps edges free of black bars
+        self.padding = (right // 2, right - right // 2, bottom // 2, bottom - bottom // 2)
+
+    def crop(self, x: Tensor) -> Tensor:
+        left, _, top, _ = self.padding
+        return x[..., top : top + self.height, left : left + self.width]
+
+    def forward(self, frame: Tensor) -> tuple[Tensor, ...]:
+        grey_levels = frame.permute(0, 3, 1, 2).float()
+        if any(self.padding):
+            grey_levels = F.pad(grey_levels, self.padding, mode="replicate")
+        image = (grey_levels * (1 / 255)).to(self.dtype)
+        if self.outputs == (Output.INVERSE_DEPTH,):
+            return (self._full_size(self.network.depth(image).float()).squeeze(1),)
+        correction, inverse_depth = self.network(image)
+        restored = (grey_levels + 255 * correction.float()).clamp(0, 255)
+        results = []
+        if Output.IMAGE in self.outputs:
+            results.append(torch.round(self.crop(restored)).permute(0, 2, 3, 1).to(torch.uint8))
+        if Output.INVERSE_DEPTH in self.outputs:
+            results.append(self._full_size(inverse_depth.float()).squeeze(1))
+        if self.segmentation is not None:
+            logits = self.segmentation((restored * (1 / 255)).to(self.dtype))
+            results.append(self._full_size(logits.float()).argmax(dim=1).to(torch.uint8))
+        return tuple(results)
+
+    def _full_size(self, quarter: Tensor) -> Tensor:
+        return self.crop(F.interpolate(quarter, scale_factor=4.0, mode="bilinear", align_corners=False))
