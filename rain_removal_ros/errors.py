@@ -27,3 +27,7 @@ class DatasetError(RainRemovalError):
 
 class BagError(RainRemovalError):
     """A bag that is missing, damaged, or holds no camera images."""
+
+
+class ParameterError(RainRemovalError):
+    """A parameter or launch argument with a value that cannot be."""

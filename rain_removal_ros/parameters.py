@@ -1,0 +1,253 @@
+"""The node's parameters in one table, which drives their declaration, the launch arguments and the page that lists them.
+
+Knows what a value may be, not how ROS passes it: nothing here imports rclpy or launch.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, fields
+from enum import Enum
+from pathlib import Path
+from typing import Any
+
+from rain_removal_ros.errors import ParameterError
+from rain_removal_ros.runtime import RuntimeSettings
+
+
+class Changes(str, Enum):
+    """When a parameter can be changed."""
+
+    NEVER = "never"
+    UNCONFIGURED = "while unconfigured"
+    ANY_TIME = "any time"
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """One parameter. Its type is that of its default: bool, int, float, str or a list of str."""
+
+    name: str
+    default: bool | int | float | str | list[str]
+    description: str
+    changes: Changes = Changes.UNCONFIGURED
+    choices: tuple[str, ...] = ()
+    minimum: int | float | None = None
+    maximum: int | float | None = None
+
+    @property
+    def type_name(self) -> str:
+        """The type as ROS users call it."""
+        names = {bool: "bool", int: "int", float: "double", str: "string", list: "string[]"}
+        return names[type(self.default)]
+
+    @property
+    def allowed(self) -> str:
+        """What the value may be, in words; empty where everything of its type is."""
+        if self.choices:
+            return " | ".join(self.choices)
+        return f"{self.minimum} to {self.maximum}" if self.minimum is not None else ""
+
+
+PARAMETERS: tuple[Parameter, ...] = (
+    Parameter(
+        "cameras", ["camera"], "Camera names; each is a namespace of topics of its own.", Changes.NEVER
+    ),
+    Parameter(
+        "image_transport",
+        "raw",
+        "Subscribe to C/image_raw (raw) or to C/image_raw/compressed (compressed).",
+        choices=("raw", "compressed"),
+    ),
+    Parameter("segmentation", False, "Also publish C/segmentation/mask and C/segmentation/color_mask."),
+    Parameter(
+        "autostart",
+        True,
+        "Configure and activate by itself; otherwise a lifecycle manager does.",
+        Changes.NEVER,
+    ),
+    Parameter(
+        "backend",
+        "auto",
+        "What runs the network; auto takes the best that this machine can run and says why.",
+        choices=("auto", "tensorrt", "torch-cuda", "openvino", "torch-cpu"),
+    ),
+    Parameter(
+        "precision",
+        "auto",
+        "Arithmetic of the network; auto takes the fastest that the device does well.",
+        choices=("auto", "fp32", "fp16", "bf16"),
+    ),
+    Parameter("preset", "fast", "Network whose packaged weights are used where `weights` is empty."),
+    Parameter("weights", "", "Weights file (.safetensors) of the derain network; empty: the packaged one."),
+    Parameter(
+        "segmentation_weights",
+        "",
+        "Weights file (.safetensors) of the segmentation network; empty: the packaged one.",
+    ),
+    Parameter(
+        "image_sizes",
+        "",
+        "Image sizes to compile ahead of the first frame, as 1280x720,1920x1080; "
+        "empty: a size is compiled when its first frame comes.",
+    ),
+    Parameter(
+        "while_building",
+        "wait",
+        "While a network is compiled for a new image size: frames wait, or PyTorch serves them (torch).",
+        Changes.ANY_TIME,
+        choices=("wait", "torch"),
+    ),
+    Parameter(
+        "build_only",
+        False,
+        "Configure, compile for `image_sizes`, and exit: 0 when all is built.",
+        Changes.NEVER,
+    ),
+    Parameter(
+        "cache_dir",
+        "",
+        "Folder of the compiled networks; empty: $XDG_CACHE_HOME/rain_removal_ros, or ~/.cache/.",
+    ),
+    Parameter(
+        "cache_limit_mb",
+        4096,
+        "Size of that folder, in MiB; what was unused longest goes first.",
+        minimum=0,
+        maximum=1 << 20,
+    ),
+    Parameter(
+        "threads", 0, "CPU threads of the network; 0: the runtime's own choice.", minimum=0, maximum=1024
+    ),
+    Parameter("device", 0, "Index of the CUDA device.", minimum=0, maximum=63),
+    Parameter(
+        "diagnostics.max_latency_ms",
+        100.0,
+        "Latency from message in to message out, in ms, above which diagnostics warn.",
+        Changes.ANY_TIME,
+        minimum=0.1,
+        maximum=60000.0,
+    ),
+    Parameter(
+        "diagnostics.stale_after_s",
+        2.0,
+        "Seconds without an image after which a camera is reported stale.",
+        Changes.ANY_TIME,
+        minimum=0.1,
+        maximum=3600.0,
+    ),
+)
+"""In the order in which they are documented."""
+
+BY_NAME: Mapping[str, Parameter] = {parameter.name: parameter for parameter in PARAMETERS}
+
+_SIZE = re.compile(r"([0-9]{1,5})x([0-9]{1,5})")
+_CAMERA_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*(/[A-Za-z][A-Za-z0-9_]*)*")
+_TRUE, _FALSE = ("true", "1", "yes", "on"), ("false", "0", "no", "off")
+
+
+def check(name: str, value: Any) -> None:
+    """Raise ParameterError where a value of the right type cannot be what parameter `name` says."""
+    parameter = BY_NAME[name]
+    if parameter.choices and value not in parameter.choices:
+        raise ParameterError(
+            f"parameter {name} is '{value}'; it must be one of {', '.join(parameter.choices)}"
+        )
+    if parameter.minimum is not None and not parameter.minimum <= value <= parameter.maximum:
+        raise ParameterError(f"parameter {name} is {value}; it must be from {parameter.allowed}")
+    if name == "cameras":
+        _check_cameras(value)
+    elif name == "image_sizes":
+        image_sizes(value)
+
+
+def _check_cameras(names: Iterable[str]) -> None:
+    names = list(names)
+    if not names:
+        raise ParameterError("parameter cameras is empty; name at least one camera, as [camera]")
+    for name in names:
+        if not _CAMERA_NAME.fullmatch(name) or "__" in name:
+            raise ParameterError(
+                f"parameter cameras holds '{name}', which no topic can be called; use letters, digits, _ and /"
+            )
+    if len(set(names)) != len(names):
+        raise ParameterError(f"parameter cameras names a camera twice: {', '.join(names)}")
+
+
+def image_sizes(text: str) -> tuple[tuple[int, int], ...]:
+    """(height, width) of each size in a list such as `1280x720, 1920x1080` (width x height, as users write it)."""
+    sizes = []
+    for part in filter(None, (part.strip() for part in text.split(","))):
+        match = _SIZE.fullmatch(part)
+        if match is None:
+            raise ParameterError(
+                f"parameter image_sizes holds '{part}'; sizes are written widthxheight, as 1280x720,1920x1080"
+            )
+        sizes.append((int(match[2]), int(match[1])))
+    return tuple(sizes)
+
+
+def runtime_settings(values: Mapping[str, Any]) -> RuntimeSettings:
+    """The runtime's settings, from the node's parameters by name."""
+    settings = {field.name: values[field.name] for field in fields(RuntimeSettings) if field.name in values}
+    for name in ("weights", "segmentation_weights", "cache_dir"):
+        settings[name] = Path(values[name]).expanduser() if values[name] else None
+    return RuntimeSettings(**settings, cache_limit_bytes=values["cache_limit_mb"] << 20)
+
+
+def parse(name: str, text: str) -> Any:
+    """The value that a launch argument's text means for parameter `name`. Raises ParameterError."""
+    default = BY_NAME[name].default
+    text = text.strip()
+    try:
+        if isinstance(default, bool):
+            value = {**dict.fromkeys(_TRUE, True), **dict.fromkeys(_FALSE, False)}[text.lower()]
+        elif isinstance(default, list):
+            value = [part.strip(" '\"") for part in text.strip("[]").split(",") if part.strip(" '\"")]
+        else:
+            value = type(default)(text)
+    except (KeyError, ValueError) as error:
+        raise ParameterError(f"{name}:={text} is not a {BY_NAME[name].type_name}") from error
+    check(name, value)
+    return value
+
+
+def launch_parameters(arguments: Mapping[str, str]) -> dict[str, Any]:
+    """Node parameters from launch arguments by name. An empty text leaves a parameter to the file or to its default."""
+    return {
+        parameter.name: parse(parameter.name, arguments[parameter.name])
+        for parameter in PARAMETERS
+        if arguments.get(parameter.name, "") != ""
+    }
+
+
+def launch_remappings(text: str) -> list[tuple[str, str]]:
+    """(from, to) pairs from `camera/image_raw:=/front/image_raw camera/camera_info:=/front/camera_info`."""
+    pairs = []
+    for rule in text.split():
+        source, separator, target = rule.partition(":=")
+        if not (source and separator and target):
+            raise ParameterError(
+                f"remap holds '{rule}'; rules are written from:=to, with a space between two"
+            )
+        pairs.append((source, target))
+    return pairs
+
+
+def markdown_table() -> str:
+    """The parameters as a Markdown table, as docs/node.md shows them."""
+    rows = ["| parameter | type | default | changes | description |", "|---|---|---|---|---|"]
+    for parameter in PARAMETERS:
+        default = parameter.default
+        shown = str(default).lower() if isinstance(default, bool) else str(default).replace("'", "") or '""'
+        allowed = f" ({parameter.allowed})" if parameter.allowed else ""
+        cells = (
+            f"`{parameter.name}`",
+            parameter.type_name,
+            f"`{shown}`",
+            parameter.changes.value,
+            f"{parameter.description}{allowed}".replace("|", "\\|"),
+        )
+        rows.append(f"| {' | '.join(cells)} |")
+    return "\n".join(rows)

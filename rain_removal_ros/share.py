@@ -1,0 +1,51 @@
+"""Finds the files that come with the package (config, launch, models), however it was installed. Knows neither ROS nor networks."""
+
+from __future__ import annotations
+
+import os
+import sysconfig
+from collections.abc import Mapping
+from pathlib import Path
+
+from rain_removal_ros.errors import RainRemovalError
+
+PACKAGE = "rain_removal_ros"
+DDS_PROFILE = "config/fastdds_large_images.xml"
+DDS_PROFILE_VARIABLES = ("FASTRTPS_DEFAULT_PROFILES_FILE", "FASTDDS_DEFAULT_PROFILES_FILE")
+"""Where Fast DDS looks for its profiles: the first up to ROS 2 Jazzy, the second since Kilted."""
+
+
+def share_folder() -> Path:
+    """The folder that holds config/, launch/ and models/.
+
+    Tried in this order: the source tree (pip -e, colcon --symlink-install, a plain checkout), the ROS prefixes in
+    AMENT_PREFIX_PATH (colcon), the environment's own share folder and the user's (pip).
+    """
+    candidates = [Path(__file__).resolve().parents[1]]
+    prefixes = [prefix for prefix in os.environ.get("AMENT_PREFIX_PATH", "").split(os.pathsep) if prefix]
+    prefixes += [
+        sysconfig.get_path("data"),
+        sysconfig.get_path("data", sysconfig.get_preferred_scheme("user")),
+    ]
+    candidates += [Path(prefix) / "share" / PACKAGE for prefix in prefixes]
+    for candidate in candidates:
+        if (candidate / "package.xml").is_file() and (candidate / "config").is_dir():
+            return candidate
+    raise RainRemovalError(
+        f"the files of {PACKAGE} were found in none of {', '.join(map(str, candidates))}; install the package again"
+    )
+
+
+def share_file(relative: str) -> Path:
+    """One of the package's files, as `config/derain.yaml`. Raises RainRemovalError where it is missing."""
+    path = share_folder() / relative
+    if not path.is_file():
+        raise RainRemovalError(f"{path} is missing; install the package again")
+    return path
+
+
+def dds_profile_environment(environment: Mapping[str, str]) -> dict[str, str]:
+    """The variables that give Fast DDS the profile for large images; none where the user has set a profile."""
+    if any(environment.get(variable) for variable in DDS_PROFILE_VARIABLES):
+        return {}
+    return dict.fromkeys(DDS_PROFILE_VARIABLES, str(share_file(DDS_PROFILE)))
