@@ -1,0 +1,1 @@
+"""Metrics, reports and benchmarks. Nothing that a vehicle loads imports this."""

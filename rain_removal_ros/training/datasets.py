@@ -1,0 +1,100 @@
+"""What networks are trained and judged on, behind one interface: a dataset is a sequence of `Example`s."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import cv2
+import numpy as np
+
+from rain_removal_ros.errors import DatasetError
+
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
+UNLABELLED = 255
+
+
+@dataclass(frozen=True)
+class Example:
+    """One view. What a dataset does not have is None; what it has is of one size."""
+
+    name: str
+    clean: np.ndarray | None  # uint8 (H, W, 3) RGB
+    rainy: np.ndarray | None = None  # uint8 (H, W, 3) RGB; None: rain is to be rendered
+    inverse_depth: np.ndarray | None = None  # float32 (H, W), 1/m, 0 = infinitely far
+    labels: np.ndarray | None = None  # uint8 (H, W), Cityscapes train ids, 255 = unlabelled
+    level: str | None = None  # the rain's strength where the dataset names it
+
+
+class Dataset(Protocol):
+    """A sequence of examples; every call of [] reads the files anew."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> Example: ...
+
+
+def read_image(path: Path) -> np.ndarray:
+    """An image file as uint8 (H, W, 3) RGB. Raises DatasetError, naming the file, where it is missing or damaged."""
+    image = cv2.imread(str(path), cv2.IMREAD_COLOR) if path.is_file() else None
+    if image is None:
+        raise DatasetError(f"{path} is missing or not an image that OpenCV reads")
+    return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+
+
+def read_map(path: Path) -> np.ndarray:
+    """A single-channel 8- or 16-bit image file as it is. Raises DatasetError, naming the file."""
+    values = cv2.imread(str(path), cv2.IMREAD_UNCHANGED) if path.is_file() else None
+    if values is None or values.ndim != 2:
+        raise DatasetError(f"{path} is missing or not a single-channel image")
+    return values
+
+
+def inverse_depth_from_code(code: np.ndarray) -> np.ndarray:
+    """8-bit code c -> float32 inverse depth in 1/m, 0.7 (c / 255)^2, the encoding of the folder datasets."""
+    return np.float32(0.7) * (code.astype(np.float32) / 255) ** 2
+
+
+def check_sizes(example: Example) -> Example:
+    """The example itself. Raises DatasetError, naming it, where its parts differ in size."""
+    parts = {
+        "clean": example.clean,
+        "rainy": example.rainy,
+        "inverse depth": example.inverse_depth,
+        "labels": example.labels,
+    }
+    sizes = {part: array.shape[:2] for part, array in parts.items() if array is not None}
+    if len(set(sizes.values())) > 1:
+        listed = ", ".join(f"{part} {width}x{height}" for part, (height, width) in sizes.items())
+        raise DatasetError(f"{example.name}: the parts differ in size ({listed})")
+    return example
+
+
+class FolderDataset:
+    """A folder with image/ and, where they exist, inverse_depth/ (8-bit codes) and labels/ (train ids), same file stems.
+
+    Rain is rendered onto its images. Raises DatasetError where there is no image, or where a depth or label folder exists
+    but lacks an image's file.
+    """
+
+    def __init__(self, root: Path):
+        self.root = Path(root)
+        folder = self.root / "image" if (self.root / "image").is_dir() else self.root
+        self.images = sorted(path for path in folder.glob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
+        if not self.images:
+            raise DatasetError(f"no images in {folder}; expected files such as {folder / 'NAME.jpg'}")
+        self.has_depth = (self.root / "inverse_depth").is_dir()
+        self.has_labels = (self.root / "labels").is_dir()
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: int) -> Example:
+        path = self.images[index]
+        depth = labels = None
+        if self.has_depth:
+            depth = inverse_depth_from_code(read_map(self.root / "inverse_depth" / f"{path.stem}.png"))
+        if self.has_labels:
+            labels = read_map(self.root / "labels" / f"{path.stem}.png")
+        return check_sizes(Example(path.stem, read_image(path), inverse_depth=depth, labels=labels))
