@@ -39,5 +39,6 @@ def compose(clean: np.ndarray, rain: np.ndarray, fog_share: np.ndarray, airlight
             f"image {clean.shape[:2]}, rain {rain.shape} and fog {fog_share.shape} differ in size; render them alike"
         )
     added = 255 * (rain + np.float32(airlight) * fog_share)
-    observed = clean * (1 - rain - fog_share)[..., None] + (added + np.float32(0.5))[..., None]
-    return np.clip(observed, 0, 255).astype(np.uint8)
+    observed = clean * (1 - rain - fog_share)[..., None]
+    observed += (added + np.float32(0.5))[..., None]
+    return np.clip(observed, 0, 255, out=observed).astype(np.uint8)

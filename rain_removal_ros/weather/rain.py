@@ -88,22 +88,31 @@ class Rain:
     its angle; a drift aside keeps a pattern from coming round again in the same place.
     """
 
-    def __init__(self, parameters: RainParameters, height: int, width: int, seed: int = 0):
+    def __init__(
+        self,
+        parameters: RainParameters,
+        height: int,
+        width: int,
+        seed: int = 0,
+        reference_height: float | None = None,
+    ):
+        """`reference_height`: the height in pixels of the whole view, where this image is a crop of one."""
         if height < 1 or width < 1:
             raise ImageError(f"rain over an image of {width}x{height} pixels; both sides must be at least 1")
         self.parameters = parameters
         self.height, self.width = height, width
+        self._reference_height = reference_height or height
         generator = np.random.default_rng(seed)
         self._patterns = [self._pattern_of(layer, generator) for layer in parameters.layers]
         self._drift = generator.uniform(-1, 1, len(parameters.layers))
 
     def _pattern_of(self, layer: StreakLayer, generator: np.random.Generator) -> np.ndarray:
-        length, width = layer.length * self.height, layer.width * self.height
+        length, width = layer.length * self._reference_height, layer.width * self._reference_height
         kernel = line_kernel(length, width, layer.angle)
         reach = kernel.shape[0] // 2
         height, wide = self.height + reach, self.width + reach
         # a streak covers length x width pixels, so a density per pixel must fall with the square of the resolution
-        count = generator.poisson(layer.density * height * wide * (360 / self.height) ** 2)
+        count = generator.poisson(layer.density * height * wide * (360 / self._reference_height) ** 2)
         drops = np.zeros((height, wide), np.float32)
         rows, columns = generator.integers(0, height, count), generator.integers(0, wide, count)
         drops[rows, columns] = generator.uniform(0.25, 1, count)
@@ -115,7 +124,7 @@ class Rain:
         """Float32 (H, W) in [0, 1]: the brightest streak at every pixel at `time` seconds."""
         combined = np.zeros((self.height, self.width), np.float32)
         for layer, pattern, drift in zip(self.parameters.layers, self._patterns, self._drift, strict=True):
-            fallen = time * layer.speed * self.height
+            fallen = time * layer.speed * self._reference_height
             down = round(fallen * np.cos(np.radians(layer.angle)))
             aside = round(fallen * (np.sin(np.radians(layer.angle)) + 0.37 * drift))
             rows = np.arange(-down, self.height - down) % pattern.shape[0]

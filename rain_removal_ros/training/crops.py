@@ -1,0 +1,176 @@
+"""Training samples: crops of examples held in memory, with rain, fog and camera faults rendered anew for each.
+
+Sample i depends on the seed and i alone, so a run that is resumed sees exactly what it would have seen.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+import torch
+from torch.utils.data import Dataset as TorchDataset
+
+from rain_removal_ros.errors import DatasetError
+from rain_removal_ros.training.datasets import UNLABELLED, Dataset, Example
+from rain_removal_ros.weather import PAPER_LEVELS, Rain, RainParameters, StreakLayer
+
+
+@dataclass(frozen=True)
+class CropSettings:
+    """How samples are drawn. Shares are of all samples."""
+
+    size: int = 256  # pixels, a multiple of 32
+    scales: tuple[float, float] = (0.5, 1.5)  # how much an example is resized, log-uniform
+    dry_share: float = 0.12
+    fog_only_share: float = 0.05
+    streaks_only_share: float = 0.10
+    noise_share: float = 0.3
+    jpeg_share: float = 0.2
+    blur_share: float = 0.1
+
+
+def random_rain(generator: np.random.Generator) -> RainParameters:
+    """Rain around and beyond RainCityscapes' three strengths: one to three layers, other shapes, thinner to denser."""
+    alpha, beta, _ = list(PAPER_LEVELS.values())[generator.integers(3)]
+    jitter = generator.uniform(0.6, 1.5)
+    angle = generator.normal(0, 15)
+    layers = []
+    for _ in range(generator.integers(1, 4)):
+        length = np.exp(generator.uniform(np.log(0.012), np.log(0.14)))
+        density = np.exp(generator.uniform(np.log(0.0004), np.log(0.012))) * min(1.0, 0.04 / length)
+        layers.append(
+            StreakLayer(
+                density=density,
+                length=length,
+                width=np.exp(generator.uniform(np.log(0.0008), np.log(0.0035))),
+                strength=generator.uniform(0.2, 0.95),
+                angle=float(np.clip(angle + generator.normal(0, 3), -45, 45)),
+            )
+        )
+    return RainParameters(
+        alpha=alpha * jitter,
+        beta=beta * jitter * generator.uniform(0.6, 1.4),
+        layers=tuple(layers),
+        airlight=generator.uniform(0.65, 1.0),
+        nearest=generator.uniform(2, 12),
+    )
+
+
+class RainySamples(TorchDataset):
+    """Samples for restoration and for segmentation.
+
+    Each is a dict: rainy and clean uint8 (3, S, S) RGB, inverse_depth float16 (S, S) in 1/m with NaN where unknown, labels
+    uint8 (S, S) with 255 where unlabelled. Examples are drawn in proportion to the square root of how many a source has (a
+    source is what stands before the first underscore of a name), so that one long sequence does not outweigh the rest.
+    """
+
+    def __init__(self, datasets: list[Dataset], settings: CropSettings, seed: int, count: int, rain: bool = True):
+        self.settings, self.seed, self.count, self.rain = settings, seed, count, rain
+        self.examples = [dataset[i] for dataset in datasets for i in range(len(dataset))]
+        if not self.examples:
+            raise DatasetError("no examples to train on; give at least one dataset with images")
+        if any(example.clean is None for example in self.examples):
+            raise DatasetError("training needs clean images; a dataset without them can only be looked at")
+        sources = [example.name.split("_")[0] for example in self.examples]
+        sizes = {source: sources.count(source) for source in set(sources)}
+        weights = np.array([sizes[source] ** -0.5 for source in sources])
+        self._cumulative = np.cumsum(weights / weights.sum())
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
+        cv2.setNumThreads(0)
+        generator = np.random.default_rng([self.seed, index])
+        drawn = np.searchsorted(self._cumulative, generator.random())
+        example = self.examples[min(int(drawn), len(self.examples) - 1)]
+        clean, rainy, depth, labels, reference_height = self._crop(example, generator)
+        if rainy is None:
+            clean = _other_light(clean, generator)
+            rainy, clean = self._weather(clean, depth, reference_height, generator) if self.rain else (clean, clean)
+        return {
+            "rainy": torch.from_numpy(np.ascontiguousarray(rainy.transpose(2, 0, 1))),
+            "clean": torch.from_numpy(np.ascontiguousarray(clean.transpose(2, 0, 1))),
+            "inverse_depth": torch.from_numpy(depth.astype(np.float16)),
+            "labels": torch.from_numpy(np.ascontiguousarray(labels)),
+        }
+
+    def _crop(self, example: Example, generator: np.random.Generator) -> tuple:
+        size = self.settings.size
+        height, width = example.clean.shape[:2]
+        scale = np.exp(generator.uniform(*np.log(self.settings.scales)))
+        scale = max(scale, size / height, size / width)
+        window = min(round(size / scale), height, width)
+        top, left = generator.integers(0, height - window + 1), generator.integers(0, width - window + 1)
+        flip = generator.random() < 0.5
+
+        def cut(array: np.ndarray, interpolation: int) -> np.ndarray:
+            part = array[top : top + window, left : left + window]
+            part = part[:, ::-1] if flip else part
+            return cv2.resize(np.ascontiguousarray(part), (size, size), interpolation=interpolation)
+
+        smooth = cv2.INTER_AREA if window > size else cv2.INTER_LINEAR
+        clean = cut(example.clean, smooth)
+        rainy = None if example.rainy is None else cut(example.rainy, smooth)
+        if example.inverse_depth is None:
+            depth = np.full((size, size), np.nan, np.float32)
+        else:
+            depth = cut(example.inverse_depth, cv2.INTER_NEAREST)
+        if example.labels is None:
+            labels = np.full((size, size), UNLABELLED, np.uint8)
+        else:
+            labels = cut(example.labels, cv2.INTER_NEAREST)
+        return clean, rainy, depth, labels, height * size / window
+
+    def _weather(self, clean, depth, reference_height, generator) -> tuple[np.ndarray, np.ndarray]:
+        settings = self.settings
+        size = settings.size
+        kind = generator.random()
+        if generator.random() < settings.blur_share:
+            clean = cv2.GaussianBlur(clean, (0, 0), generator.uniform(0.4, 1.2))
+        if kind < settings.dry_share:
+            if generator.random() < settings.noise_share:
+                clean = _camera_faults(clean, settings, generator)
+            return clean, clean
+        if np.isnan(depth).any():  # no depth: any plausible one does, farther towards the top
+            near, far = generator.uniform(0.03, 0.3), generator.uniform(0.003, 0.03)
+            depth = np.linspace(far, near, size, dtype=np.float32)[:, None].repeat(size, axis=1)
+        parameters = random_rain(generator)
+        brightness = min(1.0, clean.mean() / 90)  # by night, fog is dark
+        airlight = parameters.airlight * (0.3 + 0.7 * brightness)
+        beta, layers = parameters.beta, parameters.layers
+        if kind < settings.dry_share + settings.fog_only_share:
+            layers = ()
+        elif kind < settings.dry_share + settings.fog_only_share + settings.streaks_only_share:
+            beta = 0.0
+        parameters = RainParameters(parameters.alpha, beta, layers, airlight, parameters.nearest)
+        rain = Rain(parameters, size, size, int(generator.integers(1 << 31)), reference_height)
+        rainy = rain.render(clean, depth)
+        return _camera_faults(rainy, settings, generator), clean
+
+
+def _other_light(image: np.ndarray, generator: np.random.Generator) -> np.ndarray:
+    """The same scene in other light: gain, gamma and colour cast; now and then night."""
+    if generator.random() < 0.4:
+        return image
+    night = generator.random() < 0.12
+    gain = generator.uniform(0.25, 0.6) if night else generator.uniform(0.75, 1.2)
+    gamma = generator.uniform(1.0, 1.8) if night else generator.uniform(0.7, 1.4)
+    cast = gain * generator.normal(1, 0.04, 3)
+    levels = (np.arange(256) / 255) ** gamma
+    table = np.clip(255 * levels[:, None] * cast + 0.5, 0, 255).astype(np.uint8)
+    return cv2.LUT(image, table.reshape(1, 256, 3))
+
+
+def _camera_faults(image: np.ndarray, settings: CropSettings, generator: np.random.Generator) -> np.ndarray:
+    """Sensor noise and JPEG artefacts, each in its share of the samples."""
+    if generator.random() < settings.noise_share:
+        noise = generator.standard_normal(image.shape, dtype=np.float32) * np.float32(generator.uniform(0.5, 6))
+        image = np.clip(image + noise + 0.5, 0, 255).astype(np.uint8)
+    if generator.random() < settings.jpeg_share:
+        quality = int(generator.integers(50, 96))
+        _, encoded = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, quality])
+        image = cv2.imdecode(encoded, cv2.IMREAD_COLOR)
+    return image
