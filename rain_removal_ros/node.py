@@ -1,0 +1,409 @@
+"""The ROS face: parameters, lifecycle, diagnostics. Knows ROS and the pipeline; of networks only how to ask for one.
+
+Threads: the executor's only stores the newest message of a camera; the pipeline's worker computes and publishes; the
+pipeline's builder compiles. Lifecycle transitions run one after another in a thread of their own, because loading a
+network takes seconds: rclpy would run them on the executor's thread, and parameters and services would be dead
+meanwhile. `configure` succeeds when the network is loaded; compiling it for an image size, which can take minutes,
+goes on afterwards, with activation allowed (`while_building` says what frames do until then).
+"""
+
+from __future__ import annotations
+
+import os
+import queue
+import signal
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
+from typing import Any
+
+import rclpy
+from diagnostic_msgs.msg import DiagnosticArray
+from lifecycle_msgs.srv import ChangeState
+from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor, SetParametersResult
+from rclpy._rclpy_pybind11 import RCLError
+from rclpy.callback_groups import ReentrantCallbackGroup
+from rclpy.clock import Clock, ClockType
+from rclpy.exceptions import ParameterException
+from rclpy.executors import SingleThreadedExecutor
+from rclpy.lifecycle import LifecycleNodeMixin, LifecycleState, TransitionCallbackReturn
+from rclpy.node import Node
+from rclpy.parameter import Parameter as RosParameter
+from rclpy.signals import SignalHandlerOptions
+
+from rain_removal_ros import parameters, runtime
+from rain_removal_ros.camera_topics import CameraTopics, InputMessage, Outgoing
+from rain_removal_ros.diagnostics import CameraState, Limits, Throttle, camera_status, runtime_status
+from rain_removal_ros.errors import ParameterError, RainRemovalError
+from rain_removal_ros.messages import Picture
+from rain_removal_ros.parameters import PARAMETERS, Changes, Parameter
+from rain_removal_ros.pipeline import Build, Outputs, Pipeline, Problem
+from rain_removal_ros.runtime import Output, Progress, Restored, Restorer, RuntimeSettings
+from rain_removal_ros.share import dds_profile_environment
+
+MakeRestorer = Callable[[RuntimeSettings, Progress], Restorer]
+
+STAND_INS = {"tensorrt": "torch-cuda", "openvino": "torch-cpu"}
+"""What serves while the network is being compiled for a backend that takes its time."""
+
+PROGRESS_EVERY_S = 5.0
+PATIENCE_S = 3.0
+"""At shutdown, so long is waited for a frame or a compilation under way; a compilation cannot be interrupted."""
+
+
+class _Yield:
+    """Awaited once, gives the executor a turn."""
+
+    def __await__(self):
+        yield
+
+
+class DerainNode(LifecycleNodeMixin, Node):
+    """The managed node `derain`. `make_restorer` is how it gets a network; tests give it others."""
+
+    def __init__(self, make_restorer: MakeRestorer | None = None, **node_options: Any):
+        Node.__init__(self, "derain", **node_options)
+        LifecycleNodeMixin.__init__(self, callback_group=ReentrantCallbackGroup())
+        self._make_restorer = make_restorer or runtime.create_restorer
+        self._transitions = ThreadPoolExecutor(1, thread_name_prefix="transition")
+        self._run_transition = self._service_change_state.callback
+        self._service_change_state.callback = self._on_change_state
+        self._state = "unconfigured"
+        self._configure_error: str | None = None
+        self._pipeline: Pipeline | None = None
+        self._topics: dict[str, CameraTopics] = {}
+        self._activated: float | None = None
+        self._throttle = Throttle()
+        self._progress_told = time.perf_counter()
+        self._declare_parameters()
+        self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", 10)
+        self._timer = self.create_timer(1.0, self._on_timer, clock=Clock(clock_type=ClockType.STEADY_TIME))
+
+    # -- starting and ending ------------------------------------------------------------------------------------
+
+    def start(self, on_built: Callable[[bool], None]) -> Future:
+        """Do what `autostart` or `build_only` ask for, off the executor's thread.
+
+        on_built: told whether everything was built, once, with `build_only`.
+        """
+        if self._value("build_only"):
+            return self._transitions.submit(lambda: on_built(self._build_all()))
+        return self._transitions.submit(self._autostart if self._value("autostart") else lambda: None)
+
+    def close(self, timeout: float = PATIENCE_S) -> bool:
+        """End threads and entities. False where a compilation is still under way, which nothing can interrupt."""
+        deadline = time.perf_counter() + timeout
+        self._transitions.shutdown(wait=False, cancel_futures=True)
+        pipeline, self._pipeline = self._pipeline, None
+        for topics in self._topics.values():
+            topics.close()
+        finished = pipeline is None or pipeline.close(timeout)
+        for thread in threading.enumerate():
+            if thread.name.startswith("transition") and thread is not threading.current_thread():
+                thread.join(max(0.0, deadline - time.perf_counter()))
+                finished = finished and not thread.is_alive()
+        self.destroy_node()
+        return finished
+
+    def _autostart(self) -> None:
+        if self.trigger_configure() == TransitionCallbackReturn.SUCCESS:
+            self.trigger_activate()
+        else:
+            self.get_logger().error(
+                "autostart ended: mend what is wrong, then call the lifecycle transitions configure and activate "
+                f"(ros2 lifecycle set {self.get_fully_qualified_name()} configure)"
+            )
+
+    def _build_all(self) -> bool:
+        if not parameters.image_sizes(self._value("image_sizes")):
+            self.get_logger().error("build_only needs image_sizes, as 1280x720,1920x1080")
+            return False
+        return (
+            self.trigger_configure() == TransitionCallbackReturn.SUCCESS and self._pipeline.wait_until_built()
+        )
+
+    # -- lifecycle ----------------------------------------------------------------------------------------------
+
+    async def _on_change_state(self, request: ChangeState.Request, response: ChangeState.Response):
+        """Run a transition in its thread; the executor goes on with its other work until it is done."""
+        transition = self._transitions.submit(self._run_transition, request, response)
+        while not transition.done():
+            try:
+                transition.exception(timeout=0.005)
+            except TimeoutError:
+                await _Yield()
+        if isinstance(transition.exception(), RCLError):  # rclpy would let it end the node
+            asked = request.transition.label or request.transition.id
+            self.get_logger().error(f"transition {asked} is not possible while {self._state}")
+            response.success = False
+            return response
+        return transition.result()
+
+    def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Load the network; ask for the sizes in `image_sizes` to be compiled. Fails with a reason, and can be repeated."""
+        self._state, self._configure_error = "configuring", None
+        try:
+            self._configure()
+        except Exception as error:
+            self._release()
+            self._state, self._configure_error = "unconfigured", str(error) or type(error).__name__
+            if not isinstance(error, RainRemovalError):
+                self._configure_error = f"{type(error).__name__}: {error}"
+                self.get_logger().error(traceback.format_exc())
+            self.get_logger().error(f"configure failed: {self._configure_error}")
+            return TransitionCallbackReturn.FAILURE
+        self._state = "inactive"
+        return super().on_configure(state)
+
+    def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Open the topics."""
+        result = super().on_activate(state)
+        self._state, self._activated = "active", time.perf_counter()
+        for topics in self._topics.values():
+            topics.open()
+        return result
+
+    def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Close the inputs and publish nothing more; the network stays loaded."""
+        self._deactivate()
+        self._state = "inactive"
+        return super().on_deactivate(state)
+
+    def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Let go of network and topics."""
+        self._release()
+        self._state = "unconfigured"
+        return super().on_cleanup(state)
+
+    def on_shutdown(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Let go of everything, whatever the state."""
+        self._deactivate()
+        self._release()
+        self._state = "finalized"
+        return super().on_shutdown(state)
+
+    def on_error(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """After a transition that raised: let go of everything, so that the node can be configured again."""
+        self._deactivate()
+        self._release()
+        self._state = "unconfigured"
+        return super().on_error(state)
+
+    def _configure(self) -> None:
+        values = {parameter.name: self._value(parameter.name) for parameter in PARAMETERS}
+        settings = parameters.runtime_settings(values)
+        segmentation = values["segmentation"]
+        restorer = self._make_restorer(settings, self._on_load_progress)
+        info = restorer.info
+        self.get_logger().info(
+            f"{info.backend} {info.precision} on {info.device}, weights {info.weights} ({info.weights_sha256[:12]}), "
+            f"because {info.reason}"
+        )
+        stand_in = STAND_INS.get(info.backend)
+        self._pipeline = Pipeline(
+            values["cameras"],
+            restorer,
+            self,
+            make_stand_in=stand_in
+            and (
+                lambda: self._make_restorer(
+                    replace(settings, backend=stand_in, precision="auto"), self._on_load_progress
+                )
+            ),
+            serve_while_building=lambda: self._value("while_building") == "torch",
+        )
+        for name in values["cameras"]:
+            self._topics[name] = CameraTopics(
+                self, name, values["image_transport"], segmentation, self._pipeline.submit
+            )
+        every_output = {Output.IMAGE, Output.INVERSE_DEPTH} | ({Output.LABELS} if segmentation else set())
+        for size in parameters.image_sizes(values["image_sizes"]):
+            for outputs in (every_output, {Output.IMAGE}):
+                self._pipeline.build(size, frozenset(outputs))
+
+    def _deactivate(self) -> None:
+        self._activated = None
+        for topics in self._topics.values():
+            topics.close()
+        if self._pipeline is not None:
+            self._pipeline.clear()
+
+    def _release(self) -> None:
+        pipeline, self._pipeline = self._pipeline, None
+        if pipeline is not None:
+            pipeline.close()
+        for topics in self._topics.values():
+            topics.destroy()
+        self._topics = {}
+
+    # -- parameters ---------------------------------------------------------------------------------------------
+
+    def _declare_parameters(self) -> None:
+        for parameter in PARAMETERS:
+            value = self.declare_parameter(parameter.name, parameter.default, _descriptor(parameter)).value
+            parameters.check(parameter.name, value)
+        self.add_on_set_parameters_callback(self._on_set_parameters)
+
+    def _value(self, name: str) -> Any:
+        return self.get_parameter(name).value
+
+    def _on_set_parameters(self, changed: list[RosParameter]) -> SetParametersResult:
+        for parameter in changed:
+            known = parameters.BY_NAME.get(parameter.name)
+            if known is None:
+                continue
+            try:
+                parameters.check(parameter.name, parameter.value)
+            except ParameterError as error:
+                return SetParametersResult(successful=False, reason=str(error))
+            if known.changes is Changes.UNCONFIGURED and self._state != "unconfigured":
+                reason = f"{parameter.name} changes only while unconfigured, not while {self._state}; clean up first"
+                return SetParametersResult(successful=False, reason=reason)
+        return SetParametersResult(successful=True)
+
+    # -- the pipeline's handler ---------------------------------------------------------------------------------
+
+    def wanted(self, camera: str) -> Outputs:
+        return self._topics[camera].wanted()
+
+    def read(self, camera: str, message: InputMessage) -> Picture:
+        return self._topics[camera].read(message)
+
+    def write(
+        self, camera: str, message: InputMessage, picture: Picture, restored: Restored
+    ) -> list[Outgoing]:
+        return self._topics[camera].write(message, picture, restored)
+
+    def publish(self, camera: str, message: InputMessage, written: list[Outgoing]) -> float | None:
+        return self._topics[camera].publish(message, written)
+
+    def on_built(self, build: Build) -> None:
+        self.get_logger().info(f"ready: {build}")
+
+    def on_problem(self, camera: str | None, problem: Problem, error: Exception) -> None:
+        held_back = self._throttle.pass_((camera, problem))
+        if held_back is not None:
+            more = f" (and {held_back} like it since the last message)" if held_back else ""
+            text = f"{camera or 'runtime'}: {problem.value}: {error}{more}"
+            if isinstance(error, RainRemovalError):
+                self.get_logger().warning(text)
+            else:
+                self.get_logger().error("".join(traceback.format_exception(error)) + text)
+
+    # -- diagnostics --------------------------------------------------------------------------------------------
+
+    def _on_load_progress(self, message: str) -> None:
+        self.get_logger().info(message)
+
+    def _on_timer(self) -> None:
+        pipeline = self._pipeline
+        building = pipeline.building if pipeline is not None else None
+        now = time.perf_counter()
+        if building is None:
+            self._progress_told = now
+        elif now - self._progress_told >= PROGRESS_EVERY_S:
+            self._progress_told = now
+            self.get_logger().info(str(building))
+        self._publish_diagnostics(pipeline, building)
+
+    def _publish_diagnostics(self, pipeline: Pipeline | None, building: Build | None) -> None:
+        name = self.get_fully_qualified_name().lstrip("/")
+        snapshots = pipeline.snapshot() if pipeline is not None else {}
+        outputs = [
+            s.seconds_since_published for s in snapshots.values() if s.seconds_since_published is not None
+        ]
+        message = DiagnosticArray()
+        message.header.stamp = self.get_clock().now().to_msg()
+        message.status.append(
+            runtime_status(
+                f"{name}: runtime",
+                self._state,
+                pipeline.restorer.info if pipeline is not None else None,
+                str(building) if building is not None else None,
+                pipeline.failed_builds if pipeline is not None else (),
+                self._configure_error,
+                min(outputs, default=None),
+            )
+        )
+        limits = Limits(
+            self._value("diagnostics.max_latency_ms") * 1e-3, self._value("diagnostics.stale_after_s")
+        )
+        for camera, topics in list(self._topics.items()):
+            if camera in snapshots:
+                state = self._camera_state(topics)
+                message.status.append(camera_status(f"{name}: {camera}", snapshots[camera], state, limits))
+        self._diagnostics.publish(message)
+
+    def _camera_state(self, topics: CameraTopics) -> CameraState:
+        activated = self._activated
+        return CameraState(
+            active=activated is not None,
+            topic=topics.input_topic,
+            publishers=self.count_publishers(topics.input_topic),
+            wanted=bool(topics.wanted()),
+            active_for_s=None if activated is None else time.perf_counter() - activated,
+        )
+
+
+def _descriptor(parameter: Parameter) -> ParameterDescriptor:
+    descriptor = ParameterDescriptor(
+        description=parameter.description,
+        additional_constraints=parameter.allowed,
+        read_only=parameter.changes is Changes.NEVER,
+    )
+    if parameter.minimum is not None and parameter.type_name == "int":
+        descriptor.integer_range = [IntegerRange(from_value=parameter.minimum, to_value=parameter.maximum)]
+    elif parameter.minimum is not None:
+        bounds = FloatingPointRange(from_value=parameter.minimum, to_value=parameter.maximum)
+        descriptor.floating_point_range = [bounds]
+    return descriptor
+
+
+def main(args: list[str] | None = None) -> int:
+    """Run the node until SIGINT or SIGTERM. Exit status: 0; 1 where it could not start or `build_only` failed.
+
+    Signals only put a word into a queue that the main thread waits at, so that neither a second Ctrl-C nor one in the
+    middle of the shutdown can do harm. Fast DDS gets the profile for large images unless the user has set one.
+    """
+    stop: queue.SimpleQueue[int] = queue.SimpleQueue()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: stop.put(0))
+    os.environ.update(dds_profile_environment(os.environ))
+    try:
+        rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
+        node = DerainNode()
+    except (RainRemovalError, ParameterException, RCLError, ValueError) as error:
+        print(f"derain node: {error}", file=sys.stderr)
+        rclpy.try_shutdown()
+        return 1
+    executor = SingleThreadedExecutor()
+    executor.add_node(node)
+    spinner = threading.Thread(target=_spin, args=(executor, stop), name="executor")
+    spinner.start()
+    node.start(lambda built: stop.put(0 if built else 1))
+    status = stop.get()
+    executor.shutdown()
+    spinner.join()
+    finished = node.close()
+    rclpy.try_shutdown()
+    if not finished:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)  # a compilation under way would keep the process
+    return status
+
+
+def _spin(executor: SingleThreadedExecutor, stop: queue.SimpleQueue[int]) -> None:
+    try:
+        executor.spin()
+    except Exception:
+        traceback.print_exc()
+        stop.put(1)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
