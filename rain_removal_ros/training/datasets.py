@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -25,6 +27,8 @@ class Example:
     inverse_depth: np.ndarray | None = None  # float32 (H, W), 1/m, 0 = infinitely far
     labels: np.ndarray | None = None  # uint8 (H, W), Cityscapes train ids, 255 = unlabelled
     level: str | None = None  # the rain's strength where the dataset names it
+    label_kind: str | None = None  # human | pseudo (a network's, not for judging), where the dataset says
+    depth_kind: str | None = None  # how the depth came about (stereo, lidar, geometry, ...), where the dataset says
 
 
 class Dataset(Protocol):
@@ -74,18 +78,18 @@ def check_sizes(example: Example) -> Example:
 class FolderDataset:
     """A folder with image/ and, where they exist, inverse_depth/ (8-bit codes) and labels/ (train ids), same file stems.
 
-    Rain is rendered onto its images. Raises DatasetError where there is no image, or where a depth or label folder exists
-    but lacks an image's file.
+    Rain is rendered onto its images. An index.csv in the folder or beside it (columns id, label_kind, depth_kind) says how
+    labels and depth came about. `select` keeps the names that begin with one of its prefixes. Raises DatasetError where
+    there is no image, where a depth or label folder lacks an image's file, or where the index lacks an image.
     """
 
-    def __init__(self, root: Path):
+    def __init__(self, root: Path, select: Sequence[str] = ()):
         self.root = Path(root)
         folder = self.root / "image" if (self.root / "image").is_dir() else self.root
-        self.images = sorted(path for path in folder.glob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
-        if not self.images:
-            raise DatasetError(f"no images in {folder}; expected files such as {folder / 'NAME.jpg'}")
+        self.images = _images_in(folder, select)
         self.has_depth = (self.root / "inverse_depth").is_dir()
         self.has_labels = (self.root / "labels").is_dir()
+        self._kinds = _kinds_of(self.root, self.images)
 
     def __len__(self) -> int:
         return len(self.images)
@@ -97,4 +101,41 @@ class FolderDataset:
             depth = inverse_depth_from_code(read_map(self.root / "inverse_depth" / f"{path.stem}.png"))
         if self.has_labels:
             labels = read_map(self.root / "labels" / f"{path.stem}.png")
-        return check_sizes(Example(path.stem, read_image(path), inverse_depth=depth, labels=labels))
+        label_kind, depth_kind = self._kinds.get(path.stem, (None, None))
+        return check_sizes(
+            Example(
+                path.stem,
+                read_image(path),
+                inverse_depth=depth,
+                labels=labels,
+                label_kind=label_kind,
+                depth_kind=depth_kind,
+            )
+        )
+
+
+def _images_in(folder: Path, select: Sequence[str] = ()) -> list[Path]:
+    """The image files of a folder by name. Raises DatasetError where there is none."""
+    images = sorted(path for path in folder.glob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
+    if not images:
+        raise DatasetError(f"no images in {folder}; expected files such as {folder / 'NAME.jpg'}")
+    selected = [path for path in images if not select or path.name.startswith(tuple(select))]
+    if not selected:
+        raise DatasetError(f"none of the {len(images)} images in {folder} begins with {' or '.join(select)}")
+    return selected
+
+
+def _kinds_of(root: Path, images: list[Path]) -> dict[str, tuple[str | None, str | None]]:
+    """Image stem -> (label_kind, depth_kind), from the index if there is one."""
+    index = next((path for path in (root / "index.csv", root.parent / "index.csv") if path.is_file()), None)
+    if index is None:
+        return {}
+    with open(index, newline="", encoding="utf-8") as file:
+        reader = csv.DictReader(file)
+        if "id" not in (reader.fieldnames or ()):
+            raise DatasetError(f"{index} has no column `id`; its columns are {', '.join(reader.fieldnames or ())}")
+        kinds = {row["id"]: (row.get("label_kind"), row.get("depth_kind")) for row in reader}
+    missing = [path for path in images if path.stem not in kinds]
+    if missing:
+        raise DatasetError(f"{index} has no row for {missing[0]} (and {len(missing) - 1} others); complete it or remove it")
+    return kinds

@@ -23,6 +23,7 @@ from tqdm import tqdm
 
 from rain_removal_ros.errors import DatasetError, WeightsError
 from rain_removal_ros.network import MAX_INVERSE_DEPTH, build_network, fold_batch_norms, load_network, save_network
+from rain_removal_ros.network.judge import JudgeNetwork
 from rain_removal_ros.network.presets import Preset, SegmentationPreset
 from rain_removal_ros.training import losses
 from rain_removal_ros.training.crops import CropSettings, RainySamples
@@ -37,7 +38,7 @@ class LossWeights:
     gradient: float = 0.5
     structural: float = 0.1
     depth: float = 0.1
-    semantic: float = 0.02
+    semantic: float = 0.04
 
 
 @dataclass(frozen=True)
@@ -165,6 +166,8 @@ def train(
     network = build_network(settings.preset)
     if start_from is not None:
         network.load_state_dict(load_network(start_from)[0].state_dict())
+    elif isinstance(network, JudgeNetwork):
+        network.load_pretrained()
     network.to(accelerator.device, memory_format=torch.channels_last)
     segmentation = None
     if segmentation_weights is not None:
