@@ -1,0 +1,206 @@
+"""Triangle meshes with the attributes a renderer needs, and the shapes a street is assembled from.
+
+Knows geometry only: not what a street looks like, and not how it is lit or drawn.
+
+Coordinates: x right, y up, z along the street, metres. Triangles have no preferred side.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Surface:
+    """What a part of a mesh is made of. `tile` is the size in metres of one repetition of the texture."""
+
+    label: int  # Cityscapes train id
+    colour: tuple[float, float, float] = (1.0, 1.0, 1.0)  # display-referred RGB, 0-1; multiplies the texture
+    texture: int = 0  # index into the texture atlas; 0 is plain white
+    tile: tuple[float, float] = (1.0, 1.0)
+    gloss: float = 0.0  # 0 matt, 1 reflects the sky like glass
+    emission: float = 0.0  # added light, relative to the surface colour
+
+
+@dataclass(frozen=True)
+class Mesh:
+    """N triangles with their attributes; every array's first axis is the triangle."""
+
+    corners: np.ndarray  # float32 (N, 3, 3): triangle, corner, xyz
+    normals: np.ndarray  # float32 (N, 3, 3): unit normals at the corners
+    uv: np.ndarray  # float32 (N, 3, 2): texture coordinates in repetitions of the texture
+    colour: np.ndarray  # float32 (N, 3)
+    texture: np.ndarray  # int32 (N,)
+    gloss: np.ndarray  # float32 (N,)
+    emission: np.ndarray  # float32 (N,)
+    label: np.ndarray  # uint8 (N,)
+
+    def __len__(self) -> int:
+        return len(self.corners)
+
+    def moved(self, offset: tuple[float, float, float], yaw: float = 0.0, scale: float = 1.0) -> Mesh:
+        """A copy scaled, then turned by `yaw` radians about y (from z towards x), then moved."""
+        cosine, sine = np.cos(yaw), np.sin(yaw)
+        rotation = np.array([[cosine, 0, sine], [0, 1, 0], [-sine, 0, cosine]], np.float32)
+        corners = (self.corners * np.float32(scale)) @ rotation.T + np.asarray(offset, np.float32)
+        return self.replaced(corners=corners, normals=self.normals @ rotation.T)
+
+    def tinted(self, colour: tuple[float, float, float]) -> Mesh:
+        """A copy with every surface colour multiplied by `colour`."""
+        return self.replaced(colour=self.colour * np.asarray(colour, np.float32))
+
+    def replaced(self, **arrays: np.ndarray) -> Mesh:
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        return Mesh(**(values | arrays))
+
+
+def join(meshes: list[Mesh]) -> Mesh:
+    """All triangles of several meshes in one."""
+    return Mesh(**{f.name: np.concatenate([getattr(m, f.name) for m in meshes]) for f in fields(Mesh)})
+
+
+def triangles(
+    corners: np.ndarray, surface: Surface, uv: np.ndarray | None = None, normals: np.ndarray | None = None
+) -> Mesh:
+    """A mesh of one surface from (N, 3, 3) corners; flat normals unless given; `uv` in metres, default zero."""
+    corners = np.ascontiguousarray(corners, np.float32)
+    count = len(corners)
+    if normals is None:
+        flat = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
+        flat /= np.linalg.norm(flat, axis=1, keepdims=True) + 1e-12
+        normals = np.repeat(flat[:, None], 3, axis=1)
+    uv = np.zeros((count, 3, 2), np.float32) if uv is None else np.asarray(uv, np.float32)
+    return Mesh(
+        corners=corners,
+        normals=np.asarray(normals, np.float32),
+        uv=uv / np.asarray(surface.tile, np.float32),
+        colour=np.tile(np.asarray(surface.colour, np.float32), (count, 1)),
+        texture=np.full(count, surface.texture, np.int32),
+        gloss=np.full(count, surface.gloss, np.float32),
+        emission=np.full(count, surface.emission, np.float32),
+        label=np.full(count, surface.label, np.uint8),
+    )
+
+
+def quad(points: np.ndarray, surface: Surface, uv: np.ndarray | None = None) -> Mesh:
+    """A quadrilateral, (4, 3) corners in order; uv (4, 2) in metres, by default measured along its first two edges."""
+    points = np.asarray(points, np.float32)
+    if uv is None:
+        width = np.linalg.norm(points[1] - points[0])
+        height = np.linalg.norm(points[3] - points[0])
+        uv = [[0, 0], [width, 0], [width, height], [0, height]]
+    uv = np.asarray(uv, np.float32)
+    order = [[0, 1, 2], [0, 2, 3]]
+    return triangles(points[order], surface, uv[order])
+
+
+def box(low: tuple[float, float, float], high: tuple[float, float, float], surface: Surface) -> Mesh:
+    """An axis-parallel box; texture u runs horizontally, v upwards (on the top: x and z)."""
+    (x0, y0, z0), (x1, y1, z1) = low, high
+    sides = [
+        ([[x0, y0, z0], [x1, y0, z0], [x1, y1, z0], [x0, y1, z0]], (x0, y0)),
+        ([[x0, y0, z1], [x1, y0, z1], [x1, y1, z1], [x0, y1, z1]], (x0, y0)),
+        ([[x0, y0, z0], [x0, y0, z1], [x0, y1, z1], [x0, y1, z0]], (z0, y0)),
+        ([[x1, y0, z0], [x1, y0, z1], [x1, y1, z1], [x1, y1, z0]], (z0, y0)),
+        ([[x0, y1, z0], [x1, y1, z0], [x1, y1, z1], [x0, y1, z1]], (x0, z0)),
+        ([[x0, y0, z0], [x1, y0, z0], [x1, y0, z1], [x0, y0, z1]], (x0, z0)),
+    ]
+    parts = []
+    for points, start in sides:
+        points = np.asarray(points, np.float32)
+        width, height = np.linalg.norm(points[1] - points[0]), np.linalg.norm(points[3] - points[0])
+        uv = np.array([[0, 0], [width, 0], [width, height], [0, height]], np.float32) + np.float32(start)
+        parts.append(quad(points, surface, uv))
+    return join(parts)
+
+
+def loft(
+    rings: np.ndarray, surface: Surface, closed: bool = True, caps: bool = True, smooth: bool = True
+) -> Mesh:
+    """A skin over K rings of M points, (K, M, 3). `closed` joins each ring's ends, `caps` closes the first and last."""
+    rings = np.asarray(rings, np.float32)
+    around = np.concatenate([rings, rings[:, :1]], axis=1) if closed else rings
+    length = np.linalg.norm(np.diff(around, axis=1), axis=2).mean(0).cumsum()
+    u = np.concatenate([[0], length])
+    v = np.concatenate([[0], np.linalg.norm(np.diff(around.mean(1), axis=0), axis=1).cumsum()])
+    uv = np.stack(np.broadcast_arrays(u[None, :], v[:, None]), axis=-1).astype(np.float32)
+
+    def cells(grid: np.ndarray) -> np.ndarray:
+        a, b, c, d = grid[:-1, :-1], grid[:-1, 1:], grid[1:, 1:], grid[1:, :-1]
+        size = grid.shape[-1]
+        return np.concatenate(
+            [np.stack([a, b, c], 2).reshape(-1, 3, size), np.stack([a, c, d], 2).reshape(-1, 3, size)]
+        )
+
+    normals = None
+    if smooth:
+        along = np.gradient(around, axis=0)
+        if closed:
+            across = (np.roll(rings, -1, 1) - np.roll(rings, 1, 1)) / 2
+            across = np.concatenate([across, across[:, :1]], axis=1)
+        else:
+            across = np.gradient(around, axis=1)
+        grid = np.cross(across, along)
+        grid /= np.linalg.norm(grid, axis=2, keepdims=True) + 1e-9
+        outward = around - around.mean(1, keepdims=True)
+        if (grid * outward).sum() < 0:
+            grid = -grid
+        normals = cells(grid)
+    parts = [triangles(cells(around), surface, cells(uv), normals)]
+    if caps:
+        for ring in (rings[0], rings[-1]):
+            following = np.roll(ring, -1, 0)
+            centre = np.broadcast_to(ring.mean(0), ring.shape)
+            parts.append(triangles(np.stack([centre, ring, following], 1), surface))
+    return join(parts)
+
+
+def tube(points: np.ndarray, radii: np.ndarray | float, surface: Surface, sides: int = 8) -> Mesh:
+    """A round tube along K points (K, 3) with a radius at each."""
+    points = np.asarray(points, np.float32)
+    radii = np.broadcast_to(np.asarray(radii, np.float32), len(points))
+    along = np.gradient(points, axis=0)
+    along /= np.linalg.norm(along, axis=1, keepdims=True)
+    overall = points[-1] - points[0]
+    helper = (
+        np.array([0, 0, 1.0]) if abs(overall[2]) < 0.7 * np.linalg.norm(overall) else np.array([1.0, 0, 0])
+    )
+    first = np.cross(along, helper)
+    first /= np.linalg.norm(first, axis=1, keepdims=True)
+    second = np.cross(along, first)
+    angle = np.arange(sides) * (2 * np.pi / sides)
+    circle = np.cos(angle)[None, :, None] * first[:, None] + np.sin(angle)[None, :, None] * second[:, None]
+    return loft(points[:, None] + radii[:, None, None] * circle, surface)
+
+
+def cylinder(
+    centre: tuple[float, float, float],
+    axis: int,
+    radius: float,
+    length: float,
+    surface: Surface,
+    sides: int = 16,
+) -> Mesh:
+    """A cylinder of the given length whose middle is `centre`, its axis along coordinate `axis` (0 x, 1 y, 2 z)."""
+    step = np.zeros(3, np.float32)
+    step[axis] = length / 2
+    return tube(np.stack([centre - step, centre + step]), radius, surface, sides)
+
+
+def ellipsoid(
+    centre: tuple[float, float, float], radii: tuple[float, float, float], surface: Surface, sides: int = 10
+) -> Mesh:
+    """An ellipsoid with `sides` meridians."""
+    polar = np.linspace(0.12, np.pi - 0.12, max(4, sides // 2 + 1))
+    angle = np.arange(sides) * (2 * np.pi / sides)
+    unit = np.stack(
+        [
+            np.sin(polar)[:, None] * np.cos(angle),
+            np.broadcast_to(np.cos(polar)[:, None], (len(polar), sides)),
+            np.sin(polar)[:, None] * np.sin(angle),
+        ],
+        axis=-1,
+    )
+    return loft(unit * np.asarray(radii) + np.asarray(centre), surface)

@@ -1,0 +1,354 @@
+"""Draws a street as a camera sees it: exact depth and labels at pixel centres, a shaded and anti-aliased image.
+
+Knows light and surfaces; not where the camera drives, nor what the street is made of.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+
+from rain_removal_ros.scenes import ground
+from rain_removal_ros.scenes.labels import TrainId
+from rain_removal_ros.scenes.light import Sky
+from rain_removal_ros.scenes.mesh import Mesh
+from rain_removal_ros.scenes.raycast import RayCaster
+from rain_removal_ros.scenes.street import Street
+
+SUBSAMPLES = (
+    (-0.125, -0.375),
+    (0.375, -0.125),
+    (0.125, 0.375),
+    (-0.375, 0.125),
+)  # of a pixel with an edge in it
+EDGE_CONTRAST = 0.05  # display-referred difference to a neighbour that makes a pixel worth more rays
+SHADOW_DISTANCE = 280.0  # metres from the camera beyond which nothing casts a shadow
+HAZE_DISTANCE = 2600.0  # metres after which a share 1/e of an object's own light is left
+OCCLUSION_STEP = 4  # pixels between places where ambient occlusion is measured
+OCCLUSION_RAYS = 8
+OCCLUSION_REACH = 4.0  # metres
+ROUGH_GROUND = 8.0  # metres a tile of the ground's textures
+
+
+class Geometry:
+    """A mesh with its ray caster and what shading needs per triangle."""
+
+    def __init__(self, mesh: Mesh) -> None:
+        self.mesh = mesh
+        self.caster = RayCaster(mesh.corners)
+        first = mesh.corners[:, 1] - mesh.corners[:, 0]
+        second = mesh.corners[:, 2] - mesh.corners[:, 0]
+        normal = np.cross(first, second)
+        self.normal = normal / (np.linalg.norm(normal, axis=1, keepdims=True) + 1e-20)
+        aa, bb, ab = (first**2).sum(1), (second**2).sum(1), (first * second).sum(1)
+        scale = 1 / (aa * bb - ab**2 + 1e-20)
+        step = mesh.uv[:, 1:] - mesh.uv[:, :1]  # (N, 2 edges, uv)
+        along_first = (bb[:, None] * step[:, 0] - ab[:, None] * step[:, 1]) * scale[:, None]
+        along_second = (aa[:, None] * step[:, 1] - ab[:, None] * step[:, 0]) * scale[:, None]
+        self.gradient = (  # (N, uv, xyz), tiles a metre
+            along_first[:, :, None] * first[:, None] + along_second[:, :, None] * second[:, None]
+        ).astype(np.float32)
+
+
+@dataclass(frozen=True)
+class View:
+    """Where a camera is and how it sees. Pixel (0, 0) is the centre of the upper left pixel."""
+
+    width: int
+    height: int
+    fx: float
+    fy: float
+    cx: float
+    cy: float
+    position: np.ndarray  # float32 (3,), world
+    yaw: float  # radians from z towards x; the camera looks horizontally
+
+    def directions(self, u: np.ndarray, v: np.ndarray) -> np.ndarray:
+        """Float32 (N, 3) rays through pixels (u, v), one metre long along the optical axis."""
+        right, forward = self.axes()
+        x, y = (u - self.cx) / self.fx, (v - self.cy) / self.fy
+        rays = x[:, None] * right + forward - y[:, None] * np.array([0, 1, 0])
+        return rays.astype(np.float32)
+
+    def axes(self) -> tuple[np.ndarray, np.ndarray]:
+        """The camera's right and forward axes in the world."""
+        cosine, sine = np.cos(self.yaw), np.sin(self.yaw)
+        return np.array([cosine, 0, -sine], np.float32), np.array([sine, 0, cosine], np.float32)
+
+
+@dataclass
+class _Surfaces:
+    """What N rays met, ready to be lit. Everything float32 unless said otherwise."""
+
+    depth: np.ndarray  # (N,) along the optical axis
+    label: np.ndarray  # uint8 (N,)
+    position: np.ndarray  # (N, 3)
+    normal: np.ndarray  # (N, 3) for shading
+    facing: np.ndarray  # (N, 3) of the triangle, towards the viewer
+    albedo: np.ndarray  # (N, 3) linear
+    gloss: np.ndarray  # (N,)
+    emission: np.ndarray  # (N,)
+
+
+class Renderer:
+    """Draws one street under one sky."""
+
+    def __init__(self, street: Street, sky: Sky) -> None:
+        self.street = street
+        self.sky = sky
+        self.fixed = Geometry(street.fixed)
+        self.floor = len(street.fixed) - 2  # the last two triangles
+
+    def draw(self, view: View, moving: Mesh | None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Linear float32 (H, W, 3) image, float32 (H, W) inverse depth along the optical axis (0 = sky) in 1/m, and
+        uint8 (H, W) train ids. Depth and labels are those at the pixels' centres."""
+        geometries = [self.fixed] if moving is None else [self.fixed, Geometry(moving)]
+        v, u = np.divmod(np.arange(view.height * view.width, dtype=np.int32), view.width)
+        surfaces, hit = self._meet(view, geometries, u.astype(np.float32), v.astype(np.float32))
+        occlusion = self._ambient_occlusion(view, geometries, surfaces, hit)
+        image = self._light(view, geometries, u, v, surfaces, hit, occlusion[hit])
+        shape = (view.height, view.width)
+        inverse_depth, labels = np.zeros(shape, np.float32), np.full(shape, TrainId.SKY, np.uint8)
+        inverse_depth.flat[hit] = 1 / surfaces.depth
+        labels.flat[hit] = surfaces.label
+
+        edges = np.flatnonzero(_edges(display(image.reshape(*shape, 3))))
+        total = np.zeros((len(edges), 3), np.float32)
+        for right, down in SUBSAMPLES:
+            u_sub, v_sub = u[edges] + np.float32(right), v[edges] + np.float32(down)
+            surfaces, hit = self._meet(view, geometries, u_sub, v_sub)
+            total += self._light(view, geometries, u_sub, v_sub, surfaces, hit, occlusion[edges][hit])
+        image[edges] = total / len(SUBSAMPLES)
+        return image.reshape(*shape, 3), inverse_depth, labels
+
+    def _meet(
+        self, view: View, geometries: list[Geometry], u: np.ndarray, v: np.ndarray
+    ) -> tuple[_Surfaces, np.ndarray]:
+        """The surfaces that rays through pixels (u, v) meet, and the indices of the rays that met one."""
+        rays = view.directions(u, v)
+        origins = np.broadcast_to(view.position, rays.shape).astype(np.float32)
+        found = [geometry.caster.first_hits(origins, rays) for geometry in geometries]
+        distance = found[0].distance
+        owner = np.zeros(len(rays), np.int8)
+        if len(found) > 1:
+            owner = (found[1].distance < distance).astype(np.int8)
+            distance = np.minimum(distance, found[1].distance)
+        hit = np.flatnonzero(np.isfinite(distance))
+        rays, depth, owner = rays[hit], distance[hit], owner[hit]
+        count = len(hit)
+        surfaces = _Surfaces(
+            depth=depth,
+            label=np.empty(count, np.uint8),
+            position=view.position + depth[:, None] * rays,
+            normal=np.empty((count, 3), np.float32),
+            facing=np.empty((count, 3), np.float32),
+            albedo=np.empty((count, 3), np.float32),
+            gloss=np.empty(count, np.float32),
+            emission=np.empty(count, np.float32),
+        )
+        texture, uv = np.empty(count, np.int32), np.empty((count, 2), np.float32)
+        gradient = np.empty((count, 2, 3), np.float32)
+        for index, (geometry, hits) in enumerate(zip(geometries, found, strict=True)):
+            chosen = np.flatnonzero(owner == index)
+            triangle, weights = hits.triangle[hit[chosen]], hits.barycentric[hit[chosen]]
+            mesh = geometry.mesh
+            weights = np.concatenate([1 - weights.sum(1, keepdims=True), weights], axis=1)
+            facing = geometry.normal[triangle]
+            away = np.einsum("ij,ij->i", facing, rays[chosen]) > 0
+            facing = np.where(away[:, None], -facing, facing)
+            normal = np.einsum("ij,ijk->ik", weights, mesh.normals[triangle])
+            label = mesh.label[triangle]
+            inward = (np.einsum("ij,ij->i", normal, facing) < 0) & (label != TrainId.VEGETATION)
+            surfaces.normal[chosen] = np.where(inward[:, None], -normal, normal)
+            surfaces.facing[chosen] = facing
+            surfaces.albedo[chosen] = mesh.colour[triangle]
+            surfaces.gloss[chosen] = mesh.gloss[triangle]
+            surfaces.emission[chosen] = mesh.emission[triangle]
+            surfaces.label[chosen] = label
+            texture[chosen] = mesh.texture[triangle]
+            uv[chosen] = np.einsum("ij,ijk->ik", weights, mesh.uv[triangle])
+            gradient[chosen] = geometry.gradient[triangle]
+            if index == 0:
+                on_floor = chosen[triangle >= self.floor]
+        surfaces.normal /= np.linalg.norm(surfaces.normal, axis=1, keepdims=True) + 1e-9
+        surfaces.facing[on_floor] = surfaces.normal[on_floor] = (0, 1, 0)
+        self._paint(view, rays, surfaces, texture, uv, gradient, on_floor)
+        return surfaces, hit
+
+    def _paint(self, view: View, rays, surfaces: _Surfaces, texture, uv, gradient, on_floor) -> None:
+        """Multiply textures and road markings into the albedo, and make it linear."""
+        textured = np.flatnonzero(texture > 0)
+        spread = self._spread(view, rays[textured], surfaces.depth[textured], surfaces.facing[textured])
+        footprint = _extent(gradient[textured], spread)
+        texel = self.street.atlas.sample(texture[textured], uv[textured], footprint)
+        surfaces.albedo[textured] *= texel[:, :3]
+        surfaces.gloss[textured] += texel[:, 3]
+        self._paint_floor(view, rays, surfaces, on_floor)
+        surfaces.albedo *= surfaces.albedo
+
+    def _paint_floor(self, view: View, rays: np.ndarray, surfaces: _Surfaces, chosen: np.ndarray) -> None:
+        street, atlas = self.street, self.street.atlas
+        position, depth = surfaces.position[chosen], surfaces.depth[chosen]
+        z = position[:, 2]
+        t = position[:, 0] - street.course.offset(z).astype(np.float32)
+        label = ground.ground_labels(t, z, street.crossings)
+        road = label == TrainId.ROAD
+        spread = self._spread(view, rays[chosen], depth, surfaces.facing[chosen])
+        width = np.maximum(np.abs(spread).max(1)[:, [0, 2]], 1e-4)
+        uv = np.stack([t, z], axis=1) / np.float32(ROUGH_GROUND)
+        texture = np.where(road, street.asphalt, street.grass)
+        colour = atlas.sample(texture, uv, width / ROUGH_GROUND)[:, :3]
+        asphalt = np.full(len(chosen), street.asphalt)
+        worn = atlas.sample(asphalt, uv / 7.3 + np.float32(0.37), width / (7.3 * ROUGH_GROUND))[:, 0]
+        gutter = 1 - 0.22 * np.exp(-np.abs(ground.ROAD_HALF - np.abs(t)) / 0.22)
+        tracks = 1 + 0.05 * np.cos(2 * np.pi * (np.abs(t) - ground.LANE / 2) / 1.55) * (
+            np.abs(t) < ground.LANE
+        )
+        colour = colour * ((0.55 + 1.25 * worn) * np.where(road, gutter * tracks, 1.0))[:, None]
+        paint = ground.marking(t, z, width[:, 0], width[:, 1], street.crossings) * road
+        paint = paint * np.clip(0.55 + 1.9 * (worn - 0.20), 0.35, 0.92)
+        surfaces.albedo[chosen] = colour + (np.float32((0.84, 0.84, 0.81)) - colour) * paint[:, None]
+        surfaces.gloss[chosen] = 0.03 * road
+        surfaces.label[chosen] = label
+
+    @staticmethod
+    def _spread(view: View, rays: np.ndarray, depth: np.ndarray, normal: np.ndarray) -> np.ndarray:
+        """How far on the surface the neighbouring pixels' rays land, (N, 2 neighbours, 3) in metres."""
+        right = view.axes()[0] / view.fx
+        down = np.array([0, -1 / view.fy, 0], np.float32)
+        steps = np.stack([right, down]).astype(np.float32)  # (2, 3)
+        slant = np.einsum("ij,ij->i", normal, rays)
+        slant = np.where(np.abs(slant) < 1e-3, np.copysign(np.float32(1e-3), slant), slant)
+        sideways = (normal @ steps.T) / slant[:, None]  # (N, 2)
+        return depth[:, None, None] * (steps[None] - sideways[..., None] * rays[:, None])
+
+    def _light(self, view: View, geometries, u, v, surfaces: _Surfaces, hit, occlusion) -> np.ndarray:
+        """Linear radiance (N, 3) of all rays through (u, v), those that met nothing included."""
+        sky = self.sky
+        rays = view.directions(u, v)
+        rays /= np.linalg.norm(rays, axis=1, keepdims=True)
+        result = np.empty_like(rays)
+        missed = np.ones(len(rays), bool)
+        missed[hit] = False
+        result[missed] = sky.radiance(rays[missed])
+
+        rays = rays[hit]
+        leaf = surfaces.label == TrainId.VEGETATION
+        towards = surfaces.normal @ sky.sun_direction
+        sunlight = np.where(leaf, 0.30 + 0.70 * np.maximum(towards, 0), np.maximum(towards, 0))
+        lit = np.flatnonzero((sunlight > 0.01) & (surfaces.depth < SHADOW_DISTANCE))
+        lift = (0.002 + 0.0004 * surfaces.depth[lit])[:, None]
+        start = (surfaces.position[lit] + lift * surfaces.facing[lit]).astype(np.float32)
+        direction = np.broadcast_to(sky.sun_direction, start.shape).astype(np.float32)
+        for geometry in geometries:
+            sunlight[lit[geometry.caster.blocked(start, direction)]] = 0
+
+        up = (0.5 + 0.5 * surfaces.normal[:, 1:2]).astype(np.float32)
+        bounce = 0.16 * (sky.ambient + 0.5 * sky.sun)
+        ambient = (sky.ambient * (0.30 + 0.70 * up) + bounce * (1 - up)) * occlusion[:, None]
+        colour = surfaces.albedo * (ambient + sky.sun * sunlight[:, None])
+        colour += surfaces.albedo * surfaces.emission[:, None]
+
+        shiny = np.flatnonzero(surfaces.gloss > 0.02)
+        normal = surfaces.normal[shiny]
+        cosine = np.einsum("ij,ij->i", rays[shiny], normal)
+        mirrored = rays[shiny] - 2 * cosine[:, None] * normal
+        open_sky = np.clip((mirrored[:, 1:2] - 0.10) / 0.35, 0, 1)
+        surroundings = 0.13 * (sky.ambient + 0.35 * sky.sun)
+        reflected = surroundings + (sky.radiance(mirrored) - surroundings) * open_sky
+        strength = surfaces.gloss[shiny] * (0.10 + 0.90 * (1 - np.clip(np.abs(cosine), 0, 1)) ** 4)
+        colour[shiny] += (reflected - colour[shiny]) * strength[:, None]
+
+        clear = np.exp(-surfaces.depth / HAZE_DISTANCE)[:, None]
+        result[hit] = colour * clear + sky.horizon * (1 - clear)
+        return result
+
+    def _ambient_occlusion(self, view: View, geometries, surfaces: _Surfaces, hit: np.ndarray) -> np.ndarray:
+        """Share (H*W,) of the surroundings that light reaches from; measured on a coarse grid, spread along surfaces."""
+        count = view.height * view.width
+        index = np.full(count, -1, np.int32)
+        index[hit] = np.arange(len(hit), dtype=np.int32)
+        index = index.reshape(view.height, view.width)
+        half = OCCLUSION_STEP // 2
+        coarse = index[half::OCCLUSION_STEP, half::OCCLUSION_STEP]
+        chosen = np.flatnonzero(coarse.ravel() >= 0)
+        sample = coarse.ravel()[chosen]
+        facing = surfaces.facing[sample]
+        start = surfaces.position[sample] + (0.004 + 0.0005 * surfaces.depth[sample])[:, None] * facing
+        rng = np.random.default_rng(7)
+        angle = 2 * np.pi * rng.random((coarse.size, OCCLUSION_RAYS))[chosen]
+        height = (
+            np.arange(OCCLUSION_RAYS) + rng.random((coarse.size, OCCLUSION_RAYS))[chosen]
+        ) / OCCLUSION_RAYS
+        ring = np.sqrt(np.maximum(0, 1 - (2 * height - 1) ** 2))
+        sphere = np.stack([ring * np.cos(angle), 2 * height - 1, ring * np.sin(angle)], axis=-1)
+        directions = (sphere + 1.001 * facing[:, None]).astype(
+            np.float32
+        )  # cosine-distributed about the normal
+        directions /= np.linalg.norm(directions, axis=2, keepdims=True)
+        directions = directions.reshape(-1, 3)
+        starts = np.repeat(start, OCCLUSION_RAYS, axis=0).astype(np.float32)
+        blocked = np.zeros(len(starts), bool)
+        for geometry in geometries:
+            blocked |= geometry.caster.blocked(starts, directions, OCCLUSION_REACH)
+        open_share = 1 - 0.85 * blocked.reshape(-1, OCCLUSION_RAYS).mean(1)
+
+        guide = np.zeros(
+            (coarse.size, 5), np.float32
+        )  # what neighbours must have in common: place and direction
+        guide[chosen, 0], guide[chosen, 1] = open_share, np.log(surfaces.depth[sample])
+        guide[chosen, 2:] = facing
+        guide = guide.reshape(*coarse.shape, 5)
+        valid = (coarse >= 0).astype(np.float32)
+        full = np.zeros((count, 4), np.float32)
+        full[hit, 0], full[hit, 1:] = np.log(surfaces.depth), surfaces.facing
+        full = full.reshape(view.height, view.width, 4)
+        total, weight = np.full(full.shape[:2], 1e-4, np.float32), np.full(full.shape[:2], 1e-4, np.float32)
+        rows = np.arange(view.height) // OCCLUSION_STEP
+        columns = np.arange(view.width) // OCCLUSION_STEP
+        for down in (-2, -1, 0, 1, 2):
+            for right in (-2, -1, 0, 1, 2):
+                row = np.clip(rows + down, 0, coarse.shape[0] - 1)[:, None]
+                column = np.clip(columns + right, 0, coarse.shape[1] - 1)[None]
+                near = guide[row, column]
+                same = valid[row, column] * np.exp(-60 * (near[..., 1] - full[..., 0]) ** 2)
+                same *= np.maximum(0, np.einsum("ijk,ijk->ij", near[..., 2:], full[..., 1:])) ** 4
+                total += same * near[..., 0]
+                weight += same
+        return (total / weight).ravel()
+
+
+def _extent(gradient: np.ndarray, spread: np.ndarray) -> np.ndarray:
+    """The footprint (N, 2) in tiles of texture, from its gradient (N, uv, xyz) and the spread (N, 2, xyz)."""
+    return np.abs(np.einsum("iuk,ink->iun", gradient, spread)).max(2)
+
+
+def _edges(image: np.ndarray) -> np.ndarray:
+    """Bool (H, W): pixels that differ visibly from a neighbour."""
+    edge = np.zeros(image.shape[:2], bool)
+    across = np.abs(np.diff(image, axis=1)).max(2) > EDGE_CONTRAST
+    downwards = np.abs(np.diff(image, axis=0)).max(2) > EDGE_CONTRAST
+    edge[:, 1:] |= across
+    edge[:, :-1] |= across
+    edge[1:] |= downwards
+    edge[:-1] |= downwards
+    return edge
+
+
+def display(radiance: np.ndarray) -> np.ndarray:
+    """Tone-mapped, display-referred RGB 0-1 of linear radiance, any shape, float32."""
+    return np.sqrt(1 - np.exp(-1.05 * np.maximum(radiance, 0)))
+
+
+def to_camera(radiance: np.ndarray, rng: np.random.Generator, noise: float) -> np.ndarray:
+    """Uint8 (H, W, 3) as a camera delivers it: tone curve, the lens's softness and vignetting, sensor noise of
+    `noise` grey levels."""
+    height, width = radiance.shape[:2]
+    y, x = np.linspace(-1, 1, height, dtype=np.float32), np.linspace(-1, 1, width, dtype=np.float32)
+    shading = 1 - 0.14 * (x[None, :] ** 2 + y[:, None] ** 2) / 2
+    picture = cv2.GaussianBlur(display(radiance * shading[..., None]), (3, 3), 0.45) * 255
+    if noise > 0:
+        picture = picture + noise * rng.standard_normal(picture.shape, dtype=np.float32)
+    return np.clip(np.rint(picture), 0, 255).astype(np.uint8)
