@@ -1,4 +1,4 @@
-"""The topics of one camera: image and camera_info in; derained image, camera_info, inverse depth and masks out.
+"""One camera's topics: image and camera_info in; derained image, camera_info, inverse depth, masks out.
 
 Knows topics and QoS; what happens to a frame between them is the pipeline's.
 """
@@ -27,7 +27,7 @@ INFO_QOS = QoSProfile(history=HistoryPolicy.KEEP_LAST, depth=8, reliability=Reli
 OUTPUT_QOS = QoSProfile(history=HistoryPolicy.KEEP_LAST, depth=1, reliability=ReliabilityPolicy.RELIABLE)
 
 INFOS_KEPT = 8
-"""A camera_info may come before or after its image; so many are kept to find the one with the image's stamp."""
+"""A camera_info may come before or after its image; so many are kept to find the one of the image's stamp."""
 
 InputMessage = Image | CompressedImage
 

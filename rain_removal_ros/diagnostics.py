@@ -107,7 +107,7 @@ def runtime_status(
 
 
 class Throttle:
-    """Lets one event of a kind through in `period` seconds, and tells how many it held back since the last."""
+    """Lets one event of a kind through in `period` seconds, and tells how many it held back since."""
 
     def __init__(self, period: float = 1.0):
         self._period = period
@@ -153,8 +153,8 @@ def _why_silent(state: CameraState) -> str:
     if state.publishers == 0:
         return f"nobody publishes {state.topic}"
     return (
-        f"{state.publishers} publish {state.topic}, so look for an incompatible QoS, or for a publisher without the "
-        "DDS profile for large images"
+        f"{state.publishers} publish {state.topic}, so look for an incompatible QoS, or for a publisher "
+        "without the DDS profile for large images"
     )
 
 

@@ -94,8 +94,8 @@ class Picture:
 
     rgb: uint8 (H, W, 3), C-contiguous; a view of the message where its layout allows.
     encoding: what the restored image is written as.
-    source: the pixels as they came, (H, W, C) in `encoding`, where the output needs more of them than `rgb` holds
-    (an alpha channel, 16 bits); else None.
+    source: the pixels as they came, (H, W, C) in `encoding`, where the output needs more of them than `rgb`
+    holds (an alpha channel, 16 bits); else None.
     """
 
     rgb: np.ndarray
@@ -126,10 +126,11 @@ def read_image(message: Image) -> Picture:
 
 
 def read_compressed(message: CompressedImage) -> Picture:
-    """The picture in a CompressedImage (JPEG, PNG or what else OpenCV reads), published as rgb8, bgr8 or mono8.
+    """The picture in a CompressedImage (JPEG, PNG or what else OpenCV reads).
 
-    The encoding is the one that `format` names ("bgr8; jpeg compressed bgr8"), rgb8 where it names none of these.
-    Raises ImageError where the data cannot be decoded or ends early.
+    It is published in the encoding that `format` names first ("bgr8; jpeg compressed bgr8") if that is
+    rgb8, bgr8 or mono8, and as rgb8 otherwise. Raises ImageError where the data cannot be decoded or ends
+    early.
     """
     data = np.frombuffer(message.data, np.uint8)
     if "compressedDepth" in message.format:
@@ -148,7 +149,7 @@ def read_compressed(message: CompressedImage) -> Picture:
         raise ImageError(f"compressed image (format '{message.format}'): {error.err}") from error
     if decoded is None:
         raise ImageError(
-            f"compressed image of {data.size} bytes (format '{message.format}') cannot be decoded; it is damaged"
+            f"compressed image of {data.size} bytes (format '{message.format}') cannot be decoded"
         )
     named = message.format.split(";")[0].strip()
     encoding = named if named in ("rgb8", "bgr8", "mono8") else "rgb8"
@@ -158,8 +159,8 @@ def read_compressed(message: CompressedImage) -> Picture:
 def write_image(picture: Picture, restored: np.ndarray) -> np.ndarray:
     """The restored uint8 (H, W, 3) RGB image in the picture's encoding: uint8 or uint16 (H, W, C).
 
-    Alpha is kept. Of 16-bit images the network sees the upper 8 bits; what it changed is added to the 16 bits, so
-    that the lower ones stay.
+    Alpha is kept. Of 16-bit images the network sees the upper 8 bits; what it changed is added to the 16
+    bits, so that the lower ones stay.
     """
     kind, depth = picture.encoding.rstrip("0123456789"), INTERLEAVED[picture.encoding].depth
     if depth == 2:
@@ -216,12 +217,12 @@ def _rows(message: Image, pixels: Pixels, height: int | None = None) -> np.ndarr
         )
     if step < row_bytes:
         raise ImageError(
-            f"step of {step} bytes is less than a row of {width} {message.encoding} pixels ({row_bytes} bytes)"
+            f"step of {step} bytes is too short for {width} {message.encoding} pixels ({row_bytes} bytes)"
         )
     if len(message.data) < height * step:
         raise ImageError(
-            f"{len(message.data)} bytes of data, but {message.encoding} of {width}x{message.height} with a step of "
-            f"{step} needs {height * step}; the message was cut on its way or its fields are wrong"
+            f"{len(message.data)} bytes of data, but {message.encoding} of {width}x{message.height} with a "
+            f"step of {step} needs {height * step}; the message was cut on its way or its fields are wrong"
         )
     byte_order = ">" if message.is_bigendian else "<"
     return np.ndarray(

@@ -1,10 +1,12 @@
-"""The ROS face: parameters, lifecycle, diagnostics. Knows ROS and the pipeline; of networks only how to ask for one.
+"""The ROS face: parameters, lifecycle, diagnostics. Knows ROS and the pipeline; of networks how to ask for
+one.
 
-Threads: the executor's only stores the newest message of a camera; the pipeline's worker computes and publishes; the
-pipeline's builder compiles. Lifecycle transitions run one after another in a thread of their own, because loading a
-network takes seconds: rclpy would run them on the executor's thread, and parameters and services would be dead
-meanwhile. `configure` succeeds when the network is loaded; compiling it for an image size, which can take minutes,
-goes on afterwards, with activation allowed (`while_building` says what frames do until then).
+Threads: the executor's only stores the newest message of a camera; the pipeline's worker computes and
+publishes; the pipeline's builder compiles. Lifecycle transitions run one after another in a thread of their
+own, because loading a network takes seconds: rclpy would run them on the executor's thread, and parameters
+and services would be dead meanwhile. `configure` succeeds when the network is loaded; compiling it for an
+image size, which can take minutes, goes on afterwards, with activation allowed (`while_building` says what
+frames do until then).
 """
 
 from __future__ import annotations
@@ -52,7 +54,7 @@ STAND_INS = {"tensorrt": "torch-cuda", "openvino": "torch-cpu"}
 
 PROGRESS_EVERY_S = 5.0
 PATIENCE_S = 3.0
-"""At shutdown, so long is waited for a frame or a compilation under way; a compilation cannot be interrupted."""
+"""At shutdown, so long is waited for a frame or a compilation under way."""
 
 
 class _Yield:
@@ -83,7 +85,7 @@ class DerainNode(LifecycleNodeMixin, Node):
         self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", 10)
         self._timer = self.create_timer(1.0, self._on_timer, clock=Clock(clock_type=ClockType.STEADY_TIME))
 
-    # -- starting and ending ------------------------------------------------------------------------------------
+    # -- starting and ending -----------------------------------------------------------------------
 
     def start(self, on_built: Callable[[bool], None]) -> Future:
         """Do what `autostart` or `build_only` ask for, off the executor's thread.
@@ -95,7 +97,7 @@ class DerainNode(LifecycleNodeMixin, Node):
         return self._transitions.submit(self._autostart if self._value("autostart") else lambda: None)
 
     def close(self, timeout: float = PATIENCE_S) -> bool:
-        """End threads and entities. False where a compilation is still under way, which nothing can interrupt."""
+        """End threads and entities. False where a compilation is still running: none can be interrupted."""
         deadline = time.perf_counter() + timeout
         self._transitions.shutdown(wait=False, cancel_futures=True)
         pipeline, self._pipeline = self._pipeline, None
@@ -114,8 +116,8 @@ class DerainNode(LifecycleNodeMixin, Node):
             self.trigger_activate()
         else:
             self.get_logger().error(
-                "autostart ended: mend what is wrong, then call the lifecycle transitions configure and activate "
-                f"(ros2 lifecycle set {self.get_fully_qualified_name()} configure)"
+                "autostart ended: mend what is wrong, then call the lifecycle transitions configure and "
+                f"activate (ros2 lifecycle set {self.get_fully_qualified_name()} configure)"
             )
 
     def _build_all(self) -> bool:
@@ -126,7 +128,7 @@ class DerainNode(LifecycleNodeMixin, Node):
             self.trigger_configure() == TransitionCallbackReturn.SUCCESS and self._pipeline.wait_until_built()
         )
 
-    # -- lifecycle ----------------------------------------------------------------------------------------------
+    # -- lifecycle ---------------------------------------------------------------------------------
 
     async def _on_change_state(self, request: ChangeState.Request, response: ChangeState.Response):
         """Run a transition in its thread; the executor goes on with its other work until it is done."""
@@ -144,7 +146,7 @@ class DerainNode(LifecycleNodeMixin, Node):
         return transition.result()
 
     def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
-        """Load the network; ask for the sizes in `image_sizes` to be compiled. Fails with a reason, and can be repeated."""
+        """Load the network and begin to compile for `image_sizes`. Can be repeated after a failure."""
         self._state, self._configure_error = "configuring", None
         try:
             self._configure()
@@ -200,8 +202,8 @@ class DerainNode(LifecycleNodeMixin, Node):
         restorer = self._make_restorer(settings, self._on_load_progress)
         info = restorer.info
         self.get_logger().info(
-            f"{info.backend} {info.precision} on {info.device}, weights {info.weights} ({info.weights_sha256[:12]}), "
-            f"because {info.reason}"
+            f"{info.backend} {info.precision} on {info.device}, weights {info.weights} "
+            f"({info.weights_sha256[:12]}); {info.reason}"
         )
         stand_in = STAND_INS.get(info.backend)
         self._pipeline = Pipeline(
@@ -240,7 +242,7 @@ class DerainNode(LifecycleNodeMixin, Node):
             topics.destroy()
         self._topics = {}
 
-    # -- parameters ---------------------------------------------------------------------------------------------
+    # -- parameters --------------------------------------------------------------------------------
 
     def _declare_parameters(self) -> None:
         for parameter in PARAMETERS:
@@ -261,11 +263,11 @@ class DerainNode(LifecycleNodeMixin, Node):
             except ParameterError as error:
                 return SetParametersResult(successful=False, reason=str(error))
             if known.changes is Changes.UNCONFIGURED and self._state != "unconfigured":
-                reason = f"{parameter.name} changes only while unconfigured, not while {self._state}; clean up first"
+                reason = f"{parameter.name} can change only while unconfigured; clean up the node first"
                 return SetParametersResult(successful=False, reason=reason)
         return SetParametersResult(successful=True)
 
-    # -- the pipeline's handler ---------------------------------------------------------------------------------
+    # -- the pipeline's handler --------------------------------------------------------------------
 
     def wanted(self, camera: str) -> Outputs:
         return self._topics[camera].wanted()
@@ -294,7 +296,7 @@ class DerainNode(LifecycleNodeMixin, Node):
             else:
                 self.get_logger().error("".join(traceback.format_exception(error)) + text)
 
-    # -- diagnostics --------------------------------------------------------------------------------------------
+    # -- diagnostics -------------------------------------------------------------------------------
 
     def _on_load_progress(self, message: str) -> None:
         self.get_logger().info(message)
@@ -364,10 +366,11 @@ def _descriptor(parameter: Parameter) -> ParameterDescriptor:
 
 
 def main(args: list[str] | None = None) -> int:
-    """Run the node until SIGINT or SIGTERM. Exit status: 0; 1 where it could not start or `build_only` failed.
+    """Run the node until SIGINT or SIGTERM. Status: 0; 1 where it could not start or `build_only` failed.
 
-    Signals only put a word into a queue that the main thread waits at, so that neither a second Ctrl-C nor one in the
-    middle of the shutdown can do harm. Fast DDS gets the profile for large images unless the user has set one.
+    Signals only put a word into a queue that the main thread waits at, so that neither a second Ctrl-C nor
+    one in the middle of the shutdown does harm. Fast DDS gets the profile for large images unless the user
+    has set one.
     """
     stop: queue.SimpleQueue[int] = queue.SimpleQueue()
     for number in (signal.SIGINT, signal.SIGTERM):

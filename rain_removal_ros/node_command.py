@@ -1,4 +1,4 @@
-"""`derain node`: starts the ROS node where there is no `ros2 run`. Knows only how to hand over the arguments."""
+"""`derain node`: starts the ROS node where there is no `ros2 run`. Hands over the arguments, no more."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The node's parameters in one table, which drives their declaration, the launch arguments and the page that lists them.
+"""The node's parameters in one table, which drives their declaration, the launch arguments and the docs.
 
 Knows what a value may be, not how ROS passes it: nothing here imports rclpy or launch.
 """
@@ -16,7 +16,7 @@ from rain_removal_ros.errors import ParameterError
 from rain_removal_ros.runtime import RuntimeSettings
 
 
-class Changes(str, Enum):
+class Changes(Enum):
     """When a parameter can be changed."""
 
     NEVER = "never"
@@ -169,14 +169,14 @@ def _check_cameras(names: Iterable[str]) -> None:
     for name in names:
         if not _CAMERA_NAME.fullmatch(name) or "__" in name:
             raise ParameterError(
-                f"parameter cameras holds '{name}', which no topic can be called; use letters, digits, _ and /"
+                f"parameter cameras holds '{name}', which cannot name a topic; use letters, digits, _ and /"
             )
     if len(set(names)) != len(names):
         raise ParameterError(f"parameter cameras names a camera twice: {', '.join(names)}")
 
 
 def image_sizes(text: str) -> tuple[tuple[int, int], ...]:
-    """(height, width) of each size in a list such as `1280x720, 1920x1080` (width x height, as users write it)."""
+    """(height, width) of each size in a list such as `1280x720, 1920x1080` (width x height)."""
     sizes = []
     for part in filter(None, (part.strip() for part in text.split(","))):
         match = _SIZE.fullmatch(part)
@@ -214,7 +214,7 @@ def parse(name: str, text: str) -> Any:
 
 
 def launch_parameters(arguments: Mapping[str, str]) -> dict[str, Any]:
-    """Node parameters from launch arguments by name. An empty text leaves a parameter to the file or to its default."""
+    """Node parameters from launch arguments by name. An empty text leaves a parameter as it is."""
     return {
         parameter.name: parse(parameter.name, arguments[parameter.name])
         for parameter in PARAMETERS

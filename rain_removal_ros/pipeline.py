@@ -1,10 +1,11 @@
 """The way of a frame from its arrival to what is published: newest frame wins, one worker, every stage timed.
 
-Knows neither ROS nor any network: messages are opaque, a `FrameHandler` reads and publishes them, a `Restorer` restores.
+Knows neither ROS nor any network: messages are opaque, a `FrameHandler` reads and publishes them, a
+`Restorer` restores.
 
-Two threads. The worker takes the cameras in turn and does everything to one frame before it takes the next, so that
-outputs keep their order. The builder compiles the network for image sizes and outputs that are seen for the first
-time, which may take minutes; meanwhile the worker goes on with whatever is compiled already.
+Two threads. The worker takes the cameras in turn and does everything to one frame before it takes the next,
+so that outputs keep their order. The builder compiles the network for image sizes and outputs that are seen
+for the first time, which may take minutes; meanwhile the worker goes on with whatever is compiled already.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ Outputs = frozenset[Output]
 Size = tuple[int, int]  # height, width
 
 
-class Stage(str, Enum):
+class Stage(Enum):
     """The stages of a frame's way; their times, in seconds, add up to TOTAL."""
 
     WAITING = "waiting"  # from the message's arrival until the worker takes it
@@ -42,7 +43,7 @@ class Stage(str, Enum):
     TOTAL = "total"  # message in to message out
 
 
-class Problem(str, Enum):
+class Problem(Enum):
     """Why a frame came to nothing."""
 
     BAD_INPUT = "bad input"  # the message is not what it claims to be
@@ -124,7 +125,7 @@ class Build:
 
 
 class FrameHandler(Protocol):
-    """What the pipeline is given to do with messages; called on the worker's thread, but for `on_built` and `on_problem`."""
+    """Does what messages need, on the worker's thread but for `on_built` and `on_problem`."""
 
     def wanted(self, camera: str) -> Outputs:
         """The outputs that somebody wants of this camera now; none: the frame is not computed."""
@@ -219,8 +220,9 @@ class Pipeline:
     """Frames of several cameras through one restorer.
 
     restorer: what restores; the pipeline closes it.
-    make_stand_in: makes the restorer that serves while a network is being compiled and `serve_while_building()` is
-    true, which is asked anew for every frame; None where nothing would be gained by one.
+    make_stand_in: makes the restorer that serves while a network is being compiled and
+    `serve_while_building()` is true, which is asked anew for every frame; None where nothing would be
+    gained by one.
     """
 
     def __init__(
@@ -251,7 +253,7 @@ class Pipeline:
         self._worker.start()
         self._builder.start()
 
-    # -- called from any thread ---------------------------------------------------------------------------------
+    # -- called from any thread --------------------------------------------------------------------
 
     def submit(self, camera: str, message: Any) -> None:
         """Store a message as its camera's newest; an older one still waiting is dropped and counted."""
@@ -310,8 +312,8 @@ class Pipeline:
     def close(self, timeout: float | None = None) -> bool:
         """Stop both threads and close the restorers.
 
-        False where a frame or a build was still under way after `timeout` seconds: a running compilation cannot be
-        interrupted. Then the restorers stay open, and the threads end with the process.
+        False where a frame or a build was still under way after `timeout` seconds: a running compilation
+        cannot be interrupted. Then the restorers stay open, and the threads end with the process.
         """
         with self._changed:
             self._stopping = True
@@ -326,7 +328,7 @@ class Pipeline:
             restorer.close()
         return True
 
-    # -- the worker's thread ------------------------------------------------------------------------------------
+    # -- the worker's thread -----------------------------------------------------------------------
 
     def _work(self) -> None:
         while True:
@@ -393,8 +395,8 @@ class Pipeline:
     ) -> tuple[Restorer, Outputs] | None:
         """What serves this frame now; None where it has to wait or cannot be served.
 
-        What is compiled for other outputs of the same size serves while the exact one is being compiled, so that
-        a new subscriber never makes a stream stop.
+        What is compiled for other outputs of the same size serves while the exact one is being compiled, so
+        that a new subscriber never makes a stream stop.
         """
         key = (size, wanted)
         with self._changed:
@@ -428,7 +430,7 @@ class Pipeline:
             camera.last_problem = f"{problem.value}: {error}"
         self._handler.on_problem(camera.name, problem, error)
 
-    # -- the builder's thread -----------------------------------------------------------------------------------
+    # -- the builder's thread ----------------------------------------------------------------------
 
     def _ask(self, size: Size, outputs: Outputs) -> None:
         key = (size, outputs)

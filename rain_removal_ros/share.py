@@ -1,4 +1,4 @@
-"""Finds the files that come with the package (config, launch, models), however it was installed. Knows neither ROS nor networks."""
+"""Finds the files that come with the package (config, launch, models), however it was installed."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ DDS_PROFILE_VARIABLES = ("FASTRTPS_DEFAULT_PROFILES_FILE", "FASTDDS_DEFAULT_PROF
 def share_folder() -> Path:
     """The folder that holds config/, launch/ and models/.
 
-    Tried in this order: the source tree (pip -e, colcon --symlink-install, a plain checkout), the ROS prefixes in
-    AMENT_PREFIX_PATH (colcon), the environment's own share folder and the user's (pip).
+    Tried in this order: the source tree (pip -e, colcon --symlink-install, a plain checkout), the ROS
+    prefixes in AMENT_PREFIX_PATH (colcon), the environment's own share folder and the user's (pip).
     """
     candidates = [Path(__file__).resolve().parents[1]]
     prefixes = [prefix for prefix in os.environ.get("AMENT_PREFIX_PATH", "").split(os.pathsep) if prefix]
@@ -32,7 +32,7 @@ def share_folder() -> Path:
         if (candidate / "package.xml").is_file() and (candidate / "config").is_dir():
             return candidate
     raise RainRemovalError(
-        f"the files of {PACKAGE} were found in none of {', '.join(map(str, candidates))}; install the package again"
+        f"{PACKAGE} finds its files in none of {', '.join(map(str, candidates))}; install the package again"
     )
 
 
@@ -45,7 +45,7 @@ def share_file(relative: str) -> Path:
 
 
 def dds_profile_environment(environment: Mapping[str, str]) -> dict[str, str]:
-    """The variables that give Fast DDS the profile for large images; none where the user has set a profile."""
+    """The variables that give Fast DDS the profile for large images; none where the user has set one."""
     if any(environment.get(variable) for variable in DDS_PROFILE_VARIABLES):
         return {}
     return dict.fromkeys(DDS_PROFILE_VARIABLES, str(share_file(DDS_PROFILE)))
