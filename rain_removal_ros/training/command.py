@@ -16,21 +16,37 @@ from rain_removal_ros.training.trainer import LossWeights, TrainingSettings, tra
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of `derain train`."""
     defaults = TrainingSettings(get_preset("fast"), steps=1)
-    parser.add_argument("--data", type=Path, nargs="+", required=True, help="folders of image/ (inverse_depth/, labels/)")
-    parser.add_argument("--output", type=Path, required=True, help="the run's folder; a run that lies there is resumed")
-    parser.add_argument("--preset", default="fast", choices=sorted(PRESETS), help="network to train (%(default)s)")
+    parser.add_argument(
+        "--data", type=Path, nargs="+", required=True, help="folders of image/ (inverse_depth/, labels/)"
+    )
+    parser.add_argument(
+        "--output", type=Path, required=True, help="the run's folder; a run that lies there is resumed"
+    )
+    parser.add_argument(
+        "--preset", default="fast", choices=sorted(PRESETS), help="network to train (%(default)s)"
+    )
     parser.add_argument("--steps", type=int, default=20_000)
-    parser.add_argument("--batch", type=int, default=defaults.batch, help="samples a step and process (%(default)s)")
-    parser.add_argument("--crop", type=int, default=256, help="side of a sample in pixels, a multiple of 32 (%(default)s)")
+    parser.add_argument(
+        "--batch", type=int, default=defaults.batch, help="samples a step and process (%(default)s)"
+    )
+    parser.add_argument(
+        "--crop", type=int, default=256, help="side of a sample in pixels, a multiple of 32 (%(default)s)"
+    )
     parser.add_argument("--learning-rate", type=float, default=defaults.learning_rate)
     parser.add_argument("--weight-decay", type=float, default=defaults.weight_decay)
     parser.add_argument("--average-decay", type=float, default=defaults.average_decay)
     parser.add_argument("--precision", choices=("bf16", "fp16", "no"), default="bf16", help="mixed precision")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--dry-share", type=float, default=CropSettings().dry_share, help="share of dry samples")
+    parser.add_argument(
+        "--dry-share", type=float, default=CropSettings().dry_share, help="share of dry samples"
+    )
     for term in dataclasses.fields(LossWeights):
-        parser.add_argument(f"--{term.name}-weight", type=float, default=term.default, help="weight of this loss term")
-    parser.add_argument("--segmentation", type=Path, help="frozen network of the semantic loss (.safetensors)")
+        parser.add_argument(
+            f"--{term.name}-weight", type=float, default=term.default, help="weight of this loss term"
+        )
+    parser.add_argument(
+        "--segmentation", type=Path, help="frozen network of the semantic loss (.safetensors)"
+    )
     parser.add_argument("--start-from", type=Path, help="weights to start from (.safetensors)")
     parser.add_argument("--workers", type=int, default=2, help="processes that make samples (%(default)s)")
     parser.add_argument("--checkpoint-every", type=int, default=500, help="steps (%(default)s)")
@@ -43,7 +59,9 @@ def run(arguments: argparse.Namespace) -> int:
         raise RainRemovalError(f"--crop {arguments.crop} is not a multiple of 32 of at least 64")
     if arguments.steps < 1 or arguments.batch < 1:
         raise RainRemovalError(f"--steps {arguments.steps} and --batch {arguments.batch} must be at least 1")
-    weights = LossWeights(**{t.name: getattr(arguments, f"{t.name}_weight") for t in dataclasses.fields(LossWeights)})
+    weights = LossWeights(
+        **{t.name: getattr(arguments, f"{t.name}_weight") for t in dataclasses.fields(LossWeights)}
+    )
     settings = TrainingSettings(
         preset=get_preset(arguments.preset),
         steps=arguments.steps,

@@ -66,7 +66,9 @@ class RainySamples(TorchDataset):
     source is what stands before the first underscore of a name), so that one long sequence does not outweigh the rest.
     """
 
-    def __init__(self, datasets: list[Dataset], settings: CropSettings, seed: int, count: int, rain: bool = True):
+    def __init__(
+        self, datasets: list[Dataset], settings: CropSettings, seed: int, count: int, rain: bool = True
+    ):
         self.settings, self.seed, self.count, self.rain = settings, seed, count, rain
         self.examples = [dataset[i] for dataset in datasets for i in range(len(dataset))]
         if not self.examples:
@@ -89,7 +91,9 @@ class RainySamples(TorchDataset):
         clean, rainy, depth, labels, reference_height = self._crop(example, generator)
         if rainy is None:
             clean = _other_light(clean, generator)
-            rainy, clean = self._weather(clean, depth, reference_height, generator) if self.rain else (clean, clean)
+            rainy, clean = (
+                self._weather(clean, depth, reference_height, generator) if self.rain else (clean, clean)
+            )
         return {
             "rainy": torch.from_numpy(np.ascontiguousarray(rainy.transpose(2, 0, 1))),
             "clean": torch.from_numpy(np.ascontiguousarray(clean.transpose(2, 0, 1))),
@@ -167,7 +171,9 @@ def _other_light(image: np.ndarray, generator: np.random.Generator) -> np.ndarra
 def _camera_faults(image: np.ndarray, settings: CropSettings, generator: np.random.Generator) -> np.ndarray:
     """Sensor noise and JPEG artefacts, each in its share of the samples."""
     if generator.random() < settings.noise_share:
-        noise = generator.standard_normal(image.shape, dtype=np.float32) * np.float32(generator.uniform(0.5, 6))
+        noise = generator.standard_normal(image.shape, dtype=np.float32) * np.float32(
+            generator.uniform(0.5, 6)
+        )
         image = np.clip(image + noise + 0.5, 0, 255).astype(np.uint8)
     if generator.random() < settings.jpeg_share:
         quality = int(generator.integers(50, 96))

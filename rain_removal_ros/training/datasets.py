@@ -28,7 +28,9 @@ class Example:
     labels: np.ndarray | None = None  # uint8 (H, W), Cityscapes train ids, 255 = unlabelled
     level: str | None = None  # the rain's strength where the dataset names it
     label_kind: str | None = None  # human | pseudo (a network's, not for judging), where the dataset says
-    depth_kind: str | None = None  # how the depth came about (stereo, lidar, geometry, ...), where the dataset says
+    depth_kind: str | None = (
+        None  # how the depth came about (stereo, lidar, geometry, ...), where the dataset says
+    )
 
 
 class Dataset(Protocol):
@@ -133,9 +135,13 @@ def _kinds_of(root: Path, images: list[Path]) -> dict[str, tuple[str | None, str
     with open(index, newline="", encoding="utf-8") as file:
         reader = csv.DictReader(file)
         if "id" not in (reader.fieldnames or ()):
-            raise DatasetError(f"{index} has no column `id`; its columns are {', '.join(reader.fieldnames or ())}")
+            raise DatasetError(
+                f"{index} has no column `id`; its columns are {', '.join(reader.fieldnames or ())}"
+            )
         kinds = {row["id"]: (row.get("label_kind"), row.get("depth_kind")) for row in reader}
     missing = [path for path in images if path.stem not in kinds]
     if missing:
-        raise DatasetError(f"{index} has no row for {missing[0]} (and {len(missing) - 1} others); complete it or remove it")
+        raise DatasetError(
+            f"{index} has no row for {missing[0]} (and {len(missing) - 1} others); complete it or remove it"
+        )
     return kinds

@@ -22,7 +22,13 @@ from torch.utils.data import DataLoader, Subset
 from tqdm import tqdm
 
 from rain_removal_ros.errors import DatasetError, WeightsError
-from rain_removal_ros.network import MAX_INVERSE_DEPTH, build_network, fold_batch_norms, load_network, save_network
+from rain_removal_ros.network import (
+    MAX_INVERSE_DEPTH,
+    build_network,
+    fold_batch_norms,
+    load_network,
+    save_network,
+)
 from rain_removal_ros.network.judge import JudgeNetwork
 from rain_removal_ros.network.presets import Preset, SegmentationPreset
 from rain_removal_ros.training import losses
@@ -53,7 +59,9 @@ class TrainingSettings:
     weight_decay: float = 1e-4
     clip: float = 1.0  # norm of the gradient
     average_decay: float = 0.999  # exponential moving average of the weights
-    freeze_norms_after: float = 0.8  # share of the run after which batch norm uses, and keeps, its running statistics
+    freeze_norms_after: float = (
+        0.8  # share of the run after which batch norm uses, and keeps, its running statistics
+    )
     precision: str = "bf16"  # bf16 | fp16 | no: accelerate's mixed precision
     seed: int = 0
     crops: CropSettings = field(default_factory=CropSettings)
@@ -128,7 +136,9 @@ def freeze_norms(network: nn.Module) -> None:
             module.eval()
 
 
-def sample_sheet(batch: dict[str, Tensor], restored: Tensor, inverse_depth: Tensor, count: int = 6) -> np.ndarray:
+def sample_sheet(
+    batch: dict[str, Tensor], restored: Tensor, inverse_depth: Tensor, count: int = 6
+) -> np.ndarray:
     """uint8 BGR picture: a row each of rainy, restored and clean samples and of their estimated inverse depth."""
 
     def tiles(images: Tensor) -> np.ndarray:
@@ -203,7 +213,11 @@ def train(
     consumed = step * settings.batch * accelerator.num_processes
     total = settings.steps * settings.batch * accelerator.num_processes
     samples = RainySamples(
-        datasets, settings.crops, settings.seed, total, rain=not isinstance(settings.preset, SegmentationPreset)
+        datasets,
+        settings.crops,
+        settings.seed,
+        total,
+        rain=not isinstance(settings.preset, SegmentationPreset),
     )
     loader = accelerator.prepare_data_loader(
         DataLoader(
@@ -248,6 +262,7 @@ def train(
     log = LogFile(output / "log.csv") if accelerator.is_main_process else None
     pending: list[Tensor] = []
     names: list[str] = []
+    logged_step, logged_at = step, time.monotonic()
     objective.train()
     for batch in loader:
         if step >= settings.freeze_norms_after * settings.steps:
@@ -271,10 +286,19 @@ def train(
             means = torch.stack(pending).mean(0).tolist()
             pending.clear()
             if not all(map(math.isfinite, means)):
-                raise FloatingPointError(f"the loss is not finite at step {step}: {dict(zip(names, means, strict=True))}")
+                raise FloatingPointError(
+                    f"the loss is not finite at step {step}: {dict(zip(names, means, strict=True))}"
+                )
             progress.set_postfix({name: f"{value:.4f}" for name, value in zip(names, means, strict=True)})
             if log is not None:
-                log.write(step, learning_rate_at(step, settings), dict(zip(names, means, strict=True)))
+                rate = (
+                    (step - logged_step)
+                    * settings.batch
+                    * accelerator.num_processes
+                    / (time.monotonic() - logged_at)
+                )
+                log.write(step, learning_rate_at(step, settings), rate, dict(zip(names, means, strict=True)))
+                logged_step, logged_at = step, time.monotonic()
         if step % checkpoint_every == 0 or step == settings.steps or out_of_time:
             save()
             if inverse_depth is not None and accelerator.is_main_process:
@@ -300,8 +324,14 @@ class LogFile:
     def __init__(self, path: Path):
         self.path = path
 
-    def write(self, step: int, learning_rate: float, terms: dict[str, float]) -> None:
-        row = {"step": step, "learning_rate": f"{learning_rate:.6g}"} | {k: f"{v:.6g}" for k, v in terms.items()}
+    def write(
+        self, step: int, learning_rate: float, samples_per_second: float, terms: dict[str, float]
+    ) -> None:
+        row = {
+            "step": step,
+            "learning_rate": f"{learning_rate:.6g}",
+            "samples_per_second": f"{samples_per_second:.1f}",
+        } | {k: f"{v:.6g}" for k, v in terms.items()}
         fresh = not self.path.exists()
         with open(self.path, "a", newline="") as file:
             writer = csv.DictWriter(file, row)
@@ -321,7 +351,7 @@ class LogFile:
         with open(self.path, newline="") as file:
             rows = list(csv.DictReader(file))
         figure, axes = pyplot.subplots(figsize=(9, 5))
-        for name in [key for key in rows[0] if key not in ("step", "learning_rate")]:
+        for name in [key for key in rows[0] if key not in ("step", "learning_rate", "samples_per_second")]:
             axes.plot([int(row["step"]) for row in rows], [float(row[name]) for row in rows], label=name)
         axes.set(xlabel="step", ylabel="loss (weighted)", yscale="log")
         axes.legend()
