@@ -12,7 +12,7 @@ import numpy as np
 
 from rain_removal_ros.scenes import textures
 from rain_removal_ros.scenes.labels import TrainId
-from rain_removal_ros.scenes.mesh import Mesh, Surface, box, join, quad, triangles
+from rain_removal_ros.scenes.mesh import Mesh, Surface, box, boxes, join, quad, triangles
 
 WALL_COLOURS = {
     "brick": ((148, 78, 58), (168, 104, 74), (124, 66, 54), (176, 142, 104), (112, 84, 72)),
@@ -162,8 +162,9 @@ def _balconies(
             z0, z1 = bay * style.bay + 0.35, (bay + 1) * style.bay - 0.35
             parts.append(box((-0.95, y - 0.14, z0), (0, y, z1), trim))
             parts.append(box((-0.95, y + 0.92, z0), (-0.90, y + 0.97, z1), rail))
-            for z in np.arange(z0, z1, 0.16):
-                parts.append(box((-0.94, y, z), (-0.915, y + 0.95, z + 0.025), rail))
+            bars = np.arange(z0, z1, 0.16)[:, None]
+            low = bars * [0, 0, 1] + [-0.94, y, 0]
+            parts.append(boxes(low, low + [0.025, 0.95, 0.025], rail))
             for z in (z0, z1 - 0.04):
                 parts.append(box((-0.95, y + 0.92, z), (0, y + 0.97, z + 0.04), rail))
     return parts

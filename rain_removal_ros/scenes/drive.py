@@ -99,8 +99,8 @@ class Drive:
         view = View(camera.width, camera.height, camera.fx, camera.fy, camera.cx, camera.cy, position, yaw)
         time = self.stamp(index) if self.speed > 0 else 0.0
         moving = self._renderer.street.moving(time, float(position[2]))
-        radiance, inverse_depth, labels = self._renderer.draw(view, moving)
-        image = to_camera(radiance, np.random.default_rng([self.seed, 3, index]), self.noise)
+        exposed, inverse_depth, labels = self._renderer.draw(view, moving)
+        image = to_camera(exposed, np.random.default_rng([self.seed, 3, index]), self.noise)
         return DriveFrame(image, inverse_depth, labels, self.stamp(index), index)
 
     def __getstate__(self) -> dict:

@@ -9,7 +9,18 @@ from __future__ import annotations
 import numpy as np
 
 from rain_removal_ros.scenes.labels import TrainId
-from rain_removal_ros.scenes.mesh import Mesh, Surface, box, cylinder, ellipsoid, join, quad, triangles, tube
+from rain_removal_ros.scenes.mesh import (
+    Mesh,
+    Surface,
+    box,
+    boxes,
+    cylinder,
+    ellipsoid,
+    join,
+    quad,
+    triangles,
+    tube,
+)
 
 METAL = Surface(TrainId.POLE, (0.36, 0.38, 0.39), gloss=0.1)
 DARK_METAL = Surface(TrainId.POLE, (0.13, 0.15, 0.15), gloss=0.1)
@@ -122,7 +133,8 @@ def railing(length: float) -> Mesh:
     """A metal railing along z, 1.1 m high."""
     surface = Surface(TrainId.FENCE, (0.14, 0.17, 0.16), gloss=0.1)
     parts = [box((-0.02, y, 0), (0.02, y + 0.05, length), surface) for y in (0.12, 1.05)]
-    parts += [box((-0.012, 0.1, z), (0.012, 1.15, z + 0.025), surface) for z in np.arange(0, length, 0.14)]
+    low = np.arange(0, length, 0.14)[:, None] * [0, 0, 1] + [-0.012, 0.1, 0]
+    parts.append(boxes(low, low + [0.024, 1.05, 0.025], surface))
     return join(parts)
 
 

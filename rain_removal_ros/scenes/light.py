@@ -21,6 +21,11 @@ class Sky:
     horizon: np.ndarray  # float32 (3,), radiance
     clouds: np.ndarray  # float32 (S, S, 2), periodic: cover 0-1, brightness
 
+    @property
+    def exposure(self) -> np.float32:
+        """What a camera multiplies radiance by so that a street comes out neither dark nor washed out."""
+        return np.float32(1.0 / (0.45 * self.ambient.mean() + 0.42 * self.sun_direction[1] * self.sun.mean()))
+
     def radiance(self, directions: np.ndarray) -> np.ndarray:
         """Float32 (N, 3) radiance from where unit `directions` (N, 3) point; below the horizon, the horizon's."""
         up = np.maximum(directions[:, 1], 0.0)

@@ -23,7 +23,7 @@ SUBSAMPLES = (
     (0.125, 0.375),
     (-0.375, 0.125),
 )  # of a pixel with an edge in it
-EDGE_CONTRAST = 0.05  # display-referred difference to a neighbour that makes a pixel worth more rays
+EDGE_CONTRAST = 0.06  # display-referred difference to a neighbour that makes a pixel worth more rays
 SHADOW_DISTANCE = 280.0  # metres from the camera beyond which nothing casts a shadow
 HAZE_DISTANCE = 2600.0  # metres after which a share 1/e of an object's own light is left
 OCCLUSION_STEP = 4  # pixels between places where ambient occlusion is measured
@@ -68,9 +68,12 @@ class View:
     def directions(self, u: np.ndarray, v: np.ndarray) -> np.ndarray:
         """Float32 (N, 3) rays through pixels (u, v), one metre long along the optical axis."""
         right, forward = self.axes()
-        x, y = (u - self.cx) / self.fx, (v - self.cy) / self.fy
-        rays = x[:, None] * right + forward - y[:, None] * np.array([0, 1, 0])
-        return rays.astype(np.float32)
+        x = ((u - self.cx) / self.fx).astype(np.float32)
+        rays = np.empty((len(x), 3), np.float32)
+        rays[:, 0] = x * right[0] + forward[0]
+        rays[:, 1] = (self.cy - v) / self.fy
+        rays[:, 2] = x * right[2] + forward[2]
+        return rays
 
     def axes(self) -> tuple[np.ndarray, np.ndarray]:
         """The camera's right and forward axes in the world."""
@@ -102,7 +105,7 @@ class Renderer:
         self.floor = len(street.fixed) - 2  # the last two triangles
 
     def draw(self, view: View, moving: Mesh | None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Linear float32 (H, W, 3) image, float32 (H, W) inverse depth along the optical axis (0 = sky) in 1/m, and
+        """Exposed linear float32 (H, W, 3) image, float32 (H, W) inverse depth along the optical axis (0 = sky) in 1/m, and
         uint8 (H, W) train ids. Depth and labels are those at the pixels' centres."""
         geometries = [self.fixed] if moving is None else [self.fixed, Geometry(moving)]
         v, u = np.divmod(np.arange(view.height * view.width, dtype=np.int32), view.width)
@@ -114,14 +117,14 @@ class Renderer:
         inverse_depth.flat[hit] = 1 / surfaces.depth
         labels.flat[hit] = surfaces.label
 
-        edges = np.flatnonzero(_edges(display(image.reshape(*shape, 3))))
+        edges = np.flatnonzero(_edges(display(image.reshape(*shape, 3) * self.sky.exposure)))
         total = np.zeros((len(edges), 3), np.float32)
         for right, down in SUBSAMPLES:
             u_sub, v_sub = u[edges] + np.float32(right), v[edges] + np.float32(down)
             surfaces, hit = self._meet(view, geometries, u_sub, v_sub)
             total += self._light(view, geometries, u_sub, v_sub, surfaces, hit, occlusion[edges][hit])
         image[edges] = total / len(SUBSAMPLES)
-        return image.reshape(*shape, 3), inverse_depth, labels
+        return image.reshape(*shape, 3) * self.sky.exposure, inverse_depth, labels
 
     def _meet(
         self, view: View, geometries: list[Geometry], u: np.ndarray, v: np.ndarray
@@ -295,29 +298,48 @@ class Renderer:
             blocked |= geometry.caster.blocked(starts, directions, OCCLUSION_REACH)
         open_share = 1 - 0.85 * blocked.reshape(-1, OCCLUSION_RAYS).mean(1)
 
-        guide = np.zeros(
-            (coarse.size, 5), np.float32
-        )  # what neighbours must have in common: place and direction
-        guide[chosen, 0], guide[chosen, 1] = open_share, np.log(surfaces.depth[sample])
-        guide[chosen, 2:] = facing
-        guide = guide.reshape(*coarse.shape, 5)
+        place = np.zeros(
+            (count, 4), np.float32
+        )  # what neighbours must have in common: log depth and direction
+        place[hit, 0], place[hit, 1:] = np.log(surfaces.depth), surfaces.facing
+        place = place.reshape(view.height, view.width, 4)
+        coarse_place = np.ascontiguousarray(place[half::OCCLUSION_STEP, half::OCCLUSION_STEP])
+        rows, columns = np.arange(coarse.shape[0]), np.arange(coarse.shape[1])
+        measured = np.zeros(coarse.shape, np.float32)
+        measured.flat[chosen] = open_share
         valid = (coarse >= 0).astype(np.float32)
-        full = np.zeros((count, 4), np.float32)
-        full[hit, 0], full[hit, 1:] = np.log(surfaces.depth), surfaces.facing
-        full = full.reshape(view.height, view.width, 4)
-        total, weight = np.full(full.shape[:2], 1e-4, np.float32), np.full(full.shape[:2], 1e-4, np.float32)
-        rows = np.arange(view.height) // OCCLUSION_STEP
-        columns = np.arange(view.width) // OCCLUSION_STEP
-        for down in (-2, -1, 0, 1, 2):
-            for right in (-2, -1, 0, 1, 2):
-                row = np.clip(rows + down, 0, coarse.shape[0] - 1)[:, None]
-                column = np.clip(columns + right, 0, coarse.shape[1] - 1)[None]
-                near = guide[row, column]
-                same = valid[row, column] * np.exp(-60 * (near[..., 1] - full[..., 0]) ** 2)
-                same *= np.maximum(0, np.einsum("ijk,ijk->ij", near[..., 2:], full[..., 1:])) ** 4
-                total += same * near[..., 0]
-                weight += same
-        return (total / weight).ravel()
+        smooth = _spread_along(measured, coarse_place, valid, coarse_place, rows, columns, 2)
+        rows = np.minimum(np.arange(view.height) // OCCLUSION_STEP, coarse.shape[0] - 1)
+        columns = np.minimum(np.arange(view.width) // OCCLUSION_STEP, coarse.shape[1] - 1)
+        return _spread_along(smooth, coarse_place, valid, place, rows, columns, 1).ravel()
+
+
+def _spread_along(
+    values: np.ndarray,
+    place: np.ndarray,
+    valid: np.ndarray,
+    target: np.ndarray,
+    rows: np.ndarray,
+    columns: np.ndarray,
+    reach: int,
+) -> np.ndarray:
+    """Means of `values` (h, w) over (2 reach + 1)^2 neighbours of (rows, columns) that share the target's surface.
+
+    `place` (h, w, 4) and `target` (H, W, 4) hold log depth and direction, `valid` (h, w) is 1 where there is a value.
+    Gives (H, W) for H rows and W columns; 1 where no neighbour fits."""
+    total = np.full(target.shape[:2], 1e-4, np.float32)
+    weight = np.full(target.shape[:2], 1e-4, np.float32)
+    for down in range(-reach, reach + 1):
+        row = np.clip(rows + down, 0, values.shape[0] - 1)
+        for right in range(-reach, reach + 1):
+            column = np.clip(columns + right, 0, values.shape[1] - 1)
+            near = place[row][:, column]
+            alike = np.maximum(0, np.einsum("ijk,ijk->ij", near[..., 1:], target[..., 1:]))
+            alike = alike * alike / (1 + 200 * (near[..., 0] - target[..., 0]) ** 2)
+            alike *= valid[row][:, column]
+            total += alike * values[row][:, column]
+            weight += alike
+    return total / weight
 
 
 def _extent(gradient: np.ndarray, spread: np.ndarray) -> np.ndarray:
@@ -337,18 +359,18 @@ def _edges(image: np.ndarray) -> np.ndarray:
     return edge
 
 
-def display(radiance: np.ndarray) -> np.ndarray:
-    """Tone-mapped, display-referred RGB 0-1 of linear radiance, any shape, float32."""
-    return np.sqrt(1 - np.exp(-1.05 * np.maximum(radiance, 0)))
+def display(exposed: np.ndarray) -> np.ndarray:
+    """Tone-mapped, display-referred RGB 0-1 of radiance times exposure, any shape, float32."""
+    return np.sqrt(1 - np.exp(-np.maximum(exposed, 0)))
 
 
-def to_camera(radiance: np.ndarray, rng: np.random.Generator, noise: float) -> np.ndarray:
-    """Uint8 (H, W, 3) as a camera delivers it: tone curve, the lens's softness and vignetting, sensor noise of
-    `noise` grey levels."""
-    height, width = radiance.shape[:2]
+def to_camera(exposed: np.ndarray, rng: np.random.Generator, noise: float) -> np.ndarray:
+    """Uint8 (H, W, 3) as a camera delivers radiance times exposure: tone curve, the lens's softness and vignetting,
+    sensor noise of `noise` grey levels."""
+    height, width = exposed.shape[:2]
     y, x = np.linspace(-1, 1, height, dtype=np.float32), np.linspace(-1, 1, width, dtype=np.float32)
     shading = 1 - 0.14 * (x[None, :] ** 2 + y[:, None] ** 2) / 2
-    picture = cv2.GaussianBlur(display(radiance * shading[..., None]), (3, 3), 0.45) * 255
+    picture = cv2.GaussianBlur(display(exposed * shading[..., None]), (3, 3), 0.45) * 255
     if noise > 0:
         picture = picture + noise * rng.standard_normal(picture.shape, dtype=np.float32)
     return np.clip(np.rint(picture), 0, 255).astype(np.uint8)

@@ -83,7 +83,7 @@ class _Materials:
 
 def _paint(rng: np.random.Generator, atlas: textures.TextureAtlas) -> _Materials:
     brick = np.concatenate(
-        [textures.brickwork(rng, (150, 92, 70)), np.zeros((512, 512, 1), np.float32)], axis=2
+        [textures.brickwork(rng, (150, 92, 70), courses=32), np.zeros((512, 512, 1), np.float32)], axis=2
     )
     materials = _Materials(
         styles=make_styles(rng, atlas),

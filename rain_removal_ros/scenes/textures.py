@@ -5,8 +5,6 @@ Knows pictures only: not where on a street they hang. Textures are uint8 (H, W, 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import cv2
 import numpy as np
 
@@ -62,18 +60,20 @@ def paving(rng: np.random.Generator) -> np.ndarray:
     return _with_gloss(_grey(level, (1.0, 0.985, 0.96)))
 
 
-def brickwork(rng: np.random.Generator, colour: tuple[float, float, float], size: int = 512) -> np.ndarray:
-    """A wall of bricks, float32 RGB; 48 courses a tile, 3.2 m."""
-    courses, per_course = 48, 14
-    height, width = size / courses, size / per_course
+def brickwork(
+    rng: np.random.Generator, colour: tuple[float, float, float], size: int = 512, courses: int = 128
+) -> np.ndarray:
+    """A wall of bricks, float32 RGB, with `courses` (a divisor of `size`) rows of them."""
+    per_course, height = courses // 3, size // courses
     y, x = np.mgrid[0:size, 0:size].astype(np.float32)
-    course = np.floor(y / height).astype(int)
-    along = x / width + 0.5 * (course % 2)
+    course = y.astype(int) // height
+    along = x * (per_course / size) + 0.5 * (course % 2)
     brick = np.floor(along).astype(int) % per_course
-    shade = rng.normal(1.0, 0.10, (courses, per_course)).astype(np.float32)[course % courses, brick]
-    wall = np.asarray(colour, np.float32) * (shade * (1 + 0.05 * fractal_noise(rng, size, 1.2)))[..., None]
-    mortar = (np.mod(y, height) < 0.17 * height) | (np.mod(along, 1.0) < 0.07)
-    wall[mortar] = 0.45 * wall[mortar] + 0.55 * np.float32((168, 160, 150))
+    shade = rng.normal(1.0, 0.11, (courses, per_course)).astype(np.float32)[course, brick]
+    wall = np.asarray(colour, np.float32) * (shade * (1 + 0.05 * fractal_noise(rng, size, 1.3)))[..., None]
+    joint = max(1, height // 7)
+    mortar = (np.mod(y, height) < joint) | (np.mod(along, 1.0) * (size / per_course) < joint)
+    wall[mortar] = 0.62 * wall[mortar] + 0.38 * np.float32((168, 160, 150))
     return wall
 
 
@@ -330,11 +330,12 @@ def square_sign(symbol: str) -> np.ndarray:
     return _with_gloss(picture.astype(np.float32))
 
 
-@dataclass(frozen=True)
-class _Level:
-    offset: int
-    height: int
-    width: int
+def _halved(texture: np.ndarray, axis: int) -> np.ndarray:
+    """The texture at half its size along one axis, or itself where there is but one texel."""
+    if texture.shape[axis] == 1:
+        return texture
+    height, width = texture.shape[0] >> (axis == 0), texture.shape[1] >> (axis == 1)
+    return cv2.resize(texture, (width, height), interpolation=cv2.INTER_AREA)
 
 
 class TextureAtlas:
@@ -362,9 +363,11 @@ class TextureAtlas:
         pieces, offset = [], 0
         for index, texture in enumerate(self._textures):
             for down in range(reductions):
+                texture = _halved(texture, 0) if down else texture
+                piece = texture
                 for across in range(reductions):
-                    height, width = max(1, texture.shape[0] >> down), max(1, texture.shape[1] >> across)
-                    piece = cv2.resize(texture, (width, height), interpolation=cv2.INTER_AREA)
+                    piece = _halved(piece, 1) if across else piece
+                    height, width = piece.shape[:2]
                     self._offset[index, down, across] = offset
                     self._height[index, down, across] = height
                     self._width[index, down, across] = width

@@ -30,7 +30,7 @@ def _leaves(
     axis /= np.linalg.norm(axis, axis=1, keepdims=True)
     across = np.cross(axis, rng.standard_normal((count, 3)))
     across /= np.linalg.norm(across, axis=1, keepdims=True)
-    length = rng.uniform(0.16, 0.34, count)[:, None]
+    length = rng.uniform(0.10, 0.23, count)[:, None]
     width = length * rng.uniform(0.28, 0.5, count)[:, None]
     tip, root = centre + axis * length, centre - axis * length
     left, right = centre + across * width, centre - across * width
@@ -47,7 +47,7 @@ def _leaves(
     return mesh.replaced(colour=np.clip(np.concatenate([tone, tone]), 0.02, 1).astype(np.float32))
 
 
-def tree(rng: np.random.Generator, bark: int, height: float = 8.0, leaves: int = 2600) -> Mesh:
+def tree(rng: np.random.Generator, bark: int, height: float = 8.0, leaves: int = 3800) -> Mesh:
     """A broad-leaved tree with an irregular crown; `bark` is the trunk's texture."""
     wood = Surface(TrainId.VEGETATION, (0.9, 0.9, 0.9), texture=bark, tile=(0.6, 1.2))
     fork = height * rng.uniform(0.28, 0.36)
