@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -145,3 +146,125 @@ def _kinds_of(root: Path, images: list[Path]) -> dict[str, tuple[str | None, str
             f"{index} has no row for {missing[0]} (and {len(missing) - 1} others); complete it or remove it"
         )
     return kinds
+
+
+PAIR_FOLDERS = (("rainy", "clean"), ("input", "target"), ("rain", "norain"), ("input", "gt"))
+
+
+class PairedDataset:
+    """Two folders of images with the same file stems, one rainy and one clean, without depth or labels.
+
+    The folders are rainy/ and clean/, or go by another of the names in PAIR_FOLDERS. A leading `rain-` or `norain-` of a stem
+    is ignored. Raises DatasetError where the folders are missing or an image has no partner.
+    """
+
+    def __init__(self, root: Path, select: Sequence[str] = ()):
+        root = Path(root)
+        pairs = [(root / rainy, root / clean) for rainy, clean in PAIR_FOLDERS]
+        found = [pair for pair in pairs if pair[0].is_dir() and pair[1].is_dir()]
+        if not found:
+            names = ", ".join(f"{rainy}/ and {clean}/" for rainy, clean in PAIR_FOLDERS)
+            raise DatasetError(f"{root} holds no pair of folders; expected {names}")
+        rainy_folder, clean_folder = found[0]
+        rainy = {_pair_stem(path): path for path in _images_in(rainy_folder)}
+        clean = {_pair_stem(path): path for path in _images_in(clean_folder)}
+        for images, others, folder in ((rainy, clean, clean_folder), (clean, rainy, rainy_folder)):
+            alone = sorted(images.keys() - others.keys())
+            if alone:
+                raise DatasetError(
+                    f"{images[alone[0]]} has no partner in {folder} ({len(alone) - 1} others have none either)"
+                )
+        prefixes = tuple(select) or ""
+        self.pairs = [(rainy[stem], clean[stem]) for stem in sorted(rainy) if stem.startswith(prefixes)]
+        if not self.pairs:
+            raise DatasetError(f"none of the {len(rainy)} pairs in {root} begins with {' or '.join(select)}")
+
+    def __len__(self) -> int:
+        return len(self.pairs)
+
+    def __getitem__(self, index: int) -> Example:
+        rainy, clean = self.pairs[index]
+        return check_sizes(Example(_pair_stem(rainy), read_image(clean), rainy=read_image(rainy)))
+
+
+def _pair_stem(path: Path) -> str:
+    return path.stem.removeprefix("norain-").removeprefix("rain-")
+
+
+class DriveDataset:
+    """Views of the procedural drive, rendered as they are asked for: exact depth and labels, and no file to fetch.
+
+    Every split drives streets of its own; a view every two seconds, so that none resembles the last.
+    """
+
+    STREETS = {"train": range(0, 24), "val": range(1000, 1006), "test": range(2000, 2006)}
+    VIEWS_PER_STREET = 8
+
+    def __init__(self, split: str = "val", width: int = 640, height: int = 360):
+        # The renderer needs packages that a trainer on real images does without.
+        from rain_removal_ros.scenes import Drive
+
+        self._drives = [
+            Drive(width, height, self.VIEWS_PER_STREET, rate=0.5, seed=seed) for seed in self.STREETS[split]
+        ]
+        self._lock = threading.Lock()
+
+    def __len__(self) -> int:
+        return len(self._drives) * self.VIEWS_PER_STREET
+
+    def __getitem__(self, index: int) -> Example:
+        if not 0 <= index < len(self):
+            raise IndexError(f"view {index} of {len(self)}")
+        drive = self._drives[index // self.VIEWS_PER_STREET]
+        with self._lock:
+            frame = drive[index % self.VIEWS_PER_STREET]
+        return Example(
+            name=f"drive_{drive.seed}_{frame.index}",
+            clean=frame.image,
+            inverse_depth=frame.inverse_depth,
+            labels=frame.labels,
+            label_kind="human",
+            depth_kind="rendered",
+        )
+
+
+DATASET_KINDS = ("folder", "raincityscapes", "paired", "drive")
+SPLITS = ("train", "val", "test")
+
+
+def open_dataset(
+    kind: str,
+    root: Path | None,
+    split: str | None = None,
+    select: Sequence[str] = (),
+    depth_scale: float | None = None,
+) -> Dataset:
+    """A dataset of one of DATASET_KINDS.
+
+    `split` is one of SPLITS; for folders and pairs the subfolder of that name, or None for the root itself; elsewhere None
+    means `val`. `select` keeps names that begin with one of its prefixes; `depth_scale` is RainCityscapes' alone. Raises
+    DatasetError where the root or a file of it is missing, ValueError for another kind.
+    """
+    if kind not in DATASET_KINDS:
+        raise ValueError(f"unknown kind of dataset {kind!r}; the kinds are {', '.join(DATASET_KINDS)}")
+    if kind == "drive":
+        if select:
+            raise DatasetError(
+                f"the drive has no file names to select {' or '.join(select)} by; choose a split instead"
+            )
+        return DriveDataset(split or "val")
+    if root is None:
+        raise DatasetError(f"a dataset of kind {kind} needs its root folder; give --data DIR")
+    root = Path(root)
+    if kind == "raincityscapes":
+        from rain_removal_ros.training.raincityscapes import (
+            RainCityscapesDataset,
+        )  # which imports this module
+
+        return RainCityscapesDataset(root, split or "val", select, depth_scale)
+    folder = root / split if split else root
+    if not folder.is_dir():
+        raise DatasetError(
+            f"{folder} is not a folder" + (f"; {root} has no split {split!r}" if split else "")
+        )
+    return FolderDataset(folder, select) if kind == "folder" else PairedDataset(folder, select)

@@ -1,0 +1,55 @@
+"""Sheets of pictures to look at: a row a view, columns rainy, derained, clean and inverse depth. Knows arrays only."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+
+from rain_removal_ros.network import MAX_INVERSE_DEPTH
+
+COLUMN_WIDTH = 400
+CAPTION_HEIGHT = 24
+
+
+@dataclass(frozen=True)
+class SheetRow:
+    """Pictures of one view: uint8 (H, W, 3) RGB, any size, under one caption."""
+
+    caption: str
+    pictures: Sequence[np.ndarray]
+
+
+def colour_inverse_depth(inverse_depth: np.ndarray) -> np.ndarray:
+    """float (H, W) in 1/m -> uint8 (H, W, 3) RGB on a fixed scale: near is bright yellow, far is dark blue.
+
+    The square root spreads the distances that matter on a road (5 to 100 m) over most of the colours.
+    """
+    share = np.sqrt(np.clip(inverse_depth / np.float32(0.5 * MAX_INVERSE_DEPTH), 0, 1))
+    coloured = cv2.applyColorMap(np.uint8(255 * share), cv2.COLORMAP_CIVIDIS)
+    return cv2.cvtColor(coloured, cv2.COLOR_BGR2RGB)
+
+
+def draw_sheet(rows: Sequence[SheetRow]) -> np.ndarray:
+    """uint8 (H, W, 3) RGB: the rows under each other, every picture COLUMN_WIDTH wide."""
+    columns = max(len(row.pictures) for row in rows)
+    bands = []
+    for row in rows:
+        height, width = row.pictures[0].shape[:2]
+        size = (COLUMN_WIDTH, max(1, round(height * COLUMN_WIDTH / width)))
+        band = np.full((size[1] + CAPTION_HEIGHT, columns * COLUMN_WIDTH, 3), 24, np.uint8)
+        for number, picture in enumerate(row.pictures):
+            shrunk = cv2.resize(picture, size, interpolation=cv2.INTER_AREA)
+            band[CAPTION_HEIGHT:, number * COLUMN_WIDTH : (number + 1) * COLUMN_WIDTH] = shrunk
+        origin = (6, CAPTION_HEIGHT - 7)
+        cv2.putText(band, row.caption, origin, cv2.FONT_HERSHEY_SIMPLEX, 0.5, (235,) * 3, 1, cv2.LINE_AA)
+        bands.append(band)
+    return np.concatenate(bands)
+
+
+def write_picture(path, image: np.ndarray) -> None:
+    """Write uint8 (H, W, 3) RGB. Raises OSError where the file cannot be written."""
+    if not cv2.imwrite(str(path), image[..., ::-1]):
+        raise OSError(f"cannot write {path}")

@@ -1,0 +1,52 @@
+"""The command line's runtime options, the same in every subcommand that runs a network. Knows the settings, not the backends."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from rain_removal_ros.runtime import RuntimeSettings
+
+BACKENDS = ("auto", "tensorrt", "torch-cuda", "openvino", "torch-cpu")
+PRECISIONS = ("auto", "fp32", "fp16", "bf16")
+
+
+def add_runtime_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add what runs a network and how: --backend, --precision, --threads, --device, --cache-dir."""
+    defaults = RuntimeSettings()
+    group = parser.add_argument_group("runtime")
+    group.add_argument(
+        "--backend", choices=BACKENDS, default=defaults.backend, help="what runs the network (%(default)s)"
+    )
+    group.add_argument("--precision", choices=PRECISIONS, default=defaults.precision, help="(%(default)s)")
+    group.add_argument(
+        "--threads", type=int, default=defaults.threads, help="CPU threads; 0: the runtime's choice"
+    )
+    group.add_argument("--device", type=int, default=defaults.device, help="CUDA device index (%(default)s)")
+    group.add_argument("--cache-dir", type=Path, help="where compiled networks are kept")
+
+
+def add_weights_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add which network: --preset and --weights."""
+    group = parser.add_argument_group("network")
+    group.add_argument(
+        "--preset",
+        default=RuntimeSettings().preset,
+        help="network whose packaged weights to use (%(default)s)",
+    )
+    group.add_argument(
+        "--weights", type=Path, help="a .safetensors file instead of the preset's packaged weights"
+    )
+
+
+def settings_from(arguments: argparse.Namespace, weights: Path | None = None) -> RuntimeSettings:
+    """The settings that the parsed options mean. `weights`: for a command that takes several files, the one in question."""
+    return RuntimeSettings(
+        backend=arguments.backend,
+        precision=arguments.precision,
+        preset=arguments.preset,
+        weights=weights or getattr(arguments, "weights", None),
+        cache_dir=arguments.cache_dir,
+        threads=arguments.threads,
+        device=arguments.device,
+    )
