@@ -58,7 +58,7 @@ setup(
         ],
         "tensorrt": ["torch-tensorrt>=2.8"],
         "tensorrt-rtx": ["torch-tensorrt-rtx>=2.11"],
-        "scenes": ["trimesh", "embreex"],
+        "scenes": ["embreex"],
         "training": [
             "accelerate",
             "matplotlib",
