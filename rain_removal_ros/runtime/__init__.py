@@ -7,14 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
-from enum import Enum
+from enum import StrEnum
 from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 
 
-class Output(str, Enum):
+class Output(StrEnum):
     """What a caller may ask a `Restorer` for. Nothing is computed for what is not asked for."""
 
     IMAGE = "image"
@@ -33,7 +33,7 @@ class Restored:
 
 @dataclass(frozen=True)
 class RuntimeSettings:
-    """What the user chose. `auto` lets the machine decide; the decision and its reasons are in `RuntimeInfo.reason`."""
+    """What the user chose. `auto` lets the machine decide; `RuntimeInfo.reason` says what and why."""
 
     backend: str = "auto"  # auto | tensorrt | torch-cuda | openvino | torch-cpu
     precision: str = "auto"  # auto | fp32 | fp16 | bf16
@@ -44,6 +44,9 @@ class RuntimeSettings:
     cache_limit_bytes: int = 4 << 30
     threads: int = 0  # CPU threads, 0 = the runtime's own choice
     device: int = 0  # CUDA device index
+    while_building: str = (
+        "wait"  # tensorrt: frames wait for their engine, or `torch`: torch-cuda serves meanwhile
+    )
 
 
 @dataclass(frozen=True)
@@ -59,13 +62,14 @@ class RuntimeInfo:
     weights_sha256: str
     input_sizes: tuple[tuple[int, int], ...] = ()  # (height, width) of the sizes compiled so far
     engine_keys: tuple[str, ...] = field(default=())  # one a compiled size and set of outputs
+    building: str = ""  # what is being built at the moment, e.g. "1024x512 image"; "": nothing
 
 
 Progress = Callable[[str], None]  # told, every few seconds, what a long build is doing
 
 
 class Restorer(Protocol):
-    """Restores images of any size from 64x64 to 3840x2160; a size seen for the first time is compiled first."""
+    """Restores images of any size from 64x64 to 3840x2160; a size seen for the first time is compiled."""
 
     @property
     def info(self) -> RuntimeInfo: ...
@@ -78,7 +82,23 @@ class Restorer(Protocol):
     def __call__(
         self, image: np.ndarray, outputs: Collection[Output] = (Output.IMAGE, Output.INVERSE_DEPTH)
     ) -> Restored:
-        """Restore a uint8 (H, W, 3) RGB image. Raises ImageError for another dtype, shape or size."""
+        """Restore a uint8 (H, W, 3) RGB image. Raises ImageError for another dtype, shape or size.
+
+        Outputs that were not prepared are served by a prepared graph of that size with more outputs; only if
+        there is none, a graph is compiled for them first. The arrays are the caller's to keep.
+        """
 
     def close(self) -> None:
         """Give back the device's memory. The restorer cannot be used afterwards."""
+
+
+def create_restorer(settings: RuntimeSettings, on_progress: Progress | None = None) -> Restorer:
+    """The restorer that these settings ask for, with its networks loaded and nothing compiled yet.
+
+    `on_progress` is told about builds that no `prepare` call with a listener of its own asked for, and about
+    cached engines that could not be used. It is called from other threads.
+    Raises BackendError, PresetError or WeightsError.
+    """
+    from rain_removal_ros.runtime import selection  # PyTorch is loaded only from here on
+
+    return selection.create_restorer(settings, on_progress)

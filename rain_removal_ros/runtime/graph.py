@@ -1,8 +1,8 @@
 """The whole way from a uint8 frame to uint8 outputs as one module, which every backend compiles as one graph.
 
-Normalisation, padding to the network's stride, clamping and rounding are inside. The frame stays in grey levels, whose whole
-numbers up to 256 bfloat16 and float16 hold exactly, and the correction is added to it in float32, so that low
-precision never bands a sky.
+Normalisation, padding to the network's stride, clamping and rounding are inside. The frame stays in grey
+levels, whose whole numbers up to 256 bfloat16 and float16 hold exactly, and the correction is added to it in
+float32, so that low precision never bands a sky.
 """
 
 from __future__ import annotations
@@ -23,15 +23,17 @@ def check_size(height: int, width: int) -> None:
     """Raise ImageError for an image that the networks are not made for."""
     if not (MIN_SIDE <= height <= MAX_HEIGHT and MIN_SIDE <= width <= MAX_WIDTH):
         raise ImageError(
-            f"image of {width}x{height} pixels; images from {MIN_SIDE}x{MIN_SIDE} to {MAX_WIDTH}x{MAX_HEIGHT} are taken"
+            f"image of {width}x{height} pixels; "
+            f"images from {MIN_SIDE}x{MIN_SIDE} to {MAX_WIDTH}x{MAX_HEIGHT} are taken"
         )
 
 
 class FrameGraph(nn.Module):
     """uint8 (N, H, W, 3) RGB -> the outputs asked for, in the order image, inverse_depth, labels.
 
-    image: uint8 (N, H, W, 3); inverse depth: float32 (N, H, W) in 1/m; labels: uint8 (N, H, W), of the restored image.
-    Depth and labels are computed at 1/4 and brought to full size bilinearly. `dtype` is that of the networks' weights.
+    image: uint8 (N, H, W, 3); inverse depth: float32 (N, H, W) in 1/m; labels: uint8 (N, H, W), of the
+    restored image. Depth and labels are computed at 1/4 and brought to full size bilinearly. `dtype` is that
+    of the networks' weights.
     """
 
     def __init__(
@@ -55,12 +57,13 @@ class FrameGraph(nn.Module):
         self.height, self.width, self.dtype = height, width, dtype
         stride = network.stride
         bottom, right = -height % stride, -width % stride
-        # reflection needs more image than padding; replication serves every size and keeps edges free of black bars
+        # reflection needs more image than padding; replication serves every size without black bars
         self.padding = (right // 2, right - right // 2, bottom // 2, bottom - bottom // 2)
 
     def crop(self, x: Tensor) -> Tensor:
-        left, _, top, _ = self.padding
-        return x[..., top : top + self.height, left : left + self.width]
+        """Without the padding; counted from the far sides, so that a trace serves every size padded alike."""
+        left, right, top, bottom = self.padding
+        return x[..., top : -bottom or None, left : -right or None]
 
     def forward(self, frame: Tensor) -> tuple[Tensor, ...]:
         grey_levels = frame.permute(0, 3, 1, 2).float()

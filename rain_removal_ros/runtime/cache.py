@@ -1,0 +1,236 @@
+"""Compiled networks on disk, found again by all that decides what is in them. Knows files, not compilers.
+
+An entry is a blob and a JSON file beside it with the key, the blob's size and its SHA-256. Both are written
+to temporary names and renamed, one builder at a time per entry, and the least recently used ones give way.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import logging
+import os
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from rain_removal_ros.network import sha256_of
+from rain_removal_ros.runtime import Progress
+
+FORMAT = 1
+log = logging.getLogger(__name__)
+
+
+def default_folder() -> Path:
+    """$XDG_CACHE_HOME/rain_removal_ros, else ~/.cache/rain_removal_ros."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "rain_removal_ros"
+
+
+@dataclass(frozen=True)
+class EngineKey:
+    """All that decides what a compiled network is: equal keys may share an engine, different ones never.
+
+    fields: weights SHA-256, preset, size, precision, outputs, versions, device, each as text.
+    """
+
+    fields: Mapping[str, str]
+
+    @property
+    def digest(self) -> str:
+        """Hex digest of the fields, the same in every process and whatever their order."""
+        canonical = json.dumps({"format": str(FORMAT), **self.fields}, sort_keys=True)
+        return hashlib.sha256(canonical.encode()).hexdigest()[:24]
+
+    @property
+    def name(self) -> str:
+        """The file name without its ending; begins with what a person looks for."""
+        parts = (self.fields.get(field) for field in ("backend", "preset", "size", "precision"))
+        return "-".join([part for part in parts if part] + [self.digest])
+
+
+@dataclass(frozen=True)
+class Entry:
+    """An engine in the cache as its JSON file describes it."""
+
+    name: str
+    blob: Path
+    fields: Mapping[str, str]
+    bytes: int
+    sha256: str
+    last_used: float  # seconds since the epoch
+
+
+class EngineCache:
+    """A folder of compiled networks. Every problem with it costs a build or a warning, never a frame."""
+
+    def __init__(self, folder: Path | None, limit_bytes: int, warn: Progress | None = None):
+        """`warn` is told, in words, why an engine was not used or not kept; default: the log."""
+        self.folder = Path(folder or default_folder())
+        self.limit_bytes = limit_bytes
+        self._warn = warn or log.warning
+        self._warned_unwritable = False
+
+    def find(self, key: EngineKey) -> Path | None:
+        """The blob of this key, whole and ours, or None; a damaged or foreign entry is reported and removed.
+
+        Call it, and `store`, inside `building(key)`: a blob without its description may be one being stored.
+        """
+        description = self._description(key.name)
+        blob = self._blob(key.name)
+        if not description.exists() and not blob.exists():
+            return None
+        problem = self._problem(key.name, key)
+        if problem:
+            self.discard(key, problem)
+            return None
+        try:
+            os.utime(description)
+        except OSError as error:  # a read-only cache in a container image still serves
+            log.debug("cannot mark %s as used: %s", description, error)
+        return blob
+
+    def discard(self, key: EngineKey, why: str) -> None:
+        """Remove an entry that cannot be used and say why; the caller builds anew."""
+        self._warn(f"cached engine {self._blob(key.name)} is not used: {why}; building it again")
+        self._remove(key.name)
+
+    def store(self, key: EngineKey, write: Callable[[Path], None]) -> Path | None:
+        """Keep what `write(path)` writes; None (and one warning) where the folder cannot be written."""
+        blob, description = self._blob(key.name), self._description(key.name)
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            with tempfile.TemporaryDirectory(prefix=".partial-", dir=self.folder) as work:
+                partial = Path(work) / blob.name
+                write(partial)
+                entry = {
+                    "format": FORMAT,
+                    "key": dict(key.fields),
+                    "bytes": partial.stat().st_size,
+                    "sha256": sha256_of(partial),
+                }
+                partial_description = Path(work) / description.name
+                partial_description.write_text(json.dumps(entry, indent=2, sort_keys=True) + "\n")
+                partial.replace(blob)
+                partial_description.replace(description)
+        except OSError as error:
+            if not self._warned_unwritable:
+                self._warned_unwritable = True
+                self._warn(
+                    f"cache folder {self.folder} cannot be written ({error}); the engine stays in memory "
+                    "and is built again at the next start. Set cache_dir to a folder that can be written"
+                )
+            return None
+        self._make_room(keep=key.name)
+        return blob
+
+    @contextmanager
+    def building(self, key: EngineKey, on_wait: Callable[[], None] | None = None) -> Iterator[None]:
+        """Hold this entry's lock, so that of two processes that want one engine the second finds the first's.
+
+        `on_wait` is called once if another process holds it. A process that dies lets go. Without a writable
+        folder there is nothing to share, so nothing is locked.
+        """
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            handle = os.open(self._lock(key.name), os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+        except OSError:
+            yield
+            return
+        try:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                if on_wait:
+                    on_wait()
+                fcntl.flock(handle, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(handle)
+
+    def entries(self) -> list[Entry]:
+        """Every readable entry, the most recently used first."""
+        found = []
+        for description in self.folder.glob("*.json"):
+            try:
+                content = json.loads(description.read_text())
+                found.append(
+                    Entry(
+                        name=description.stem,
+                        blob=self._blob(description.stem),
+                        fields=content["key"],
+                        bytes=content["bytes"],
+                        sha256=content["sha256"],
+                        last_used=description.stat().st_mtime,
+                    )
+                )
+            except (OSError, ValueError, KeyError, TypeError):
+                log.debug("%s is not the description of an engine", description)
+        return sorted(found, key=lambda entry: entry.last_used, reverse=True)
+
+    def verify(self) -> dict[str, str | None]:
+        """Every entry's name and what is wrong with it (None: nothing)."""
+        names = {path.stem for ending in ("json", "engine") for path in self.folder.glob(f"*.{ending}")}
+        return {name: self._problem(name) for name in sorted(names)}
+
+    def clear(self) -> int:
+        """Remove every entry; how many there were."""
+        names = {path.stem for ending in ("json", "engine") for path in self.folder.glob(f"*.{ending}")}
+        for name in names:
+            self._remove(name)
+            self._lock(name).unlink(missing_ok=True)
+        return len(names)
+
+    def _problem(self, name: str, key: EngineKey | None = None) -> str | None:
+        blob, description = self._blob(name), self._description(name)
+        if not description.is_file():
+            return "it has no description beside it"
+        if not blob.is_file():
+            return "its description stands without it"
+        for path in (blob, description):
+            if path.stat().st_uid not in (os.getuid(), 0):
+                return f"{path.name} belongs to another user"
+        try:
+            content = json.loads(description.read_text())
+            fields, size, digest = content["key"], content["bytes"], content["sha256"]
+            written = content["format"]
+        except (ValueError, KeyError, TypeError) as error:
+            return f"its description cannot be read ({type(error).__name__}: {error})"
+        if written != FORMAT:
+            return f"it was written in format {written!r}, this is {FORMAT}"
+        if EngineKey(fields).name != name:
+            return "its description belongs to another engine"
+        if key is not None and dict(key.fields) != fields:
+            changed = sorted(f for f in {*fields, *key.fields} if fields.get(f) != key.fields.get(f))
+            return f"it was built for another {', '.join(changed)}"
+        if blob.stat().st_size != size:
+            return f"it has {blob.stat().st_size} bytes instead of {size}"
+        if sha256_of(blob) != digest:
+            return "its checksum is wrong"
+        return None
+
+    def _make_room(self, keep: str) -> None:
+        used = 0
+        for entry in self.entries():
+            used += entry.bytes
+            if used > self.limit_bytes and entry.name != keep:
+                log.info("removing %s, the cache is above %d bytes", entry.blob, self.limit_bytes)
+                self._remove(entry.name)
+
+    def _remove(self, name: str) -> None:
+        for path in (self._description(name), self._blob(name)):
+            try:
+                path.unlink(missing_ok=True)
+            except OSError as error:
+                self._warn(f"{path} cannot be removed ({error}); remove it by hand")
+
+    def _blob(self, name: str) -> Path:
+        return self.folder / f"{name}.engine"
+
+    def _description(self, name: str) -> Path:
+        return self.folder / f"{name}.json"
+
+    def _lock(self, name: str) -> Path:
+        return self.folder / f".{name}.lock"

@@ -1,0 +1,169 @@
+"""What every backend shares: checking frames, keeping a compiled graph for each size, saying what runs.
+
+Knows no framework; a backend adds how one graph is compiled and run.
+"""
+
+from __future__ import annotations
+
+import threading
+from abc import ABC, abstractmethod
+from collections import OrderedDict
+from collections.abc import Collection
+from typing import Protocol
+
+import numpy as np
+
+from rain_removal_ros.errors import BackendError, ImageError
+from rain_removal_ros.runtime import Output, Progress, Restored, RuntimeInfo
+from rain_removal_ros.runtime.graph import check_size
+from rain_removal_ros.runtime.networks import Networks
+
+MAX_COMPILED = 8
+"""Compiled graphs kept in memory; the one used longest ago gives way."""
+
+Outputs = tuple[Output, ...]
+
+
+class CompiledFrame(Protocol):
+    """A graph compiled for one size and set of outputs."""
+
+    engine_key: str
+
+    def run(self, image: np.ndarray) -> tuple[np.ndarray, ...]:
+        """uint8 (H, W, 3) -> the outputs in the order of `Output`, in arrays of the caller's own."""
+
+    def close(self) -> None:
+        """Give back the memory."""
+
+
+def ordered(outputs: Collection[Output]) -> Outputs:
+    """The outputs in the order of `Output`, once each. Raises ValueError for none or for an unknown one."""
+    chosen = {Output(output) for output in outputs}
+    if not chosen:
+        raise ValueError("no outputs were asked for")
+    return tuple(output for output in Output if output in chosen)
+
+
+def describe(height: int, width: int, outputs: Outputs) -> str:
+    """`1024x512 image+inverse_depth`"""
+    return f"{width}x{height} {'+'.join(output.value for output in outputs)}"
+
+
+class CompilingRestorer(ABC):
+    """A `Restorer` that compiles a graph for every size and set of outputs that it is asked for.
+
+    `prepare` compiles exactly what it is told to. A frame is served by the graph of exactly its outputs; else
+    by one with more of them, whose rest is dropped, so that a new subscriber never stalls a stream; only when
+    there is neither, a graph is compiled for it.
+    """
+
+    backend: str
+
+    def __init__(
+        self,
+        networks: Networks,
+        device: str,
+        precision: str,
+        reason: str,
+        on_progress: Progress | None = None,
+    ):
+        self.networks = networks
+        self.device_name, self.precision, self.reason = device, precision, reason
+        self._on_progress = on_progress
+        self._compiled: OrderedDict[tuple[int, int, Outputs], CompiledFrame] = OrderedDict()
+        self._table = threading.Lock()  # held for moments
+        self._building = threading.Lock()  # held while a graph is compiled
+        self._running = threading.Lock()  # held while a frame is in work
+        self._closed = False
+        self._in_work = ""
+
+    @abstractmethod
+    def _compile(
+        self, height: int, width: int, outputs: Outputs, on_progress: Progress | None
+    ) -> CompiledFrame:
+        """Find in the cache or compile the graph of this size and these outputs."""
+
+    @property
+    def info(self) -> RuntimeInfo:
+        with self._table:
+            compiled = list(self._compiled.items())
+        return RuntimeInfo(
+            backend=self.backend,
+            device=self.device_name,
+            precision=self.precision,
+            reason=self.reason,
+            preset=self.networks.preset,
+            weights=self.networks.weights.name,
+            weights_sha256=self.networks.weights_sha256,
+            input_sizes=tuple(dict.fromkeys((height, width) for (height, width, _), _ in compiled)),
+            engine_keys=tuple(frame.engine_key for _, frame in compiled),
+            building=self._in_work,
+        )
+
+    def prepare(
+        self, height: int, width: int, outputs: Collection[Output], on_progress: Progress | None = None
+    ) -> None:
+        check_size(height, width)
+        outputs = ordered(outputs)
+        with self._building:
+            if self._find(height, width, outputs, exact=True) is not None:
+                return
+            self._in_work = describe(height, width, outputs)
+            try:
+                frame = self._compile(height, width, outputs, on_progress or self._on_progress)
+                frame.run(np.zeros((height, width, 3), np.uint8))  # the first run allocates
+            finally:
+                self._in_work = ""
+            with self._table:
+                self._compiled[height, width, outputs] = frame
+                retired = [
+                    self._compiled.popitem(last=False)[1] for _ in range(len(self._compiled) - MAX_COMPILED)
+                ]
+        with self._running:
+            for old in retired:
+                old.close()
+
+    def __call__(
+        self, image: np.ndarray, outputs: Collection[Output] = (Output.IMAGE, Output.INVERSE_DEPTH)
+    ) -> Restored:
+        if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
+            raise ImageError(
+                f"image of dtype {image.dtype} and shape {image.shape}; uint8 (height, width, 3) RGB is taken"
+            )
+        height, width = image.shape[:2]
+        check_size(height, width)
+        outputs = ordered(outputs)
+        while True:
+            with self._running:
+                found = self._find(height, width, outputs)
+                if found is not None:
+                    made, frame = found
+                    results = dict(zip(made, frame.run(image), strict=True))
+                    break
+            self.prepare(height, width, outputs)
+        return Restored(**{output.value: results[output] if output in outputs else None for output in Output})
+
+    def close(self) -> None:
+        with self._building, self._running, self._table:
+            self._closed = True
+            for frame in self._compiled.values():
+                frame.close()
+            self._compiled.clear()
+
+    def _find(
+        self, height: int, width: int, outputs: Outputs, exact: bool = False
+    ) -> tuple[Outputs, CompiledFrame] | None:
+        with self._table:
+            if self._closed:
+                raise BackendError("this restorer was closed; create a new one")
+            candidates = [
+                made
+                for (made_height, made_width, made) in self._compiled
+                if (made_height, made_width) == (height, width)
+                and (made == outputs if exact else set(made) >= set(outputs))
+            ]
+            if not candidates:
+                return None
+            made = min(candidates, key=len)
+            self._compiled.move_to_end((height, width, made))
+            return made, self._compiled[height, width, made]

@@ -1,0 +1,102 @@
+"""Takes frames to a CUDA device, through a network and back on a stream of its own. Knows no compiler."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+FrameFunction = Callable[
+    [Tensor], tuple[Tensor, ...]
+]  # uint8 (N, H, W, 3) on the device -> outputs, see FrameGraph
+
+
+@dataclass(frozen=True)
+class DeviceTimes:
+    """Milliseconds between device events of one frame."""
+
+    copy_in: float
+    engine: float
+    copy_out: float
+    total: float
+
+
+class DeviceFrames:
+    """Pinned host buffers, device buffers and a stream for one compiled graph; one batch at a time."""
+
+    def __init__(
+        self,
+        function: FrameFunction,
+        height: int,
+        width: int,
+        device: torch.device,
+        engine_key: str,
+        batch: int = 1,
+        cuda_graph: bool = False,
+    ):
+        """`cuda_graph`: record the function once and replay it, which spares the launches of its kernels."""
+        self.engine_key = engine_key
+        self._device = device
+        self._function = function
+        self._host_input = torch.empty(batch, height, width, 3, dtype=torch.uint8, pin_memory=True)
+        self._host_input_view = self._host_input.numpy()
+        self._events = [torch.cuda.Event(enable_timing=True) for _ in range(4)]
+        self._graph: torch.cuda.CUDAGraph | None = None
+        with torch.cuda.device(device), torch.inference_mode():
+            self._stream = torch.cuda.Stream(device)
+            self._device_input = torch.zeros(batch, height, width, 3, dtype=torch.uint8, device=device)
+            self._stream.wait_stream(torch.cuda.current_stream(device))
+            with torch.cuda.stream(self._stream):
+                for _ in range(3):  # compilers choose and allocate in the first runs
+                    outputs = function(self._device_input)
+                self._stream.synchronize()
+                if cuda_graph:
+                    self._graph = torch.cuda.CUDAGraph()
+                    with torch.cuda.graph(self._graph, stream=self._stream):
+                        outputs = function(self._device_input)
+            self._device_outputs = tuple(outputs)
+        self._host_outputs = tuple(
+            torch.empty(output.shape, dtype=output.dtype, pin_memory=True) for output in outputs
+        )
+
+    def run_batch(self, images: np.ndarray) -> tuple[np.ndarray, ...]:
+        """uint8 (N, H, W, 3) -> every output with its batch axis, in views that the next call overwrites."""
+        np.copyto(self._host_input_view, images)
+        start, arrived, computed, finished = self._events
+        with torch.cuda.device(self._device), torch.inference_mode(), torch.cuda.stream(self._stream):
+            start.record()
+            self._device_input.copy_(self._host_input, non_blocking=True)
+            arrived.record()
+            if self._graph is not None:
+                self._graph.replay()
+                outputs = self._device_outputs
+            else:
+                outputs = self._function(self._device_input)
+            computed.record()
+            for host, output in zip(self._host_outputs, outputs, strict=True):
+                host.copy_(output, non_blocking=True)
+            finished.record()
+            self._stream.synchronize()
+        return tuple(host.numpy() for host in self._host_outputs)
+
+    def run(self, image: np.ndarray) -> tuple[np.ndarray, ...]:
+        """See `CompiledFrame.run`."""
+        return tuple(output[0].copy() for output in self.run_batch(image[None]))
+
+    def times(self) -> DeviceTimes:
+        """The device's times of the last frame."""
+        start, arrived, computed, finished = self._events
+        return DeviceTimes(
+            start.elapsed_time(arrived),
+            arrived.elapsed_time(computed),
+            computed.elapsed_time(finished),
+            start.elapsed_time(finished),
+        )
+
+    def close(self) -> None:
+        self._graph = None
+        self._function = None
+        self._device_outputs = self._device_input = None

@@ -1,0 +1,161 @@
+"""The CPU backend: OpenVINO, in bfloat16 where the CPU has it natively, through the engine cache."""
+
+from __future__ import annotations
+
+import io
+import os
+from pathlib import Path
+
+import numpy as np
+import openvino
+import torch
+
+from rain_removal_ros.errors import BackendError
+from rain_removal_ros.runtime import Progress
+from rain_removal_ros.runtime.cache import EngineCache, EngineKey
+from rain_removal_ros.runtime.compiled import CompiledFrame, CompilingRestorer, Outputs, describe
+from rain_removal_ros.runtime.graph import MIN_SIDE, FrameGraph
+from rain_removal_ros.runtime.networks import Networks
+from rain_removal_ros.runtime.progress import reporting
+
+ELEMENT_TYPES = {"fp32": "f32", "bf16": "bf16", "fp16": "f16"}
+
+
+def native_precisions() -> tuple[str, ...]:
+    """What this CPU computes natively, the fastest first; fp32 always."""
+    capabilities = openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    return tuple(name for name in ("bf16", "fp16", "fp32") if name.upper() in capabilities or name == "fp32")
+
+
+def convert(networks: Networks, height: int, width: int, outputs: Outputs) -> openvino.Model:
+    """The frame graph of this size as an OpenVINO model, uint8 (1, H, W, 3) to the outputs.
+
+    Tracing runs the network once, so it is done on the smallest image that is padded alike and then reshaped.
+    """
+    stride = networks.derain.stride
+    small = [-(-MIN_SIDE // stride) * stride + side % stride for side in (height, width)]
+    graph = FrameGraph(networks.derain, networks.segmentation(outputs), *small, outputs).eval()
+    example = torch.zeros(1, *small, 3, dtype=torch.uint8)
+    with torch.inference_mode():
+        traced = torch.jit.trace(graph, example, check_trace=False)
+    model = openvino.convert_model(traced, example_input=example)
+    model.reshape([1, height, width, 3])
+    return model
+
+
+def computed_precision(model: openvino.CompiledModel) -> str:
+    """The element type that the convolutions of a compiled model really run in."""
+    seen: dict[str, int] = {}
+    for operation in model.get_runtime_model().get_ordered_ops():
+        details = operation.get_rt_info()
+        if "Convolution" in str(details["layerType"].value):
+            precision = str(details["runtimePrecision"].value)
+            seen[precision] = seen.get(precision, 0) + 1
+    return max(seen, key=seen.get) if seen else "none"
+
+
+class OpenVINOFrame:
+    """One compiled graph and its only infer request."""
+
+    def __init__(self, model: openvino.CompiledModel, engine_key: str):
+        self.engine_key = engine_key
+        self._request = model.create_infer_request()
+
+    def run(self, image: np.ndarray) -> tuple[np.ndarray, ...]:
+        self._request.infer([np.ascontiguousarray(image)[None]], share_inputs=True)
+        return tuple(tensor.data[0].copy() for tensor in self._request.output_tensors)
+
+    def close(self) -> None:
+        self._request = None
+
+
+class OpenVINORestorer(CompilingRestorer):
+    """Restores on the CPU with OpenVINO."""
+
+    backend = "openvino"
+
+    def __init__(
+        self,
+        networks: Networks,
+        cache: EngineCache,
+        precision: str = "auto",
+        threads: int = 0,
+        reason: str = "",
+        on_progress: Progress | None = None,
+    ):
+        """Raises BackendError where the CPU does not have the precision that was asked for."""
+        self._core = openvino.Core()
+        native = native_precisions()
+        chosen = native[0] if precision == "auto" else precision
+        if chosen not in native:
+            raise BackendError(
+                f"precision {precision} does not run natively on this CPU with OpenVINO; "
+                f"choose one of {', '.join(native)} or auto"
+            )
+        device = str(self._core.get_property("CPU", "FULL_DEVICE_NAME")).strip()
+        super().__init__(networks, device, chosen, reason, on_progress)
+        self._cache = cache
+        self._threads = threads
+        self._configuration = {
+            "PERFORMANCE_HINT": "LATENCY",
+            "INFERENCE_PRECISION_HINT": ELEMENT_TYPES[chosen],
+            **({"INFERENCE_NUM_THREADS": threads} if threads else {}),
+        }
+
+    def _key(self, height: int, width: int, outputs: Outputs) -> EngineKey:
+        return EngineKey(
+            {
+                **self.networks.identity(outputs),
+                "backend": self.backend,
+                "size": f"{width}x{height}",
+                "outputs": "+".join(output.value for output in outputs),
+                "precision": self.precision,
+                "openvino": openvino.get_version(),
+                "torch": torch.__version__,
+                "device": f"{self.device_name}, {os.cpu_count()} CPUs",
+                "threads": str(self._threads or "automatic"),
+            }
+        )
+
+    def _compile(
+        self, height: int, width: int, outputs: Outputs, on_progress: Progress | None
+    ) -> CompiledFrame:
+        key = self._key(height, width, outputs)
+        what = f"building {describe(height, width, outputs)} for openvino {self.precision}"
+        with self._cache.building(key), reporting(what, on_progress) as stage:
+            model = self._load(key)
+            if model is None:
+                stage.text = "converting"
+                converted = convert(self.networks, height, width, outputs)
+                stage.text = "compiling"
+                model = self._core.compile_model(converted, "CPU", self._configuration)
+                stage.text = "saving"
+                self._cache.store(key, lambda path: _export(model, path))
+                stage.text = "built"
+            else:
+                stage.text = "loaded from the cache"
+        self._check_precision(model)
+        return OpenVINOFrame(model, key.digest)
+
+    def _load(self, key: EngineKey) -> openvino.CompiledModel | None:
+        blob = self._cache.find(key)
+        if blob is None:
+            return None
+        try:
+            return self._core.import_model(io.BytesIO(blob.read_bytes()), "CPU", self._configuration)
+        except RuntimeError as error:
+            self._cache.discard(key, f"OpenVINO cannot import it ({error})")
+            return None
+
+    def _check_precision(self, model: openvino.CompiledModel) -> None:
+        computed, wanted = computed_precision(model), ELEMENT_TYPES[self.precision]
+        if computed != wanted:
+            raise BackendError(
+                f"OpenVINO computes in {computed} where {wanted} was asked for; choose precision fp32 or auto"
+            )
+
+
+def _export(model: openvino.CompiledModel, path: Path) -> None:
+    stream = io.BytesIO()
+    model.export_model(stream)
+    path.write_bytes(stream.getbuffer())

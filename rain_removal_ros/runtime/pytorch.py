@@ -1,0 +1,131 @@
+"""The PyTorch backends, which compile nothing: eager on the CPU, and in half precision on a CUDA device."""
+
+from __future__ import annotations
+
+import copy
+
+import numpy as np
+import torch
+
+from rain_removal_ros.errors import BackendError
+from rain_removal_ros.runtime import Progress
+from rain_removal_ros.runtime.compiled import CompiledFrame, CompilingRestorer, Outputs, describe
+from rain_removal_ros.runtime.device_frames import DeviceFrames
+from rain_removal_ros.runtime.graph import FrameGraph
+from rain_removal_ros.runtime.networks import Networks
+from rain_removal_ros.runtime.progress import reporting
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+CPU_PRECISIONS = ("fp32", "bf16")
+CUDA_PRECISIONS = ("fp16", "bf16", "fp32")
+
+
+def frame_graph(
+    networks: Networks,
+    height: int,
+    width: int,
+    outputs: Outputs,
+    precision: str,
+    device: torch.device | str = "cpu",
+) -> FrameGraph:
+    """The frame graph with weights of this precision on this device; `networks` stay as they are."""
+    dtype = DTYPES[precision]
+    derain, segmentation = (
+        None
+        if network is None
+        else copy.deepcopy(network).to(device, dtype, memory_format=torch.channels_last)
+        for network in (networks.derain, networks.segmentation(outputs))
+    )
+    return FrameGraph(derain, segmentation, height, width, outputs, dtype).eval()
+
+
+class CpuFrame:
+    """An eager graph on the CPU and its input buffer."""
+
+    def __init__(self, graph: FrameGraph, engine_key: str):
+        self.engine_key = engine_key
+        self._graph = graph
+        self._input = torch.empty(1, graph.height, graph.width, 3, dtype=torch.uint8)
+        self._input_view = self._input.numpy()[0]
+
+    def run(self, image: np.ndarray) -> tuple[np.ndarray, ...]:
+        np.copyto(self._input_view, image)
+        with torch.inference_mode():
+            return tuple(output[0].contiguous().numpy() for output in self._graph(self._input))
+
+    def close(self) -> None:
+        self._graph = None
+
+
+def _choose(precision: str, precisions: tuple[str, ...], backend: str) -> str:
+    if precision == "auto":
+        return precisions[0]
+    if precision not in precisions:
+        raise BackendError(
+            f"backend {backend} does not run in precision {precision}; "
+            f"choose one of {', '.join(precisions)} or auto"
+        )
+    return precision
+
+
+class TorchCpuRestorer(CompilingRestorer):
+    """Restores on the CPU with eager PyTorch: slow, but it runs wherever PyTorch does."""
+
+    backend = "torch-cpu"
+
+    def __init__(
+        self,
+        networks: Networks,
+        precision: str = "auto",
+        threads: int = 0,
+        reason: str = "",
+        on_progress: Progress | None = None,
+    ):
+        """`threads` sets PyTorch's number of threads for the whole process. Raises BackendError."""
+        chosen = _choose(precision, CPU_PRECISIONS, self.backend)
+        if threads:
+            torch.set_num_threads(threads)
+        super().__init__(networks, f"CPU, {torch.get_num_threads()} threads", chosen, reason, on_progress)
+
+    def _compile(
+        self, height: int, width: int, outputs: Outputs, on_progress: Progress | None
+    ) -> CompiledFrame:
+        graph = frame_graph(self.networks, height, width, outputs, self.precision)
+        return CpuFrame(graph, f"eager {describe(height, width, outputs)}")
+
+
+class TorchCudaRestorer(CompilingRestorer):
+    """Restores on a CUDA device with eager PyTorch, its many launches recorded once as a CUDA graph."""
+
+    backend = "torch-cuda"
+
+    def __init__(
+        self,
+        networks: Networks,
+        precision: str = "auto",
+        device_index: int = 0,
+        reason: str = "",
+        on_progress: Progress | None = None,
+    ):
+        """Raises BackendError."""
+        chosen = _choose(precision, CUDA_PRECISIONS, self.backend)
+        self._device = torch.device("cuda", device_index)
+        super().__init__(networks, torch.cuda.get_device_name(self._device), chosen, reason, on_progress)
+
+    def _compile(
+        self, height: int, width: int, outputs: Outputs, on_progress: Progress | None
+    ) -> CompiledFrame:
+        what = f"preparing {describe(height, width, outputs)} for torch-cuda {self.precision}"
+        with reporting(what, on_progress) as stage:
+            graph = frame_graph(self.networks, height, width, outputs, self.precision, self._device)
+            stage.text = "recording"
+            frames = DeviceFrames(
+                graph,
+                height,
+                width,
+                self._device,
+                f"eager {describe(height, width, outputs)}",
+                cuda_graph=True,
+            )
+            stage.text = "ready"
+        return frames

@@ -1,0 +1,246 @@
+"""The backends that run without a GPU: what they give, what they refuse, what they say about themselves."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from runtime_fixtures import TINY, TINY_SEGMENTATION, random_network, street_like, write_weights
+
+from rain_removal_ros.errors import BackendError, ImageError, PresetError, WeightsError
+from rain_removal_ros.network import sha256_of
+from rain_removal_ros.runtime import Output, RuntimeSettings, create_restorer
+from rain_removal_ros.runtime.compiled import MAX_COMPILED
+from rain_removal_ros.runtime.graph import FrameGraph
+from rain_removal_ros.runtime.openvino import computed_precision, native_precisions
+
+EVERYTHING = tuple(Output)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runtime")
+    write_weights(folder / "fast.safetensors")
+    write_weights(folder / "segmentation.safetensors", TINY_SEGMENTATION)
+    return folder
+
+
+@pytest.fixture
+def restorer(folder):
+    """Makes restorers of the tiny networks and closes them."""
+    made = []
+
+    def make(backend="openvino", precision="auto", **settings):
+        defaults = {
+            "weights": folder / "fast.safetensors",
+            "segmentation_weights": folder / "segmentation.safetensors",
+            "cache_dir": folder / "cache",
+        }
+        made.append(
+            create_restorer(RuntimeSettings(backend=backend, precision=precision, **defaults | settings))
+        )
+        return made[-1]
+
+    yield make
+    for each in made:
+        each.close()
+
+
+def eager(folder, image, outputs=EVERYTHING):
+    """The float32 truth: the frame graph of the saved networks, run by PyTorch without any folding."""
+    graph = FrameGraph(
+        random_network(TINY), random_network(TINY_SEGMENTATION), *image.shape[:2], outputs=outputs
+    ).eval()
+    with torch.inference_mode():
+        return [output[0].numpy() for output in graph(torch.from_numpy(image)[None])]
+
+
+@pytest.mark.parametrize(
+    ("backend", "precision", "mean", "largest"),
+    [("torch-cpu", "fp32", 0.01, 1), ("torch-cpu", "bf16", 0.5, 3), ("openvino", "fp32", 0.01, 1)]
+    + [("openvino", "bf16", 0.5, 3)] * ("bf16" in native_precisions()),
+)
+def test_a_backend_gives_what_float32_pytorch_gives(restorer, folder, backend, precision, mean, largest):
+    image = street_like(96, 160)
+    restored = restorer(backend, precision)(image, EVERYTHING)
+    expected_image, expected_depth, expected_labels = eager(folder, image)
+    assert np.abs(expected_image.astype(int) - image).mean() > 2, "the network must do something"
+    difference = np.abs(restored.image.astype(int) - expected_image)
+    assert restored.image.dtype == np.uint8
+    assert difference.mean() <= mean
+    assert difference.max() <= largest
+    assert restored.inverse_depth.dtype == np.float32
+    np.testing.assert_allclose(
+        restored.inverse_depth, expected_depth, atol=1e-4 if precision == "fp32" else 0.02
+    )
+    assert restored.labels.dtype == np.uint8
+    assert (restored.labels == expected_labels).mean() >= (0.99 if precision == "fp32" else 0.9)
+
+
+@pytest.mark.parametrize("size", [(64, 64), (65, 127), (96, 97), (240, 321), (127, 640)])
+def test_every_size_keeps_its_shape_and_its_pixels_in_place(restorer, folder, size):
+    image = street_like(*size)
+    restored = restorer("openvino", "fp32")(image, EVERYTHING)
+    expected_image, expected_depth, expected_labels = eager(folder, image)
+    assert restored.image.shape == (*size, 3)
+    assert np.abs(restored.image.astype(float) - expected_image).mean() < 0.01
+    np.testing.assert_allclose(restored.inverse_depth, expected_depth, atol=1e-4)
+    assert (restored.labels == expected_labels).mean() > 0.99
+
+
+@pytest.mark.parametrize("backend", ["openvino", "torch-cpu"])
+def test_only_what_is_asked_for_comes_back(restorer, backend):
+    subject = restorer(backend)
+    image = street_like(64, 96)
+    for outputs in ([Output.INVERSE_DEPTH], [Output.IMAGE], [Output.LABELS, Output.IMAGE]):
+        restored = subject(image, outputs)
+        assert {output for output in Output if getattr(restored, output.value) is not None} == set(outputs)
+
+
+def test_depth_alone_runs_a_graph_without_the_image_head(restorer):
+    subject = restorer("openvino", "fp32")
+    subject.prepare(64, 96, [Output.INVERSE_DEPTH])
+    subject.prepare(64, 96, [Output.IMAGE, Output.INVERSE_DEPTH])
+    depth_alone, both = (frame._request.get_compiled_model() for frame in subject._compiled.values())
+    convolutions = [
+        sum("Conv" in str(op.get_rt_info()["layerType"].value) for op in model.get_runtime_model().get_ops())
+        for model in (depth_alone, both)
+    ]
+    assert convolutions[0] < convolutions[1]
+
+
+def test_a_prepared_larger_graph_serves_fewer_outputs_without_compiling(restorer):
+    subject = restorer()
+    subject.prepare(64, 96, [Output.IMAGE, Output.INVERSE_DEPTH])
+    restored = subject(street_like(64, 96), [Output.INVERSE_DEPTH])
+    assert restored.image is None
+    assert len(subject.info.engine_keys) == 1
+
+
+def test_results_are_the_callers_to_keep(restorer):
+    subject = restorer()
+    first = subject(street_like(64, 96, seed=1))
+    kept = first.image.copy(), first.inverse_depth.copy()
+    subject(street_like(64, 96, seed=2))
+    assert (first.image == kept[0]).all()
+    assert (first.inverse_depth == kept[1]).all()
+
+
+@pytest.mark.parametrize("backend", ["openvino", "torch-cpu"])
+def test_views_that_are_strided_or_read_only_are_taken(restorer, backend):
+    subject = restorer(backend)
+    padded = street_like(64, 100)
+    padded.setflags(write=False)
+    view = padded[:, 2:98, ::-1]
+    assert (subject(view).image == subject(view.copy()).image).all()
+
+
+@pytest.mark.parametrize(
+    "image",
+    [
+        np.zeros((64, 64, 3), np.float32),
+        np.zeros((64, 64), np.uint8),
+        np.zeros((64, 64, 4), np.uint8),
+        np.zeros((63, 64, 3), np.uint8),
+        np.zeros((2161, 64, 3), np.uint8),
+        np.zeros((64, 3841, 3), np.uint8),
+        np.zeros((0, 64, 3), np.uint8),
+    ],
+    ids=lambda image: f"{image.dtype}-{'x'.join(map(str, image.shape))}",
+)
+def test_images_that_no_network_takes_are_refused_and_the_next_good_one_is_restored(restorer, image):
+    subject = restorer()
+    with pytest.raises(ImageError, match=r"image of .* taken"):
+        subject(image)
+    assert subject(street_like(64, 64)).image.shape == (64, 64, 3)
+
+
+def test_compiled_graphs_in_memory_are_bounded(restorer):
+    subject = restorer("torch-cpu")
+    for extra in range(MAX_COMPILED + 2):
+        subject(street_like(64, 64 + extra), [Output.IMAGE])
+    assert len(subject.info.engine_keys) == MAX_COMPILED
+    assert (64, 64) not in subject.info.input_sizes
+
+
+def test_info_says_what_runs(restorer, folder):
+    subject = restorer("openvino", "fp32")
+    subject.prepare(64, 96, [Output.IMAGE])
+    info = subject.info
+    assert (info.backend, info.precision, info.preset) == ("openvino", "fp32", "fast")
+    assert info.weights == "fast.safetensors"
+    assert info.weights_sha256 == sha256_of(folder / "fast.safetensors")
+    assert info.input_sizes == ((64, 96),)
+    assert len(info.engine_keys) == 1
+
+
+def test_the_precision_reported_is_the_one_that_runs(restorer):
+    for precision in native_precisions():
+        subject = restorer("openvino", precision)
+        subject.prepare(64, 64, [Output.IMAGE])
+        frame = next(iter(subject._compiled.values()))
+        ran = computed_precision(frame._request.get_compiled_model())
+        assert ran == {"fp32": "f32"}.get(precision, precision)
+
+
+def test_a_compiled_graph_comes_from_the_cache_the_second_time(folder, tmp_path):
+    def prepare_and_listen(**settings):
+        said = []
+        settings = RuntimeSettings(
+            backend="openvino",
+            weights=folder / "fast.safetensors",
+            cache_dir=tmp_path,
+            **settings,
+        )
+        subject = create_restorer(settings, said.append)
+        subject.prepare(64, 96, [Output.IMAGE])
+        result = subject(street_like(64, 96), [Output.IMAGE]).image
+        subject.close()
+        return result, " ".join(said)
+
+    built, first = prepare_and_listen()
+    loaded, second = prepare_and_listen()
+    _, third = prepare_and_listen(precision="fp32", threads=1)
+    assert "built" in first
+    assert "loaded from the cache" in second
+    assert "built" in third, "other settings are another engine"
+    assert (built == loaded).all()
+    for blob in tmp_path.glob("*.engine"):
+        blob.write_bytes(blob.read_bytes()[:1000])
+    repaired, fourth = prepare_and_listen()
+    assert "bytes instead of" in fourth
+    assert "built" in fourth
+    assert (repaired == built).all()
+
+
+def test_an_engine_that_openvino_cannot_import_is_built_again(folder, tmp_path, restorer):
+    restorer(cache_dir=tmp_path).prepare(64, 64, [Output.IMAGE])
+    said = []
+    subject = create_restorer(
+        RuntimeSettings(backend="openvino", weights=folder / "fast.safetensors", cache_dir=tmp_path),
+        said.append,
+    )
+    key = subject._key(64, 64, (Output.IMAGE,))
+    subject._cache.store(key, lambda path: path.write_bytes(b"no engine"))
+    subject.prepare(64, 64, [Output.IMAGE])
+    assert any("OpenVINO cannot import it" in line for line in said)
+    assert subject(street_like(64, 64), [Output.IMAGE]).image is not None
+
+
+def test_missing_and_foreign_weights_are_named(folder, restorer, tmp_path):
+    with pytest.raises(WeightsError, match=r"absent.* does not exist"):
+        restorer(weights=tmp_path / "absent.safetensors")
+    with pytest.raises(WeightsError, match="holds a segmentation network"):
+        restorer(weights=folder / "segmentation.safetensors")
+    subject = restorer(segmentation_weights=folder / "fast.safetensors")
+    with pytest.raises(WeightsError, match="not a segmentation network"):
+        subject.prepare(64, 64, [Output.LABELS])
+    with pytest.raises(PresetError, match="unknown preset 'swift'"):
+        restorer(preset="swift")
+
+
+def test_a_closed_restorer_says_so(restorer):
+    subject = restorer("torch-cpu")
+    subject.close()
+    with pytest.raises(BackendError, match="closed"):
+        subject(street_like(64, 64))
