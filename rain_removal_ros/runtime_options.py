@@ -1,4 +1,7 @@
-"""The command line's runtime options, the same in every subcommand that runs a network. Knows the settings, not the backends."""
+"""The command line's runtime options, the same in every subcommand that runs a network.
+
+Knows the settings, not the backends.
+"""
 
 from __future__ import annotations
 
@@ -40,7 +43,10 @@ def add_weights_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def settings_from(arguments: argparse.Namespace, weights: Path | None = None) -> RuntimeSettings:
-    """The settings that the parsed options mean. `weights`: for a command that takes several files, the one in question."""
+    """The settings that the parsed options mean.
+
+    `weights`: for a command that takes several files, the one in question.
+    """
     return RuntimeSettings(
         backend=arguments.backend,
         precision=arguments.precision,

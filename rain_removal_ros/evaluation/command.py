@@ -1,4 +1,4 @@
-"""`derain evaluate`: reads the command line, runs the evaluation, writes report.md, report.json and sheets of the worst cases."""
+"""`derain evaluate`: runs the evaluation, writes report.md, report.json and sheets of the worst cases."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from rain_removal_ros.colours import colour_inverse_depth
 from rain_removal_ros.errors import ParameterError
 from rain_removal_ros.evaluation import sheet
 from rain_removal_ros.evaluation.evaluate import Evaluation, EvaluationSettings
@@ -25,7 +26,8 @@ from rain_removal_ros.training.datasets import DATASET_KINDS, SPLITS, open_datas
 from rain_removal_ros.weather import PAPER_LEVELS
 
 RAIN_DESCRIPTION = (
-    "RainCityscapes' imaging model, distances end at 300 m; image i of the dataset has pattern i mod 12 and seed i "
+    "RainCityscapes' imaging model, distances end at 300 m; image i of the dataset has pattern i mod 12 and "
+    "seed i "
     "at every level; a dataset's own rainy images are taken as they are"
 )
 
@@ -59,8 +61,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="FILE[,scale=S][,normalise=imagenet][,name=N]",
-        help="a segmentation network: ours (.safetensors), .onnx or TorchScript (.pt) with RGB (1, 3, H, W) in [0, 1] in "
-        "and logits (1, 19, h, w) of Cityscapes train ids out; may be given several times",
+        help="a segmentation network: ours (.safetensors), .onnx or TorchScript (.pt) with RGB (1, 3, H, W) "
+        "in [0, 1] in and logits (1, 19, h, w) of Cityscapes train ids out; may be given several times",
     )
     judges.add_argument(
         "--classes",
@@ -162,7 +164,8 @@ def _open_networks(arguments: argparse.Namespace) -> dict[str, Restorer]:
     names = stems if len(set(stems)) == len(stems) else [f"{path.parent.name}_{path.stem}" for path in paths]
     if len(set(names)) < len(names):
         raise ParameterError(
-            "two of the weights files have one name and folder name; rename one, so the table tells them apart"
+            "two of the weights files have one name and folder name; rename one, so the table tells them "
+            "apart"
         )
     return {
         name: create_restorer(settings_from(arguments, path)) for name, path in zip(names, paths, strict=True)
@@ -208,16 +211,20 @@ def _conditions(
 
 
 def _worst_sheet(evaluation: Evaluation, network: str, count: int):
-    """uint8 (H, W, 3) RGB: rainy, derained, clean and inverse depth of the views with the least gain, the worst first."""
+    """uint8 (H, W, 3) RGB: rainy, derained, clean and inverse depth of the views with the least gain, the
+    worst first.
+    """
     rows = []
     for scores in evaluation.worst_views(network, count):
         view = evaluation.view_again(scores)
         restored = evaluation.restore(network, view.rainy)
         caption = (
-            f"{scores.name}, {scores.level}: {scores.rainy[0]:.2f} dB -> {scores.derained[network][0]:.2f} dB "
-            f"({scores.gain(network):+.2f}), SSIM {scores.rainy[1]:.3f} -> {scores.derained[network][1]:.3f}   "
+            f"{scores.name}, {scores.level}: {scores.rainy[0]:.2f} dB -> {scores.derained[network][0]:.2f} "
+            "dB "
+            f"({scores.gain(network):+.2f}), SSIM {scores.rainy[1]:.3f} -> "
+            f"{scores.derained[network][1]:.3f}   "
             "[rainy | derained | clean | inverse depth]"
         )
-        depth = sheet.colour_inverse_depth(restored.inverse_depth)
+        depth = colour_inverse_depth(restored.inverse_depth)
         rows.append(sheet.SheetRow(caption, (view.rainy, restored.image, view.clean, depth)))
     return sheet.draw_sheet(rows)

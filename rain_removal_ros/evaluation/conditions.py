@@ -1,6 +1,7 @@
-"""What is done to a clean view before it is restored: the three strengths of rain, and what real cameras and skies add.
+"""What befalls a clean view before it is restored: rain of three strengths, and what cameras and skies add.
 
-Knows the rain model, not the networks. Image i of a dataset always meets the same rain: pattern i mod 12, seed i.
+Knows the rain model, not the networks. Image i of a dataset always meets the same rain: pattern i mod 12,
+seed i.
 """
 
 from __future__ import annotations
@@ -58,8 +59,10 @@ def _render(
 ) -> np.ndarray:
     if example.clean is None or example.inverse_depth is None:
         raise DatasetError(
-            f"{example.name} has no {'clean image' if example.clean is None else 'inverse depth'}, so no rain can be "
-            "rendered on it; give a dataset with clean images and inverse_depth/, or one with rainy images of its own"
+            f"{example.name} has no {'clean image' if example.clean is None else 'inverse depth'}, so no "
+            "rain can be "
+            "rendered on it; give a dataset with clean images and inverse_depth/, or one with rainy images "
+            "of its own"
         )
     clean = example.clean if clean is None else clean
     height, width = clean.shape[:2]

@@ -1,6 +1,8 @@
-"""Measures networks side by side on one dataset: restoration, depth, downstream segmentation, dry images, flicker, latency.
+"""Measures networks side by side on one dataset: restoration, depth, segmentation, dry images, flicker,
+latency.
 
-Knows restorers and judges by their call, datasets by their interface, and gives plain data; writing reports is not its job.
+Knows restorers and judges by their call, datasets by their interface, and gives plain data; reports are not
+its job.
 """
 
 from __future__ import annotations
@@ -90,7 +92,8 @@ class ImageScores:
 def views_of(example: Example, index: int, settings: EvaluationSettings) -> Iterator[View]:
     """The rainy views of an example: its own rainy image, else rain rendered at every level asked for.
 
-    Raises DatasetError where there is nothing clean to compare with, or neither a rainy image nor depth to render rain with.
+    Raises DatasetError where there is nothing clean to compare with, or neither a rainy image nor depth to
+    render rain with.
     """
     if example.clean is None:
         raise DatasetError(
@@ -108,7 +111,10 @@ def views_of(example: Example, index: int, settings: EvaluationSettings) -> Iter
 
 
 class Evaluation:
-    """One run over one dataset. Examples are worked on by several threads; a network or judge serves one at a time."""
+    """One run over one dataset.
+
+    Examples are worked on by several threads; a network or judge serves one at a time.
+    """
 
     def __init__(
         self,
@@ -137,7 +143,7 @@ class Evaluation:
         return sorted({int(i) for i in np.linspace(0, len(self.dataset) - 1, count)}) if count else []
 
     def run(self) -> dict:
-        """Everything, as JSON-able data: `rainy`, `judges`, `networks` and the numbers of images behind them."""
+        """Everything, as JSON-able data: `rainy`, `judges`, `networks`, and the `counts` of images behind."""
         threads = cv2.getNumThreads()
         cv2.setNumThreads(1)  # the workers and the networks share the cores
         try:
@@ -148,7 +154,7 @@ class Evaluation:
                 )
             summary = self._summary()
             example = self.dataset[self.indices[0]]
-            if example.rainy is None or example.inverse_depth is not None:
+            if _takes_rain(example):
                 self._add_robustness(summary)
                 self._add_flicker(summary)
             self._add_latency(summary, example.clean)
@@ -157,7 +163,9 @@ class Evaluation:
         return summary
 
     def worst_views(self, network: str, count: int) -> list[ViewScores]:
-        """The rainy views that a network brought nearest to, or farthest below, where they were: least PSNR gain first."""
+        """The rainy views that a network brought nearest to, or farthest below, where they were: least PSNR
+        gain first.
+        """
         views = [view for score in self.scores for view in score.views]
         return sorted(views, key=lambda view: view.gain(network))[:count]
 
@@ -309,7 +317,9 @@ class Evaluation:
         )
 
     def _add_robustness(self, summary: dict) -> None:
-        """Under every network: PSNR of rainy and derained, and the gain, for each row of `conditions.ROBUSTNESS`."""
+        """Under every network: PSNR of rainy and derained, and the gain, for each row of
+        `conditions.ROBUSTNESS`.
+        """
 
         def score(index: int) -> list[dict[str, tuple[float, float]]]:
             example = self._protocol_example(index)
@@ -396,6 +406,11 @@ class Evaluation:
                 "size": f"{width}x{height}",
                 "calls": len(durations),
             }
+
+
+def _takes_rain(example: Example) -> bool:
+    """Whether rain can be rendered onto an example: its depth is known everywhere."""
+    return example.inverse_depth is not None and not np.isnan(example.inverse_depth).any()
 
 
 def _similarity(image: np.ndarray, reference: np.ndarray) -> tuple[float, float]:

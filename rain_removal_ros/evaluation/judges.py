@@ -28,9 +28,10 @@ CLASS_SETS: dict[str, dict[int, int]] = {
     "cityscapes19": {},
     "camvid11": {14: 13, 15: 13, 16: 13, 17: 12, 18: 12, 6: 7, 3: 2, 9: 8},
 }
-"""Train ids folded into others, in the judge's answer and in the truth alike. CamVid's eleven classes know one vehicle (13, for
-truck, bus and train too), two-wheelers with their riders (12, for motorcycle and bicycle), signs with lights (7), walls among
-buildings (2) and all that grows as vegetation (8, for terrain)."""
+"""Train ids folded into others, in the judge's answer and in the truth alike. CamVid's eleven classes know
+one vehicle (13, for truck, bus and train too), two-wheelers with their riders (12, for motorcycle and
+bicycle), signs with lights (7), walls among buildings (2) and all that grows as vegetation (8, for terrain).
+"""
 
 
 def folding_table(class_set: str) -> np.ndarray:
@@ -75,10 +76,16 @@ class JudgeSpecification:
 
 
 class Judge:
-    """`judge(image)` gives the train ids of a uint8 (H, W, 3) RGB image as uint8 (H, W). May be called from several threads."""
+    """`judge(image)` gives the train ids of a uint8 (H, W, 3) RGB image as uint8 (H, W).
+
+    May be called from several threads.
+    """
 
     def __init__(self, specification: JudgeSpecification):
-        """Load the network. Raises WeightsError where the file is missing or is no segmentation network of 19 classes."""
+        """Load the network.
+
+        Raises WeightsError where the file is missing or is no segmentation network of 19 classes.
+        """
         self.specification = specification
         if not specification.path.is_file():
             raise WeightsError(
@@ -150,8 +157,8 @@ class Judge:
             logits = self._logits(batch)
         if logits.ndim != 4 or logits.shape[:2] != (1, CLASSES):
             raise WeightsError(
-                f"judge {self.specification.path} gives an array of shape {logits.shape}; logits (1, 19, h, w) of Cityscapes "
-                "train ids are needed"
+                f"judge {self.specification.path} gives an array of shape {logits.shape}; "
+                "logits (1, 19, h, w) of Cityscapes train ids are needed"
             )
         maps = np.ascontiguousarray(logits[0].transpose(1, 2, 0))
         maps = cv2.resize(maps, (image.shape[1], image.shape[0]), interpolation=cv2.INTER_LINEAR)

@@ -16,7 +16,10 @@ CLASSES = len(cityscapes.CLASSES)
 MAX_PSNR = 100.0
 """dB given to identical images, so that means stay finite."""
 
-SSIM_DESCRIPTION = "Gaussian window 11x11, sigma 1.5, K1 0.01, K2 0.03, range 255, mean over R, G, B, 5-pixel border left out"
+SSIM_DESCRIPTION = (
+    "Gaussian window 11x11, sigma 1.5, K1 0.01, K2 0.03, range 255, mean over R, G, B, 5-pixel border left "
+    "out"
+)
 
 _BORDER = 5
 
@@ -31,10 +34,11 @@ def psnr(image: np.ndarray, reference: np.ndarray) -> float:
 
 
 def ssim(image: np.ndarray, reference: np.ndarray) -> float:
-    """Structural similarity of two uint8 (H, W, 3) images, at least 11 pixels a side (Wang et al., IEEE TIP 2004).
+    """Structural similarity of two uint8 (H, W, 3) images, at least 11 pixels a side (Wang et al., IEEE TIP
+    2004).
 
-    Equals skimage.metrics.structural_similarity(channel_axis=2, data_range=255, gaussian_weights=True, sigma=1.5,
-    use_sample_covariance=False).
+    Equals skimage.metrics.structural_similarity(channel_axis=2, data_range=255, gaussian_weights=True,
+    sigma=1.5, use_sample_covariance=False).
     """
     _check_alike(image, reference)
     if min(image.shape[:2]) <= 2 * _BORDER:
@@ -72,7 +76,10 @@ class DepthErrors:
 
 
 def depth_errors(predicted: np.ndarray, truth: np.ndarray) -> DepthErrors | None:
-    """Errors of a float (H, W) inverse depth in 1/m; predicted distances end at MAX_DISTANCE. None: no pixel to judge by."""
+    """Errors of a float (H, W) inverse depth in 1/m; predicted distances end at MAX_DISTANCE.
+
+    None: no pixel to judge by.
+    """
     judged = truth > 1 / MAX_DISTANCE
     if not judged.any():
         return None
@@ -86,7 +93,9 @@ def depth_errors(predicted: np.ndarray, truth: np.ndarray) -> DepthErrors | None
 
 
 def confusion(truth: np.ndarray, predicted: np.ndarray) -> np.ndarray:
-    """int64 (19, 19): how many pixels of true class (row) were predicted as class (column); unlabelled truth is left out."""
+    """int64 (19, 19): how many pixels of true class (row) were predicted as class (column); unlabelled truth
+    is left out.
+    """
     judged = truth < CLASSES
     pairs = truth[judged].astype(np.int64) * CLASSES + np.minimum(predicted[judged], CLASSES - 1)
     return np.bincount(pairs, minlength=CLASSES**2).reshape(CLASSES, CLASSES)
@@ -107,14 +116,18 @@ def mean_iou(matrix: np.ndarray) -> float:
 
 
 def share_won_back(clean: float, rainy: float, derained: float) -> float:
-    """(derained - rainy) / (clean - rainy): 1 when nothing of the rain's harm is left; NaN where rain did no harm."""
+    """(derained - rainy) / (clean - rainy): 1 when nothing of the rain's harm is left; NaN where rain did no
+    harm.
+    """
     return (derained - rainy) / (clean - rainy) if clean > rainy else float("nan")
 
 
 class Flicker:
-    """Temporal flicker of a static scene: sqrt of the mean over pixels of the variance over frames, in grey levels.
+    """Temporal flicker of a static scene: sqrt of the mean over pixels of the variance over frames, in grey
+    levels.
 
-    The scene stands still, so the truth is one image and the variance of the error is that of the frames; no warping.
+    The scene stands still, so the truth is one image and the variance of the error is that of the frames; no
+    warping.
     """
 
     def __init__(self) -> None:

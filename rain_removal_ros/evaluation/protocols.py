@@ -1,4 +1,7 @@
-"""Which pixels a figure is taken over. A protocol is applied to every part of an example before anything sees it."""
+"""Which pixels a figure is taken over.
+
+A protocol is applied to every part of an example before anything sees it.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,7 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Protocol:
-    """`picture` maps uint8 (H, W, 3) images, `field` maps (H, W) depth and labels, which must not be blended."""
+    """`picture` maps uint8 (H, W, 3) images, `field` (H, W) depth and labels, which must not be blended."""
 
     name: str
     description: str
@@ -42,7 +45,8 @@ PROTOCOLS = {
         Protocol("full", "RGB uint8 at full resolution, no crop, data range 255", _same, _same),
         Protocol(
             "paper-crop",
-            "the publication's: rainy and clean image cut to rows .04-.82 and columns .05-.99, resized to 256x512 (area), "
+            "the publication's: rainy and clean image cut to rows .04-.82 and columns .05-.99, resized to "
+            "256x512 (area), "
             "then restored and compared as RGB uint8; comparable with the publication alone",
             _paper_picture,
             _paper_field,

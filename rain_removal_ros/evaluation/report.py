@@ -56,7 +56,8 @@ def _conditions(conditions: dict, counts: dict) -> str:
     ]
     for name, network in conditions["networks"].items():
         lines.append(
-            f"- `{name}`: preset {network['preset']}, {network['weights']} (SHA-256 {network['weights_sha256'][:12]}), "
+            f"- `{name}`: preset {network['preset']}, {network['weights']} (SHA-256 "
+            f"{network['weights_sha256'][:12]}), "
             f"{network['backend']} {network['precision']} on {network['device']}"
         )
     for name, judge in conditions["judges"].items():
@@ -102,7 +103,8 @@ def _comparison(results: dict) -> str:
         rows.append(row)
     size = next(iter(results["networks"].values()))["latency"]["size"]
     note = (
-        f"All levels together. Flicker in grey levels on a static scene. Latency: median of one call at {size}, "
+        "All levels together. Flicker in grey levels on a static scene. Latency: median of one call at "
+        f"{size}, "
         "nothing else running.\n"
     )
     return f"## Side by side\n\n{table(header, rows)}\n{note}"

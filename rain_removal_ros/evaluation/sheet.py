@@ -1,4 +1,7 @@
-"""Sheets of pictures to look at: a row a view, columns rainy, derained, clean and inverse depth. Knows arrays only."""
+"""Sheets of pictures to look at: a row a view, columns rainy, derained, clean and inverse depth.
+
+Knows arrays only.
+"""
 
 from __future__ import annotations
 
@@ -7,8 +10,6 @@ from dataclasses import dataclass
 
 import cv2
 import numpy as np
-
-from rain_removal_ros.network import MAX_INVERSE_DEPTH
 
 COLUMN_WIDTH = 400
 CAPTION_HEIGHT = 24
@@ -20,16 +21,6 @@ class SheetRow:
 
     caption: str
     pictures: Sequence[np.ndarray]
-
-
-def colour_inverse_depth(inverse_depth: np.ndarray) -> np.ndarray:
-    """float (H, W) in 1/m -> uint8 (H, W, 3) RGB on a fixed scale: near is bright yellow, far is dark blue.
-
-    The square root spreads the distances that matter on a road (5 to 100 m) over most of the colours.
-    """
-    share = np.sqrt(np.clip(inverse_depth / np.float32(0.5 * MAX_INVERSE_DEPTH), 0, 1))
-    coloured = cv2.applyColorMap(np.uint8(255 * share), cv2.COLORMAP_CIVIDIS)
-    return cv2.cvtColor(coloured, cv2.COLOR_BGR2RGB)
 
 
 def draw_sheet(rows: Sequence[SheetRow]) -> np.ndarray:

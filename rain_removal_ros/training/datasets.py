@@ -7,7 +7,7 @@ import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import cv2
 import numpy as np
@@ -43,7 +43,10 @@ class Dataset(Protocol):
 
 
 def read_image(path: Path) -> np.ndarray:
-    """An image file as uint8 (H, W, 3) RGB. Raises DatasetError, naming the file, where it is missing or damaged."""
+    """An image file as uint8 (H, W, 3) RGB.
+
+    Raises DatasetError, naming the file, where it is missing or damaged.
+    """
     image = cv2.imread(str(path), cv2.IMREAD_COLOR) if path.is_file() else None
     if image is None:
         raise DatasetError(f"{path} is missing or not an image that OpenCV reads")
@@ -79,11 +82,12 @@ def check_sizes(example: Example) -> Example:
 
 
 class FolderDataset:
-    """A folder with image/ and, where they exist, inverse_depth/ (8-bit codes) and labels/ (train ids), same file stems.
+    """A folder with image/ and, where they exist, inverse_depth/ (8-bit codes) and labels/ (train ids).
 
-    Rain is rendered onto its images. An index.csv in the folder or beside it (columns id, label_kind, depth_kind) says how
-    labels and depth came about. `select` keeps the names that begin with one of its prefixes. Raises DatasetError where
-    there is no image, where a depth or label folder lacks an image's file, or where the index lacks an image.
+    The stems of the files are the same. Rain is rendered onto the images. An index.csv in the folder or
+    beside it (columns id, label_kind, depth_kind) says how labels and depth came about. `select` keeps the
+    names that begin with one of its prefixes. Raises DatasetError where there is no image, where a depth or
+    label folder lacks an image's file, or where the index lacks an image.
     """
 
     def __init__(self, root: Path, select: Sequence[str] = ()):
@@ -154,8 +158,9 @@ PAIR_FOLDERS = (("rainy", "clean"), ("input", "target"), ("rain", "norain"), ("i
 class PairedDataset:
     """Two folders of images with the same file stems, one rainy and one clean, without depth or labels.
 
-    The folders are rainy/ and clean/, or go by another of the names in PAIR_FOLDERS. A leading `rain-` or `norain-` of a stem
-    is ignored. Raises DatasetError where the folders are missing or an image has no partner.
+    The folders are rainy/ and clean/, or go by another of the names in PAIR_FOLDERS. A leading `rain-` or
+    `norain-` of a stem is ignored. Raises DatasetError where the folders are missing or an image has no
+    partner.
     """
 
     def __init__(self, root: Path, select: Sequence[str] = ()):
@@ -172,7 +177,8 @@ class PairedDataset:
             alone = sorted(images.keys() - others.keys())
             if alone:
                 raise DatasetError(
-                    f"{images[alone[0]]} has no partner in {folder} ({len(alone) - 1} others have none either)"
+                    f"{images[alone[0]]} has no partner in {folder} ({len(alone) - 1} others have none "
+                    "either)"
                 )
         prefixes = tuple(select) or ""
         self.pairs = [(rainy[stem], clean[stem]) for stem in sorted(rainy) if stem.startswith(prefixes)]
@@ -192,12 +198,12 @@ def _pair_stem(path: Path) -> str:
 
 
 class DriveDataset:
-    """Views of the procedural drive, rendered as they are asked for: exact depth and labels, and no file to fetch.
+    """Views of the procedural drive, rendered as they are asked for, with exact depth and labels.
 
     Every split drives streets of its own; a view every two seconds, so that none resembles the last.
     """
 
-    STREETS = {"train": range(0, 24), "val": range(1000, 1006), "test": range(2000, 2006)}
+    STREETS: ClassVar = {"train": range(0, 24), "val": range(1000, 1006), "test": range(2000, 2006)}
     VIEWS_PER_STREET = 8
 
     def __init__(self, split: str = "val", width: int = 640, height: int = 360):
@@ -241,9 +247,10 @@ def open_dataset(
 ) -> Dataset:
     """A dataset of one of DATASET_KINDS.
 
-    `split` is one of SPLITS; for folders and pairs the subfolder of that name, or None for the root itself; elsewhere None
-    means `val`. `select` keeps names that begin with one of its prefixes; `depth_scale` is RainCityscapes' alone. Raises
-    DatasetError where the root or a file of it is missing, ValueError for another kind.
+    `split` is one of SPLITS; for folders and pairs the subfolder of that name, or None for the root itself;
+    elsewhere None means `val`. `select` keeps names that begin with one of its prefixes; `depth_scale` is
+    RainCityscapes' alone. Raises DatasetError where the root or a file of it is missing, ValueError for
+    another kind.
     """
     if kind not in DATASET_KINDS:
         raise ValueError(f"unknown kind of dataset {kind!r}; the kinds are {', '.join(DATASET_KINDS)}")

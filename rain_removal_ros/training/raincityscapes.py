@@ -1,4 +1,4 @@
-"""RainCityscapes in the two layouts in use. Knows file names and encodings, and holds out cities of its own for validation.
+"""RainCityscapes in the two layouts in use. Knows file names and encodings; holds out cities for validation.
 
 The images are Cityscapes' and come from its site only; nothing of them is shipped here.
 """
@@ -46,14 +46,16 @@ class RainCityscapesDataset:
     """Rainy views with their clean images, depth and labels.
 
     Layouts, told apart by what lies in `root`:
-    - data/{train,test}_{input,gt,depth}.txt, each line a file of {train,test}/, image/ and depth/ (DGNL-Net's);
-    - leftImg8bit_rain/{train,val}/CITY/ beside leftImg8bit/, disparity/, camera/ and gtFine/ (the Cityscapes site's; only
-      the first two are needed).
+    - data/{train,test}_{input,gt,depth}.txt, each line a file of {train,test}/, image/ and depth/
+      (DGNL-Net's);
+    - leftImg8bit_rain/{train,val}/CITY/ beside leftImg8bit/, disparity/, camera/ and gtFine/ (the Cityscapes
+      site's; only the first two are needed).
 
-    Split `test` is the publication's test cities (in the second layout the folder `val`). `train` and `val` share its
-    training cities: the last fifth of them by name, at least one, is held out for choosing. Inverse depth is metric where
-    there are disparities with camera files; the 8-bit images of depth/ have no documented scale, so they are used only if
-    `depth_scale`, the inverse depth in 1/m of their code 255, is given. Raises DatasetError naming what is missing.
+    Split `test` is the publication's test cities (in the second layout the folder `val`). `train` and `val`
+    share its training cities: the last fifth of them by name, at least one, is held out for choosing. Inverse
+    depth is metric where there are disparities with camera files; the 8-bit images of depth/ have no
+    documented scale, so they are used only if `depth_scale`, the inverse depth in 1/m of their code 255, is
+    given. Raises DatasetError naming what is missing.
     """
 
     def __init__(
@@ -67,7 +69,8 @@ class RainCityscapesDataset:
             views = self._from_lists(stored)
         else:
             raise DatasetError(
-                f"{self.root} has neither leftImg8bit_rain/ nor data/{stored}_input.txt, so it is not RainCityscapes in "
+                f"{self.root} has neither leftImg8bit_rain/ nor data/{stored}_input.txt, so it is not "
+                "RainCityscapes in "
                 "a layout that is known"
             )
         if stored == "train":
@@ -126,7 +129,8 @@ class RainCityscapesDataset:
             depth, camera = beside("disparity", path, "disparity.png"), beside("camera", path, "camera.json")
             if depth is not None and camera is None:
                 raise DatasetError(
-                    f"{self.root / 'camera'} is missing; without it the disparities have no metric scale. Add it or "
+                    f"{self.root / 'camera'} is missing; without it the disparities have no metric scale. "
+                    "Add it or "
                     "take disparity/ away"
                 )
             labels = beside("gtFine", path, "gtFine_labelIds.png")
@@ -185,7 +189,10 @@ def _describe(path: Path) -> tuple[str, str]:
 
 
 def _complete(views: list[RainyView]) -> list[RainyView]:
-    """The views themselves. Raises DatasetError naming the first file that is missing, and how many more are."""
+    """The views themselves.
+
+    Raises DatasetError naming the first file that is missing, and how many more are.
+    """
     wanted = {
         path: view
         for view in views
