@@ -41,6 +41,7 @@ setup(
         "torch>=2.8",
         "openvino>=2024.6",
         "tqdm",
+        "av",
     ],
     extras_require={
         "ros": [

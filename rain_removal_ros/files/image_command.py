@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from functools import partial
 from pathlib import Path
 
 from tqdm import tqdm
@@ -37,18 +38,16 @@ def run(arguments: argparse.Namespace) -> int:
     failed = 0
     try:
         with tqdm(jobs, unit="image", desc="derain", file=sys.stderr) as bar:
+            tell = partial(bar.write, file=sys.stderr)
             for job in bar:
                 try:
                     image = read_image(job.source)
-                    restorer.prepare(*image.shape[:2], (Output.IMAGE,), bar.write)
+                    restorer.prepare(*image.shape[:2], (Output.IMAGE,), tell)
                     write_image(job.target, restorer(image, (Output.IMAGE,)).image)
                 except ImageError as error:
                     failed += 1
                     text = str(error)
-                    bar.write(
-                        f"derain image: {text if str(job.source) in text else f'{job.source}: {text}'}",
-                        sys.stderr,
-                    )
+                    tell(f"derain image: {text if str(job.source) in text else f'{job.source}: {text}'}")
     finally:
         restorer.close()
     print(f"{len(jobs) - failed} of {len(jobs)} images restored to {arguments.output}")

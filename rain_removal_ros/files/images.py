@@ -88,12 +88,10 @@ def read_image(path: Path) -> np.ndarray:
 
 def write_image(path: Path, image: np.ndarray) -> None:
     """Write uint8 (H, W, 3) RGB in the format of the suffix; atomic. Raises ImageError, naming the file."""
+    suffix = path.suffix.lower()
+    options = [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY] if suffix in (".jpg", ".jpeg") else []
     try:
-        done, encoded = cv2.imencode(
-            path.suffix.lower(),
-            cv2.cvtColor(image, cv2.COLOR_RGB2BGR),
-            [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY],
-        )
+        done, encoded = cv2.imencode(suffix, cv2.cvtColor(image, cv2.COLOR_RGB2BGR), options)
     except cv2.error as error:
         raise ImageError(f"{path} cannot be written: {path.suffix} is no format of OpenCV's") from error
     if not done:

@@ -6,14 +6,14 @@ from __future__ import annotations
 
 import argparse
 import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 from tqdm import tqdm
 
 from rain_removal_ros.colours import colour_inverse_depth
-from rain_removal_ros.errors import ImageError, ParameterError
-from rain_removal_ros.files.video import VideoSink, VideoSource
+from rain_removal_ros.errors import ImageError, ParameterError, RainRemovalError
 from rain_removal_ros.runtime import Output, Restored, create_restorer
 from rain_removal_ros.runtime_options import add_runtime_arguments, add_weights_arguments, settings_from
 
@@ -36,6 +36,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Restore. Exit status 1 where part of the video could not be decoded."""
+    try:
+        from rain_removal_ros.files.video import VideoSink, VideoSource
+    except ModuleNotFoundError as error:
+        raise RainRemovalError(
+            f"derain video needs PyAV ({error}); install it with: pip install av"
+        ) from error
     if arguments.output.exists() and arguments.input.exists() and arguments.output.samefile(arguments.input):
         raise ParameterError(
             f"{arguments.output} is the input and would be overwritten; choose another output"
@@ -51,7 +57,9 @@ def run(arguments: argparse.Namespace) -> int:
                 ) as bar:
                     for frame in bar:
                         if not written:
-                            restorer.prepare(*frame.image.shape[:2], outputs, bar.write)
+                            restorer.prepare(
+                                *frame.image.shape[:2], outputs, partial(bar.write, file=sys.stderr)
+                            )
                         restored = restorer(frame.image, outputs)
                         sink.write(_panels(frame.image, restored, arguments.side_by_side), frame.time)
                         written += 1
