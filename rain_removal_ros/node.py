@@ -11,6 +11,7 @@ frames do until then).
 
 from __future__ import annotations
 
+import logging
 import os
 import queue
 import signal
@@ -32,6 +33,7 @@ from rclpy.callback_groups import ReentrantCallbackGroup
 from rclpy.clock import Clock, ClockType
 from rclpy.exceptions import ParameterException
 from rclpy.executors import SingleThreadedExecutor
+from rclpy.impl.rcutils_logger import RcutilsLogger
 from rclpy.lifecycle import LifecycleNodeMixin, LifecycleState, TransitionCallbackReturn
 from rclpy.node import Node
 from rclpy.parameter import Parameter as RosParameter
@@ -55,6 +57,23 @@ STAND_INS = {"tensorrt": "torch-cuda", "openvino": "torch-cpu"}
 PROGRESS_EVERY_S = 5.0
 PATIENCE_S = 3.0
 """At shutdown, so long is waited for a frame or a compilation under way."""
+
+
+class _RosLog(logging.Handler):
+    """Brings what the rooms without ROS log (a cache that cannot be written) to the node's log."""
+
+    def __init__(self, logger: RcutilsLogger):
+        super().__init__()
+        self._logger = logger
+
+    def emit(self, record: logging.LogRecord) -> None:
+        text = self.format(record)
+        if record.levelno >= logging.ERROR:
+            self._logger.error(text)
+        elif record.levelno >= logging.WARNING:
+            self._logger.warning(text)
+        else:
+            self._logger.info(text)
 
 
 class _Yield:
@@ -202,8 +221,7 @@ class DerainNode(LifecycleNodeMixin, Node):
         restorer = self._make_restorer(settings, self._on_load_progress)
         info = restorer.info
         self.get_logger().info(
-            f"{info.backend} {info.precision} on {info.device}, weights {info.weights} "
-            f"({info.weights_sha256[:12]}); {info.reason}"
+            f"loaded {info.weights} ({info.weights_sha256[:12]}) for {info.backend} {info.precision} on {info.device}"
         )
         stand_in = STAND_INS.get(info.backend)
         self._pipeline = Pipeline(
@@ -284,7 +302,7 @@ class DerainNode(LifecycleNodeMixin, Node):
         return self._topics[camera].publish(message, written)
 
     def on_built(self, build: Build) -> None:
-        self.get_logger().info(f"ready: {build}")
+        self.get_logger().info(f"built {build}")
 
     def on_problem(self, camera: str | None, problem: Problem, error: Exception) -> None:
         held_back = self._throttle.pass_((camera, problem))
@@ -309,7 +327,7 @@ class DerainNode(LifecycleNodeMixin, Node):
             self._progress_told = now
         elif now - self._progress_told >= PROGRESS_EVERY_S:
             self._progress_told = now
-            self.get_logger().info(str(building))
+            self.get_logger().info(f"building {building}")
         self._publish_diagnostics(pipeline, building)
 
     def _publish_diagnostics(self, pipeline: Pipeline | None, building: Build | None) -> None:
@@ -325,7 +343,7 @@ class DerainNode(LifecycleNodeMixin, Node):
                 f"{name}: runtime",
                 self._state,
                 pipeline.restorer.info if pipeline is not None else None,
-                str(building) if building is not None else None,
+                f"building {building}" if building is not None else None,
                 pipeline.failed_builds if pipeline is not None else (),
                 self._configure_error,
                 min(outputs, default=None),
@@ -383,6 +401,9 @@ def main(args: list[str] | None = None) -> int:
         print(f"derain node: {error}", file=sys.stderr)
         rclpy.try_shutdown()
         return 1
+    log = logging.getLogger("rain_removal_ros")
+    log.setLevel(logging.INFO)
+    log.addHandler(_RosLog(node.get_logger()))
     executor = SingleThreadedExecutor()
     executor.add_node(node)
     spinner = threading.Thread(target=_spin, args=(executor, stop), name="executor")

@@ -119,9 +119,9 @@ class Build:
         return time.perf_counter() - self.started
 
     def __str__(self) -> str:
-        names = ", ".join(output.value for output in Output if output in self.outputs)
+        names = "+".join(output.value for output in Output if output in self.outputs)
         said = f" ({self.message})" if self.message else ""
-        return f"building engine for {self.size[1]}x{self.size[0]}, {names}: {self.elapsed:.0f} s{said}"
+        return f"engine for {self.size[1]}x{self.size[0]} {names}, {self.elapsed:.1f} s{said}"
 
 
 class FrameHandler(Protocol):

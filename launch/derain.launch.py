@@ -1,0 +1,71 @@
+"""Launches the derain node with the DDS profile for large images. Its arguments are the node's parameters.
+
+ros2 launch rain_removal_ros derain.launch.py cameras:=[front,rear] segmentation:=true
+"""
+
+import os
+import sys
+from pathlib import Path
+
+from launch import LaunchContext, LaunchDescription
+from launch.actions import DeclareLaunchArgument, LogInfo, OpaqueFunction, SetEnvironmentVariable, Shutdown
+from launch.substitutions import LaunchConfiguration
+from launch_ros.actions import Node
+
+from rain_removal_ros.parameters import PARAMETERS, launch_parameters, launch_remappings
+from rain_removal_ros.share import dds_profile_environment, node_program
+
+OTHER_ARGUMENTS = (
+    ("name", "derain", "Name of the node."),
+    ("namespace", "", "Namespace of the node and of its topics."),
+    ("params_file", "", "A parameter file such as config/derain.yaml; launch arguments come before it."),
+    ("remap", "", "Remappings with a space between two: camera/image_raw:=/front/image_raw ..."),
+    ("log_level", "info", "Log level of the node: debug, info, warn, error or fatal."),
+)
+
+
+def generate_launch_description() -> LaunchDescription:
+    """One argument for each parameter; an empty one leaves it to `params_file` or to the node's default."""
+    arguments = [
+        DeclareLaunchArgument(name, default_value=default, description=description)
+        for name, default, description in OTHER_ARGUMENTS
+    ]
+    arguments += [
+        DeclareLaunchArgument(
+            parameter.name,
+            default_value="",
+            description=f"{parameter.description} {parameter.allowed} (default {parameter.default})",
+        )
+        for parameter in PARAMETERS
+    ]
+    return LaunchDescription([*arguments, OpaqueFunction(function=_start)])
+
+
+def _start(context: LaunchContext) -> list:
+    def text(name: str) -> str:
+        return LaunchConfiguration(name).perform(context)
+
+    profile = dds_profile_environment(os.environ)
+    if profile:
+        notice = f"DDS profile for large images: {next(iter(profile.values()))}"
+    else:
+        notice = "DDS profile: the user's own"
+    parameters = [str(Path(text("params_file")).expanduser())] if text("params_file") else []
+    parameters.append(launch_parameters({parameter.name: text(parameter.name) for parameter in PARAMETERS}))
+    program = node_program(sys.executable)
+    return [
+        LogInfo(msg=notice),
+        *(SetEnvironmentVariable(name, value) for name, value in profile.items()),
+        Node(
+            executable=program[0],
+            arguments=program[1:],
+            name=text("name"),
+            namespace=text("namespace"),
+            parameters=parameters,
+            remappings=launch_remappings(text("remap")),
+            ros_arguments=["--log-level", text("log_level")],
+            output="screen",
+            emulate_tty=True,
+            on_exit=Shutdown(),
+        ),
+    ]
