@@ -1,4 +1,5 @@
-"""The procedural drive: frames, depth, labels and motion agree with each other, and the folder it writes can be read."""
+"""The procedural drive: frames, depth, labels and motion agree with each other, and the folder it writes
+can be read."""
 
 from __future__ import annotations
 
@@ -22,6 +23,11 @@ def drive() -> Drive:
 
 
 @pytest.fixture(scope="module")
+def other_street() -> Drive:
+    return Drive(width=160, height=90, frame_count=40, rate=10.0, seed=5)
+
+
+@pytest.fixture(scope="module")
 def frame(drive):
     return drive[0]
 
@@ -35,12 +41,11 @@ def test_a_frame_has_the_stated_shapes_types_and_time(drive, frame):
     assert frame.index == 0 and frame.stamp == 0.0
 
 
-def test_the_same_seed_gives_the_same_frame_and_another_seed_another_street(frame):
+def test_the_same_seed_gives_the_same_frame_and_another_seed_another_street(frame, other_street):
     again = Drive(width=160, height=90, frame_count=40, rate=10.0, seed=0)[0]
-    other = Drive(width=160, height=90, frame_count=40, rate=10.0, seed=5)[0]
     for name in ("image", "inverse_depth", "labels"):
         np.testing.assert_array_equal(getattr(again, name), getattr(frame, name))
-    assert (other.labels != frame.labels).mean() > 0.05
+    assert (other_street[0].labels != frame.labels).mean() > 0.05
 
 
 def test_a_frame_does_not_depend_on_what_was_rendered_before(drive, frame):
@@ -82,12 +87,11 @@ def test_the_sky_and_nothing_else_has_inverse_depth_zero(drive):
         assert frame.inverse_depth.max() < 2.0
 
 
-def test_labels_are_train_ids_of_a_street_with_many_classes():
+def test_labels_are_train_ids_of_a_street_with_many_classes(drive, other_street):
     seen = set()
-    for seed in (0, 1):
-        drive = Drive(width=320, height=180, frame_count=40, seed=seed)
+    for street in (drive, other_street):
         for index in (0, 20, 39):
-            seen |= set(np.unique(drive[index].labels).tolist())
+            seen |= set(np.unique(street[index].labels).tolist())
     assert seen <= {int(label) for label in TrainId}
     assert {
         TrainId.ROAD, TrainId.SIDEWALK, TrainId.BUILDING, TrainId.POLE, TrainId.VEGETATION, TrainId.SKY,
@@ -126,14 +130,14 @@ def test_points_of_the_fixed_world_reproject_into_the_next_frame(drive):
 
 
 def test_at_speed_zero_everything_stands_still_and_only_noise_differs():
-    still = Drive(width=96, height=64, frame_count=50, seed=3, speed=0.0)
+    still = Drive(width=96, height=64, frame_count=50, seed=3, speed=0.0, noise=2.0)
     first, last = still[0], still[49]
     np.testing.assert_array_equal(first.inverse_depth, last.inverse_depth)
     np.testing.assert_array_equal(first.labels, last.labels)
-    difference = first.image.astype(int) - last.image
-    assert 0 < np.abs(difference).max() < 15
-    silent = Drive(width=96, height=64, frame_count=50, seed=3, speed=0.0, noise=0.0)
-    np.testing.assert_array_equal(silent[0].image, silent[49].image)
+    difference = first.image.astype(float) - last.image
+    assert np.abs(difference).max() < 20
+    assert difference.std() == pytest.approx(2.0 * np.sqrt(2), rel=0.1)  # of two independent noises
+    assert still.stamp(49) == pytest.approx(4.9)
 
 
 @pytest.mark.parametrize(
@@ -164,10 +168,10 @@ def test_a_frame_outside_the_drive_is_an_index_error_and_negative_counts_from_th
 def test_the_command_writes_a_folder_that_decodes_to_the_drive(tmp_path, capsys):
     parser = argparse.ArgumentParser()
     drive_command.add_arguments(parser)
-    words = f"{tmp_path} --frames 2 --width 96 --height 64 --rate 5 --seed 4 --processes 1"
+    words = f"{tmp_path} --frames 1 --width 96 --height 64 --rate 5 --seed 4 --processes 1"
     assert drive_command.run(parser.parse_args(words.split())) == 0
     assert str(tmp_path) in capsys.readouterr().out
-    drive = Drive(width=96, height=64, frame_count=2, rate=5.0, seed=4)
+    drive = Drive(width=96, height=64, frame_count=1, rate=5.0, seed=4)
     for index, frame in enumerate(drive):
         image = cv2.imread(str(tmp_path / "image" / f"{index:05d}.png"))
         codes = cv2.imread(str(tmp_path / "inverse_depth" / f"{index:05d}.png"), cv2.IMREAD_UNCHANGED)

@@ -1,4 +1,5 @@
-"""A procedural drive: video of a street from a moving camera with exact depth and labels. Knows no rain, ROS or torch.
+"""A procedural drive: video of a street from a moving camera with exact depth and labels. Knows no rain,
+ROS or torch.
 
 drive = Drive(width=640, height=360, frame_count=100, seed=0)
 frame = drive[42]                          # any frame by itself

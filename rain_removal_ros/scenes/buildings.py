@@ -1,7 +1,8 @@
-"""Houses as meshes: walls with facade textures, cornices, balconies, awnings, roofs. Knows houses, not the street.
+"""Houses as meshes: walls with facade textures, cornices, balconies, awnings, roofs. Knows houses, not the
+street.
 
-A house is built for the right-hand side of the street: its front lies in the plane x = 0 and faces -x, it reaches from
-z = 0 to its width and from x = 0 to its depth.
+A house is built for the right-hand side of the street: its front lies in the plane x = 0 and faces -x, it
+reaches from z = 0 to its width and from x = 0 to its depth.
 """
 
 from __future__ import annotations
@@ -16,8 +17,8 @@ from rain_removal_ros.scenes.mesh import Mesh, Surface, box, boxes, join, quad, 
 
 WALL_COLOURS = {
     "brick": ((148, 78, 58), (168, 104, 74), (124, 66, 54), (176, 142, 104), (112, 84, 72)),
-    "plaster": ((214, 198, 166), (224, 214, 196), (198, 172, 136), (186, 192, 190), (216, 184, 158), (204, 206, 184),
-                (178, 150, 128), (226, 222, 212)),
+    "plaster": ((214, 198, 166), (224, 214, 196), (198, 172, 136), (186, 192, 190), (216, 184, 158),
+                (204, 206, 184), (178, 150, 128), (226, 222, 212)),
     "stone": ((188, 178, 158), (168, 160, 148), (204, 196, 178)),
     "glass": ((96, 106, 112), (128, 122, 112), (70, 78, 88)),
 }  # fmt: skip
@@ -71,7 +72,8 @@ def mirrored(mesh: Mesh) -> Mesh:
 def house(
     rng: np.random.Generator, style: FacadeStyle, bays: int, storeys: int, roof_texture: int, concrete: int
 ) -> tuple[Mesh, float]:
-    """A house of `bays` window bays and `storeys` storeys (ground storey included). Gives the mesh and its width."""
+    """A house of `bays` window bays and `storeys` storeys (ground storey included). Gives the mesh and its
+    width."""
     label = TrainId.BUILDING
     width, depth = bays * style.bay, rng.uniform(10, 13)
     ground_height = style.storey * 1.15
@@ -96,7 +98,7 @@ def house(
         front(0, 0, width, 0, ground_height, ground, 0),
         front(0, 0, width, ground_height, height, upper, rise),
     ]
-    windows_aside = rng.random() < 0.5
+    windows_aside = rng.random() < 0.75
     for z in (0.0, width):  # flanks
         points = np.array([[0, 0, z], [depth, 0, z], [depth, height, z], [0, height, z]])
         bays_deep = round(depth / style.bay)
@@ -164,7 +166,7 @@ def _balconies(
             parts.append(box((-0.95, y + 0.92, z0), (-0.90, y + 0.97, z1), rail))
             bars = np.arange(z0, z1, 0.16)[:, None]
             low = bars * [0, 0, 1] + [-0.94, y, 0]
-            parts.append(boxes(low, low + [0.025, 0.95, 0.025], rail))
+            parts.append(boxes(low, np.add(low, [0.025, 0.95, 0.025]), rail))
             for z in (z0, z1 - 0.04):
                 parts.append(box((-0.95, y + 0.92, z), (0, y + 0.97, z + 0.04), rail))
     return parts

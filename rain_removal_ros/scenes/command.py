@@ -1,4 +1,5 @@
-"""`derain drive`: renders a procedural drive to a folder of images, inverse depth and labels. Knows files, not scenes."""
+"""`derain drive`: renders a procedural drive to a folder of images, inverse depth and labels. Knows files,
+not scenes."""
 
 from __future__ import annotations
 
@@ -17,7 +18,8 @@ LARGEST_INVERSE_DEPTH = 0.7  # 1/m, code 255
 
 
 def encode_inverse_depth(inverse_depth: np.ndarray) -> np.ndarray:
-    """Uint8 codes c with inverse depth = 0.7 (c / 255)^2 in 1/m, from float32 of any shape; 0 stays the sky's alone."""
+    """Uint8 codes c with inverse depth = 0.7 (c / 255)^2 in 1/m, from float32 of any shape; 0 stays the
+    sky's alone."""
     codes = np.rint(255 * np.sqrt(np.clip(inverse_depth / LARGEST_INVERSE_DEPTH, 0, 1)))
     return np.where(inverse_depth > 0, np.maximum(codes, 1), 0).astype(np.uint8)
 
@@ -61,7 +63,8 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def write_frame(folder: Path, frame: DriveFrame) -> None:
-    """Write one frame as folder/{image,inverse_depth,labels}/NNNNN.png; RainRemovalError if it cannot be written."""
+    """Write one frame as folder/{image,inverse_depth,labels}/NNNNN.png; RainRemovalError if it cannot be
+    written."""
     pictures = {
         "image": cv2.cvtColor(frame.image, cv2.COLOR_RGB2BGR),
         "inverse_depth": encode_inverse_depth(frame.inverse_depth),

@@ -1,6 +1,7 @@
 """A drive along a procedural street as a sequence of frames with exact depth and labels.
 
-Knows the camera and its motion. Rain, ROS and networks are unknown here; `weather/` adds rain to these frames.
+Knows the camera and its motion. Rain, ROS and networks are unknown here; `weather/` adds rain to these
+frames.
 """
 
 from __future__ import annotations
@@ -24,7 +25,8 @@ SMALLEST, LARGEST = 64, 4096  # pixels a side
 
 @dataclass(frozen=True)
 class CameraModel:
-    """A pinhole camera that looks horizontally; enough for a CameraInfo. Pixel centres have whole coordinates."""
+    """A pinhole camera that looks horizontally; enough for a CameraInfo. Pixel centres have whole
+    coordinates."""
 
     width: int
     height: int
@@ -50,9 +52,9 @@ class DriveFrame:
 class Drive:
     """A sequence of frames. Each depends on the arguments and its index alone, so any can be rendered first.
 
-    `speed` is the camera's in m/s; with 0 everything stands still, and frames differ by `noise` alone (its standard
-    deviation in grey levels). `rate` is in frames a second. The street is as long as the drive needs, so its far end
-    depends on `frame_count`, `rate` and `speed` too.
+    `speed` is the camera's in m/s; with 0 everything stands still, and frames differ by `noise` alone (its
+    standard deviation in grey levels). `rate` is in frames a second. The street is as long as the drive
+    needs, so its far end depends on `frame_count`, `rate` and `speed` too.
     """
 
     def __init__(
@@ -112,8 +114,8 @@ class Drive:
         return index / self.rate
 
     def pose(self, index: int) -> tuple[np.ndarray, float]:
-        """The camera's position, float32 (3,) in metres (x right, y up, z along the street), and its heading in
-        radians from z towards x."""
+        """The camera's position, float32 (3,) in metres (x right, y up, z along the street), and its
+        heading in radians from z towards x."""
         course = self._renderer.street.course
         z = self.speed * self.stamp(index)
         x = float(course.offset(z)) + EGO_LANE

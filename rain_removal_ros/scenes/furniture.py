@@ -1,10 +1,13 @@
-"""Street furniture as meshes: lamps, traffic lights, signs, bollards, bins, fences. Knows them, not where they stand.
+"""Street furniture as meshes: lamps, traffic lights, signs, bollards, bins, fences. Knows them, not where
+they stand.
 
-Each stands on y = 0 at the origin and is meant for the right-hand side: the road lies towards -x, and what is to be
-read is read from -z.
+Each stands on y = 0 at the origin and is meant for the right-hand side: the road lies towards -x, and what
+is to be read is read from -z.
 """
 
 from __future__ import annotations
+
+import itertools
 
 import numpy as np
 
@@ -64,7 +67,7 @@ def traffic_light(lit: int) -> Mesh:
                 [q[0], y + q[1], -0.48],
                 [p[0], y + p[1], -0.48],
             ]
-            for p, q in zip(hood[:-1], hood[1:], strict=True)
+            for p, q in itertools.pairwise(hood)
         ]
         parts += [quad(np.array(points), case) for points in quads]
     return join(parts)
@@ -86,7 +89,7 @@ def sign(texture: int, shape: str) -> Mesh:
     following = np.roll(corners, -1, 0)
     centre = np.broadcast_to(corners.mean(0), corners.shape)
     fan = np.stack([centre, corners, following], 1)
-    at = np.concatenate([fan + [0, y], np.full((*fan.shape[:2], 1), z)], 2)
+    at = np.concatenate([np.add(fan, [0, y]), np.full((*fan.shape[:2], 1), z)], 2)
     if shape == "triangle":
         parts.append(triangles(at, Surface(label, (0.85, 0.10, 0.10), emission=0.12)))
         inner = np.concatenate([fan * 0.68 + [0, y - 0.005], np.full((*fan.shape[:2], 1), z - 0.01)], 2)
@@ -98,7 +101,7 @@ def sign(texture: int, shape: str) -> Mesh:
         )
     else:
         parts.append(triangles(at, face, fan / (2 * np.abs(corners).max()) + 0.5))
-    parts.append(triangles(at + [0, 0, 0.02], back))
+    parts.append(triangles(np.add(at, [0, 0, 0.02]), back))
     return join(parts)
 
 
@@ -134,7 +137,7 @@ def railing(length: float) -> Mesh:
     surface = Surface(TrainId.FENCE, (0.14, 0.17, 0.16), gloss=0.1)
     parts = [box((-0.02, y, 0), (0.02, y + 0.05, length), surface) for y in (0.12, 1.05)]
     low = np.arange(0, length, 0.14)[:, None] * [0, 0, 1] + [-0.012, 0.1, 0]
-    parts.append(boxes(low, low + [0.024, 1.05, 0.025], surface))
+    parts.append(boxes(low, np.add(low, [0.024, 1.05, 0.025]), surface))
     return join(parts)
 
 

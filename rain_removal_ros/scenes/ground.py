@@ -66,7 +66,8 @@ def ground_labels(t: np.ndarray, z: np.ndarray, crossings: np.ndarray) -> np.nda
 def marking(
     t: np.ndarray, z: np.ndarray, width_t: np.ndarray, width_z: np.ndarray, crossings: np.ndarray
 ) -> np.ndarray:
-    """Share (N,) of white paint in the footprint of width_t x width_z metres around each place on the road."""
+    """Share (N,) of white paint in the footprint of width_t x width_z metres around each place on the
+    road."""
     nearest = crossings[np.abs(z[:, None] - crossings).argmin(1)]
     before = nearest - z  # positive ahead of a junction
     away = np.abs(before)

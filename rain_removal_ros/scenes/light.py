@@ -1,4 +1,5 @@
-"""Sun, sky and clouds from a seed. Knows light only, nothing of what it falls on. All radiance is linear RGB."""
+"""Sun, sky and clouds from a seed. Knows light only, nothing of what it falls on. All radiance is linear
+RGB."""
 
 from __future__ import annotations
 
@@ -27,7 +28,8 @@ class Sky:
         return np.float32(1.0 / (0.45 * self.ambient.mean() + 0.42 * self.sun_direction[1] * self.sun.mean()))
 
     def radiance(self, directions: np.ndarray) -> np.ndarray:
-        """Float32 (N, 3) radiance from where unit `directions` (N, 3) point; below the horizon, the horizon's."""
+        """Float32 (N, 3) radiance from where unit `directions` (N, 3) point; below the horizon, the
+        horizon's."""
         up = np.maximum(directions[:, 1], 0.0)
         blend = (1 - np.sqrt(up))[:, None] ** 1.3
         colour = self.zenith + (self.horizon - self.zenith) * blend
@@ -46,7 +48,8 @@ class Sky:
 
 
 def _lookup(table: np.ndarray, x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """Values of a periodic (S, S, C) table at x, y (N,), bilinear; remap wants pictures, so the list is folded."""
+    """Values of a periodic (S, S, C) table at x, y (N,), bilinear; remap wants pictures, so the list is
+    folded."""
     count, width = len(x), 4096
     height = -(-count // width)
     folded = [np.resize(values, (height, width)) for values in (x, y)] if count else []
@@ -69,7 +72,7 @@ def make_sky(seed: int) -> Sky:
     warmth = np.clip((np.radians(50) - elevation) / np.radians(30), 0, 1)
     sun = (0.35 + 2.1 * clear) * np.array([1.0, 0.95 - 0.09 * warmth, 0.86 - 0.24 * warmth])
     grey, blue = np.array([0.80, 0.85, 0.92]), np.array([0.50, 0.68, 1.0])
-    ambient = (0.95 - 0.35 * clear) * (grey + (blue - grey) * 0.55 * clear) + 0.10
+    ambient = (0.95 - 0.48 * clear) * (grey + (blue - grey) * 0.55 * clear) + 0.10
     zenith = np.array([0.66, 0.70, 0.76]) * (1 - clear) + np.array([0.17, 0.34, 0.70]) * clear
     horizon = np.array([0.84, 0.86, 0.88]) * (1 - clear) + np.array([0.68, 0.80, 0.93]) * clear
     size = 512

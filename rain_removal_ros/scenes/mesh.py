@@ -91,7 +91,8 @@ def cross(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
 
 def quad(points: np.ndarray, surface: Surface, uv: np.ndarray | None = None) -> Mesh:
-    """A quadrilateral, (4, 3) corners in order; uv (4, 2) in metres, by default measured along its first two edges."""
+    """A quadrilateral, (4, 3) corners in order; uv (4, 2) in metres, by default measured along its first
+    two edges."""
     points = np.asarray(points, np.float32)
     if uv is None:
         width = np.linalg.norm(points[1] - points[0])
@@ -133,7 +134,8 @@ def boxes(low: np.ndarray, high: np.ndarray, surface: Surface) -> Mesh:
 def loft(
     rings: np.ndarray, surface: Surface, closed: bool = True, caps: bool = True, smooth: bool = True
 ) -> Mesh:
-    """A skin over K rings of M points, (K, M, 3). `closed` joins each ring's ends, `caps` closes the first and last."""
+    """A skin over K rings of M points, (K, M, 3). `closed` joins each ring's ends, `caps` closes the first
+    and last."""
     rings = np.asarray(rings, np.float32)
     around = np.concatenate([rings, rings[:, :1]], axis=1) if closed else rings
     length = np.linalg.norm(np.diff(around, axis=1), axis=2).mean(0).cumsum()
@@ -203,7 +205,8 @@ def cylinder(
     surface: Surface,
     sides: int = 16,
 ) -> Mesh:
-    """A cylinder of the given length whose middle is `centre`, its axis along coordinate `axis` (0 x, 1 y, 2 z)."""
+    """A cylinder of the given length whose middle is `centre`, its axis along coordinate `axis` (0 x, 1 y,
+    2 z)."""
     step = np.zeros(3, np.float32)
     step[axis] = length / 2
     return tube(np.stack([centre - step, centre + step]), radius, surface, sides)

@@ -21,11 +21,12 @@ def render_frames(
     processes: int | None = None,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> Iterator[DriveFrame]:
-    """Yield the frames at `indices` (default: all) in that order, rendered by `processes` (default: one a core).
+    """Yield the frames at `indices` (default: all) in that order, rendered by `processes` (default: one a
+    core).
 
-    `on_progress(done, total)` is called as each frame is handed out. Processes are spawned, so a script that calls this
-    needs the usual `if __name__ == "__main__":`. Each builds the street for itself; a handful of frames comes sooner
-    with `processes=1`, which renders in this process.
+    `on_progress(done, total)` is called as each frame is handed out. Processes are spawned, so a script
+    that calls this needs the usual `if __name__ == "__main__":`. Each builds the street for itself; a
+    handful of frames comes sooner with `processes=1`, which renders in this process.
     """
     indices = range(len(drive)) if indices is None else indices
     processes = len(os.sched_getaffinity(0)) if processes is None else processes
@@ -54,7 +55,7 @@ def _spread(drive: Drive, indices: Sequence[int], processes: int) -> Iterator[Dr
                 yield pending.popleft().result()
         except BrokenProcessPool as error:
             raise RainRemovalError(
-                f"a process that rendered the drive died (out of memory?); try fewer than {processes} processes"
+                f"a process that rendered the drive died (out of memory?); try fewer than {processes}"
             ) from error
         finally:
             for future in pending:

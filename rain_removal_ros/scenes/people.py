@@ -40,7 +40,8 @@ def _head(label: int, skin: tuple, hair: tuple, z: float, y: float) -> list[Mesh
 
 
 def person(rng: np.random.Generator, phase: float) -> Mesh:
-    """A pedestrian; `phase` in [0, 1) is the point in the stride of two steps. Consumes the same draws at any phase."""
+    """A pedestrian; `phase` in [0, 1) is the point in the stride of two steps. Consumes the same draws at
+    any phase."""
     label = TrainId.PERSON
     top, trousers = (CLOTHES[rng.integers(len(CLOTHES))] for _ in range(2))
     skin, hair = SKIN[rng.integers(len(SKIN))], HAIR[rng.integers(len(HAIR))]
@@ -48,15 +49,16 @@ def person(rng: np.random.Generator, phase: float) -> Mesh:
     jacket = Surface(label, top)
     parts = [_torso(jacket, 0.88, 1.48, 0.02), *_head(label, skin, hair, 0.03, 1.64)]
     if coat:
-        rings = np.array([[[b * np.cos(a), y, 0.7 * b * np.sin(a)] for a in np.arange(12) * np.pi / 6] for b, y in
-                          ((0.22, 0.58), (0.19, 0.75), (0.165, 0.95))])  # fmt: skip
+        angle = np.arange(12) * np.pi / 6
+        skirt = ((0.22, 0.58), (0.19, 0.75), (0.165, 0.95))  # half breadth at height
+        rings = np.array([[[b * np.cos(a), y, 0.7 * b * np.sin(a)] for a in angle] for b, y in skirt])
         parts.append(loft(rings, jacket))
     for side in (-1, 1):
         swing = side * np.sin(2 * np.pi * phase)
         lift = max(0.0, side * np.cos(2 * np.pi * phase))
         hip = np.array([side * 0.09, 0.92, 0])
-        knee = hip + [0, -0.43, 0.20 * swing + 0.10 * lift]
-        ankle = knee + [0, -0.42 + 0.10 * lift, 0.16 * swing - 0.20 * lift]
+        knee = np.add(hip, [0, -0.43, 0.20 * swing + 0.10 * lift])
+        ankle = np.add(knee, [0, -0.42 + 0.10 * lift, 0.16 * swing - 0.20 * lift])
         parts.append(
             tube(np.stack([hip, knee, ankle]), np.array([0.092, 0.066, 0.045]), Surface(label, trousers), 8)
         )
@@ -69,10 +71,12 @@ def person(rng: np.random.Generator, phase: float) -> Mesh:
             )
         )
         shoulder = np.array([side * 0.19, 1.40, 0.02])
-        elbow = shoulder + [side * 0.05, -0.28, -0.13 * swing - 0.02]
-        hand = elbow + [0, -0.23, -0.12 * swing + 0.08]
+        elbow = np.add(shoulder, [side * 0.05, -0.28, -0.13 * swing - 0.02])
+        hand = np.add(elbow, [0, -0.23, -0.12 * swing + 0.08])
         parts.append(tube(np.stack([shoulder, elbow, hand]), np.array([0.058, 0.047, 0.038]), jacket, 7))
-        parts.append(ellipsoid(tuple(hand + [0, -0.05, 0.01]), (0.035, 0.06, 0.04), Surface(label, skin), 6))
+        parts.append(
+            ellipsoid(tuple(np.add(hand, [0, -0.05, 0.01])), (0.035, 0.06, 0.04), Surface(label, skin), 6)
+        )
     if bag:
         parts.append(
             box(

@@ -1,4 +1,5 @@
-"""Where rays hit triangles, by Intel Embree. The only file that knows the ray library; it knows nothing of light."""
+"""Where rays hit triangles, by Intel Embree. The only file that knows the ray library; it knows nothing of
+light."""
 
 from __future__ import annotations
 

@@ -1,11 +1,14 @@
-"""Draws a street as a camera sees it: exact depth and labels at pixel centres, a shaded and anti-aliased image.
+"""Draws a street as a camera sees it: exact depth and labels at pixel centres, a shaded and anti-aliased
+image.
 
 Knows light and surfaces; not where the camera drives, nor what the street is made of.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 
 import cv2
 import numpy as np
@@ -13,22 +16,18 @@ import numpy as np
 from rain_removal_ros.scenes import ground
 from rain_removal_ros.scenes.labels import TrainId
 from rain_removal_ros.scenes.light import Sky
-from rain_removal_ros.scenes.mesh import Mesh
+from rain_removal_ros.scenes.mesh import Mesh, cross
 from rain_removal_ros.scenes.raycast import RayCaster
 from rain_removal_ros.scenes.street import Street
 
-SUBSAMPLES = (
-    (-0.125, -0.375),
-    (0.375, -0.125),
-    (0.125, 0.375),
-    (-0.375, 0.125),
-)  # of a pixel with an edge in it
-EDGE_CONTRAST = 0.06  # display-referred difference to a neighbour that makes a pixel worth more rays
+SUBSAMPLES = ((-0.10, -0.40), (0.40, 0.10), (-0.30, 0.30))  # of a pixel with an edge, beside its centre
+EDGE_CONTRAST = 0.08  # display-referred difference to a neighbour that makes a pixel worth more rays
 SHADOW_DISTANCE = 280.0  # metres from the camera beyond which nothing casts a shadow
 HAZE_DISTANCE = 2600.0  # metres after which a share 1/e of an object's own light is left
 OCCLUSION_STEP = 4  # pixels between places where ambient occlusion is measured
 OCCLUSION_RAYS = 8
 OCCLUSION_REACH = 4.0  # metres
+COVER_STEP = 8  # pixels a cell of the map of what may move
 ROUGH_GROUND = 8.0  # metres a tile of the ground's textures
 
 
@@ -38,18 +37,24 @@ class Geometry:
     def __init__(self, mesh: Mesh) -> None:
         self.mesh = mesh
         self.caster = RayCaster(mesh.corners)
+        normal = cross(mesh.corners[:, 1] - mesh.corners[:, 0], mesh.corners[:, 2] - mesh.corners[:, 0])
+        self.normal = normal / (np.sqrt((normal**2).sum(1, keepdims=True)) + np.float32(1e-20))
+        alike = np.abs(np.einsum("ij,ikj->ik", self.normal, mesh.normals)).min(1)
+        self.curved = alike < 0.9999  # lit as if it were not flat
+
+    @cached_property
+    def gradient(self) -> np.ndarray:
+        """How the texture coordinates change over the triangle: float32 (N, uv, xyz), tiles a metre."""
+        mesh = self.mesh
         first = mesh.corners[:, 1] - mesh.corners[:, 0]
         second = mesh.corners[:, 2] - mesh.corners[:, 0]
-        normal = np.cross(first, second)
-        self.normal = normal / (np.linalg.norm(normal, axis=1, keepdims=True) + 1e-20)
         aa, bb, ab = (first**2).sum(1), (second**2).sum(1), (first * second).sum(1)
         scale = 1 / (aa * bb - ab**2 + 1e-20)
         step = mesh.uv[:, 1:] - mesh.uv[:, :1]  # (N, 2 edges, uv)
         along_first = (bb[:, None] * step[:, 0] - ab[:, None] * step[:, 1]) * scale[:, None]
         along_second = (aa[:, None] * step[:, 1] - ab[:, None] * step[:, 0]) * scale[:, None]
-        self.gradient = (  # (N, uv, xyz), tiles a metre
-            along_first[:, :, None] * first[:, None] + along_second[:, :, None] * second[:, None]
-        ).astype(np.float32)
+        gradient = along_first[:, :, None] * first[:, None] + along_second[:, :, None] * second[:, None]
+        return gradient.astype(np.float32)
 
 
 @dataclass(frozen=True)
@@ -105,11 +110,14 @@ class Renderer:
         self.floor = len(street.fixed) - 2  # the last two triangles
 
     def draw(self, view: View, moving: Mesh | None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Exposed linear float32 (H, W, 3) image, float32 (H, W) inverse depth along the optical axis (0 = sky) in 1/m, and
-        uint8 (H, W) train ids. Depth and labels are those at the pixels' centres."""
+        """Exposed linear float32 (H, W, 3) image, float32 (H, W) inverse depth along the optical axis (0 =
+        sky) in 1/m, and uint8 (H, W) train ids. Depth and labels are those at the pixels' centres."""
         geometries = [self.fixed] if moving is None else [self.fixed, Geometry(moving)]
+        may_move = (
+            np.zeros(view.height * view.width, bool) if moving is None else _covered(view, moving.corners)
+        )
         v, u = np.divmod(np.arange(view.height * view.width, dtype=np.int32), view.width)
-        surfaces, hit = self._meet(view, geometries, u.astype(np.float32), v.astype(np.float32))
+        surfaces, hit = self._meet(view, geometries, u, v, may_move)
         occlusion = self._ambient_occlusion(view, geometries, surfaces, hit)
         image = self._light(view, geometries, u, v, surfaces, hit, occlusion[hit])
         shape = (view.height, view.width)
@@ -118,78 +126,81 @@ class Renderer:
         labels.flat[hit] = surfaces.label
 
         edges = np.flatnonzero(_edges(display(image.reshape(*shape, 3) * self.sky.exposure)))
-        total = np.zeros((len(edges), 3), np.float32)
+        total = image[edges]
         for right, down in SUBSAMPLES:
             u_sub, v_sub = u[edges] + np.float32(right), v[edges] + np.float32(down)
-            surfaces, hit = self._meet(view, geometries, u_sub, v_sub)
+            surfaces, hit = self._meet(view, geometries, u_sub, v_sub, may_move[edges])
             total += self._light(view, geometries, u_sub, v_sub, surfaces, hit, occlusion[edges][hit])
-        image[edges] = total / len(SUBSAMPLES)
+        image[edges] = total / (1 + len(SUBSAMPLES))
         return image.reshape(*shape, 3) * self.sky.exposure, inverse_depth, labels
 
     def _meet(
-        self, view: View, geometries: list[Geometry], u: np.ndarray, v: np.ndarray
+        self, view: View, geometries: list[Geometry], u: np.ndarray, v: np.ndarray, may_move: np.ndarray
     ) -> tuple[_Surfaces, np.ndarray]:
-        """The surfaces that rays through pixels (u, v) meet, and the indices of the rays that met one."""
+        """The surfaces that rays through pixels (u, v) meet, and the indices of the rays that met one. Only
+        rays where `may_move` (N,) is true are tried on what moves."""
         rays = view.directions(u, v)
-        origins = np.broadcast_to(view.position, rays.shape).astype(np.float32)
-        found = [geometry.caster.first_hits(origins, rays) for geometry in geometries]
-        distance = found[0].distance
-        owner = np.zeros(len(rays), np.int8)
-        if len(found) > 1:
-            owner = (found[1].distance < distance).astype(np.int8)
-            distance = np.minimum(distance, found[1].distance)
-        hit = np.flatnonzero(np.isfinite(distance))
-        rays, depth, owner = rays[hit], distance[hit], owner[hit]
-        count = len(hit)
+        origins = np.empty_like(rays)
+        origins[:] = view.position
+        found = geometries[0].caster.first_hits(origins, rays)
+        distance, triangle, weights = found.distance, found.triangle, found.barycentric
+        moves = np.zeros(len(rays), bool)
+        if len(geometries) > 1:
+            tried = np.flatnonzero(may_move)
+            found = geometries[1].caster.first_hits(origins[tried], rays[tried])
+            nearer = np.flatnonzero(found.distance < distance[tried])
+            changed = tried[nearer]
+            distance[changed], triangle[changed] = found.distance[nearer], found.triangle[nearer]
+            weights[changed] = found.barycentric[nearer]
+            moves[changed] = True
+
+        hit = np.flatnonzero(triangle >= 0)
+        rays, depth, triangle, weights, moves = (a[hit] for a in (rays, distance, triangle, weights, moves))
+        on_floor = np.flatnonzero((triangle >= self.floor) & ~moves)
+
+        def gather(
+            array: Callable[[Geometry], np.ndarray], chosen: np.ndarray | slice = slice(None)
+        ) -> np.ndarray:
+            of_moving = moves[chosen]
+            values = array(geometries[0]).take(triangle[chosen], axis=0, mode="clip")
+            if of_moving.any():
+                values[of_moving] = array(geometries[1])[triangle[chosen][of_moving]]
+            return values
+
+        weights = np.concatenate([1 - weights.sum(1, keepdims=True), weights], axis=1)
+        facing = gather(lambda geometry: geometry.normal)
+        facing *= -np.copysign(np.float32(1), np.einsum("ij,ij->i", facing, rays))[:, None]
+        facing[on_floor] = (0, 1, 0)
+        label = gather(lambda geometry: geometry.mesh.label)
+        normal = facing.copy()
+        curved = np.flatnonzero(gather(lambda geometry: geometry.curved))
+        corners = gather(lambda geometry: geometry.mesh.normals, curved)
+        bent = np.einsum("ij,ijk->ik", weights[curved], corners)
+        inward = (np.einsum("ij,ij->i", bent, facing[curved]) < 0) & (label[curved] != TrainId.VEGETATION)
+        length = np.sqrt(np.einsum("ij,ij->i", bent, bent)) + np.float32(1e-9)
+        normal[curved] = bent / np.where(inward, -length, length)[:, None]
         surfaces = _Surfaces(
             depth=depth,
-            label=np.empty(count, np.uint8),
+            label=label,
             position=view.position + depth[:, None] * rays,
-            normal=np.empty((count, 3), np.float32),
-            facing=np.empty((count, 3), np.float32),
-            albedo=np.empty((count, 3), np.float32),
-            gloss=np.empty(count, np.float32),
-            emission=np.empty(count, np.float32),
+            normal=normal,
+            facing=facing,
+            albedo=gather(lambda geometry: geometry.mesh.colour),
+            gloss=gather(lambda geometry: geometry.mesh.gloss),
+            emission=gather(lambda geometry: geometry.mesh.emission),
         )
-        texture, uv = np.empty(count, np.int32), np.empty((count, 2), np.float32)
-        gradient = np.empty((count, 2, 3), np.float32)
-        for index, (geometry, hits) in enumerate(zip(geometries, found, strict=True)):
-            chosen = np.flatnonzero(owner == index)
-            triangle, weights = hits.triangle[hit[chosen]], hits.barycentric[hit[chosen]]
-            mesh = geometry.mesh
-            weights = np.concatenate([1 - weights.sum(1, keepdims=True), weights], axis=1)
-            facing = geometry.normal[triangle]
-            away = np.einsum("ij,ij->i", facing, rays[chosen]) > 0
-            facing = np.where(away[:, None], -facing, facing)
-            normal = np.einsum("ij,ijk->ik", weights, mesh.normals[triangle])
-            label = mesh.label[triangle]
-            inward = (np.einsum("ij,ij->i", normal, facing) < 0) & (label != TrainId.VEGETATION)
-            surfaces.normal[chosen] = np.where(inward[:, None], -normal, normal)
-            surfaces.facing[chosen] = facing
-            surfaces.albedo[chosen] = mesh.colour[triangle]
-            surfaces.gloss[chosen] = mesh.gloss[triangle]
-            surfaces.emission[chosen] = mesh.emission[triangle]
-            surfaces.label[chosen] = label
-            texture[chosen] = mesh.texture[triangle]
-            uv[chosen] = np.einsum("ij,ijk->ik", weights, mesh.uv[triangle])
-            gradient[chosen] = geometry.gradient[triangle]
-            if index == 0:
-                on_floor = chosen[triangle >= self.floor]
-        surfaces.normal /= np.linalg.norm(surfaces.normal, axis=1, keepdims=True) + 1e-9
-        surfaces.facing[on_floor] = surfaces.normal[on_floor] = (0, 1, 0)
-        self._paint(view, rays, surfaces, texture, uv, gradient, on_floor)
-        return surfaces, hit
-
-    def _paint(self, view: View, rays, surfaces: _Surfaces, texture, uv, gradient, on_floor) -> None:
-        """Multiply textures and road markings into the albedo, and make it linear."""
+        texture = gather(lambda geometry: geometry.mesh.texture)
         textured = np.flatnonzero(texture > 0)
-        spread = self._spread(view, rays[textured], surfaces.depth[textured], surfaces.facing[textured])
-        footprint = _extent(gradient[textured], spread)
-        texel = self.street.atlas.sample(texture[textured], uv[textured], footprint)
+        corners = gather(lambda geometry: geometry.mesh.uv, textured)
+        uv = np.einsum("ij,ijk->ik", weights[textured], corners)
+        gradient = gather(lambda geometry: geometry.gradient, textured)
+        spread = self._spread(view, rays[textured], depth[textured], facing[textured])
+        texel = self.street.atlas.sample(texture[textured], uv, _extent(gradient, spread))
         surfaces.albedo[textured] *= texel[:, :3]
         surfaces.gloss[textured] += texel[:, 3]
         self._paint_floor(view, rays, surfaces, on_floor)
-        surfaces.albedo *= surfaces.albedo
+        surfaces.albedo *= surfaces.albedo  # from display-referred to linear
+        return surfaces, hit
 
     def _paint_floor(self, view: View, rays: np.ndarray, surfaces: _Surfaces, chosen: np.ndarray) -> None:
         street, atlas = self.street, self.street.atlas
@@ -209,7 +220,7 @@ class Renderer:
         tracks = 1 + 0.05 * np.cos(2 * np.pi * (np.abs(t) - ground.LANE / 2) / 1.55) * (
             np.abs(t) < ground.LANE
         )
-        colour = colour * ((0.55 + 1.25 * worn) * np.where(road, gutter * tracks, 1.0))[:, None]
+        colour = colour * ((0.74 + 0.72 * worn) * np.where(road, gutter * tracks, 1.0))[:, None]
         paint = ground.marking(t, z, width[:, 0], width[:, 1], street.crossings) * road
         paint = paint * np.clip(0.55 + 1.9 * (worn - 0.20), 0.35, 0.92)
         surfaces.albedo[chosen] = colour + (np.float32((0.84, 0.84, 0.81)) - colour) * paint[:, None]
@@ -269,7 +280,8 @@ class Renderer:
         return result
 
     def _ambient_occlusion(self, view: View, geometries, surfaces: _Surfaces, hit: np.ndarray) -> np.ndarray:
-        """Share (H*W,) of the surroundings that light reaches from; measured on a coarse grid, spread along surfaces."""
+        """Share (H*W,) of the surroundings that light reaches from; measured on a coarse grid, spread along
+        surfaces."""
         count = view.height * view.width
         index = np.full(count, -1, np.int32)
         index[hit] = np.arange(len(hit), dtype=np.int32)
@@ -323,10 +335,11 @@ def _spread_along(
     columns: np.ndarray,
     reach: int,
 ) -> np.ndarray:
-    """Means of `values` (h, w) over (2 reach + 1)^2 neighbours of (rows, columns) that share the target's surface.
+    """Means of `values` (h, w) over (2 reach + 1)^2 neighbours of (rows, columns) that share the target's
+    surface.
 
-    `place` (h, w, 4) and `target` (H, W, 4) hold log depth and direction, `valid` (h, w) is 1 where there is a value.
-    Gives (H, W) for H rows and W columns; 1 where no neighbour fits."""
+    `place` (h, w, 4) and `target` (H, W, 4) hold log depth and direction, `valid` (h, w) is 1 where there
+    is a value. Gives (H, W) for H rows and W columns; 1 where no neighbour fits."""
     total = np.full(target.shape[:2], 1e-4, np.float32)
     weight = np.full(target.shape[:2], 1e-4, np.float32)
     for down in range(-reach, reach + 1):
@@ -340,6 +353,30 @@ def _spread_along(
             total += alike * values[row][:, column]
             weight += alike
     return total / weight
+
+
+def _covered(view: View, corners: np.ndarray) -> np.ndarray:
+    """Bool (H*W,): pixels that any of the triangles (N, 3, 3) may show in; some more, but none less."""
+    right, forward = view.axes()
+    relative = corners - view.position
+    z = relative @ forward
+    ahead = relative[(z > 0.1).any(1)]
+    if (z[(z > 0.1).any(1)] <= 0.1).any():  # a triangle reaches behind the camera: it may show anywhere
+        return np.ones(view.height * view.width, bool)
+    z = ahead @ forward
+    column = np.floor((view.cx + view.fx * (ahead @ right) / z) / COVER_STEP)
+    row = np.floor((view.cy - view.fy * ahead[..., 1] / z) / COVER_STEP)
+    rows, columns = view.height // COVER_STEP + 1, view.width // COVER_STEP + 1
+    # one cell to spare on each side, for samples beside a pixel's centre
+    top, bottom = np.clip(row.min(1) - 1, 0, rows), np.clip(row.max(1) + 2, 0, rows)
+    left, end = np.clip(column.min(1) - 1, 0, columns), np.clip(column.max(1) + 2, 0, columns)
+    top, bottom, left, end = (edge.astype(np.int32) for edge in (top, bottom, left, end))
+    change = np.zeros((rows + 1, columns + 1), np.int32)  # of the number of triangles, along both axes
+    for edge, side, step in ((top, left, 1), (top, end, -1), (bottom, left, -1), (bottom, end, 1)):
+        np.add.at(change, (edge, side), step)
+    cells = change.cumsum(0).cumsum(1)[:rows, :columns] > 0
+    pixels = cells.repeat(COVER_STEP, 0).repeat(COVER_STEP, 1)
+    return pixels[: view.height, : view.width].ravel()
 
 
 def _extent(gradient: np.ndarray, spread: np.ndarray) -> np.ndarray:
@@ -365,8 +402,8 @@ def display(exposed: np.ndarray) -> np.ndarray:
 
 
 def to_camera(exposed: np.ndarray, rng: np.random.Generator, noise: float) -> np.ndarray:
-    """Uint8 (H, W, 3) as a camera delivers radiance times exposure: tone curve, the lens's softness and vignetting,
-    sensor noise of `noise` grey levels."""
+    """Uint8 (H, W, 3) as a camera delivers radiance times exposure: tone curve, the lens's softness and
+    vignetting, sensor noise of `noise` grey levels."""
     height, width = exposed.shape[:2]
     y, x = np.linspace(-1, 1, height, dtype=np.float32), np.linspace(-1, 1, width, dtype=np.float32)
     shading = 1 - 0.14 * (x[None, :] ** 2 + y[:, None] ** 2) / 2

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import pairwise
 
 import numpy as np
 
@@ -109,7 +110,8 @@ def _paint(rng: np.random.Generator, atlas: textures.TextureAtlas) -> _Materials
 
 
 def build_street(seed: int, drive_length: float, drive_speed: float) -> Street:
-    """The street that `seed` describes, long enough for a drive of `drive_length` metres at `drive_speed` m/s."""
+    """The street that `seed` describes, long enough for a drive of `drive_length` metres at `drive_speed`
+    m/s."""
     rng = np.random.default_rng([seed, 1])
     atlas = textures.TextureAtlas()
     materials = _paint(rng, atlas)
@@ -124,13 +126,16 @@ def build_street(seed: int, drive_length: float, drive_speed: float) -> Street:
     urban = rng.uniform(0.35, 1.0)
     parts: list[Mesh] = []
     trees = [vegetation.tree(rng, materials.bark, height=rng.uniform(7, 10)) for _ in range(6)]
+    distant_trees = [
+        vegetation.tree(rng, materials.bark, rng.uniform(7, 11), leaves=700, size=2.2) for _ in range(4)
+    ]
     shrubs = [vegetation.shrub(rng) for _ in range(3)]
     cars = [
         vehicles.car(shape, vehicles.CAR_COLOURS[rng.integers(len(vehicles.CAR_COLOURS))])
         for shape in vehicles.CAR_SHAPES.values()
         for _ in range(3)
     ]
-    for z0, z1 in zip(edges[:-1], edges[1:], strict=True):
+    for z0, z1 in pairwise(edges):
         first = z0 + (ground.CROSS_HALF if z0 > start else 0)
         last = z1 - (ground.CROSS_HALF if z1 < end else 0)
         for side in (-1, 1):
@@ -140,10 +145,10 @@ def build_street(seed: int, drive_length: float, drive_speed: float) -> Street:
             else:
                 parts += _gardens(rng, first, last, side, materials, trees, shrubs)
             parts += _kerbside(rng, first, last, side, materials, trees, cars)
-        parts += _background(rng, z0, z1, materials, trees)
+        parts += _background(rng, z0, z1, materials, distant_trees)
     for z in crossings[1:]:
         parts += _junction(rng, z, materials)
-    parts += _end(rng, float(end), float(course.offset(end)), materials, trees)
+    parts += _end(rng, float(end), materials, distant_trees)
     fixed = join(parts)
     corners = fixed.corners.copy()
     corners[..., 0] += course.offset(corners[..., 2]).astype(np.float32)
@@ -179,7 +184,7 @@ def _pavement(z0: float, z1: float, side: int, materials: _Materials) -> list[Me
     pieces, y = max(1, round((z1 - z0) / 4)), ground.KERB
     marks = np.linspace(z0, z1, pieces + 1)
     parts = []
-    for a, b in zip(marks[:-1], marks[1:], strict=True):
+    for a, b in pairwise(marks):
         for x0, x1, surface in ((inner, kerb, stone), (kerb, outer, slabs)):
             points = np.array([[x0, y, a], [x1, y, a], [x1, y, b], [x0, y, b]])
             parts.append(quad(points, surface, points[:, [0, 2]]))
@@ -364,9 +369,7 @@ def _junction(rng: np.random.Generator, z: float, materials: _Materials) -> list
     return parts
 
 
-def _end(
-    rng: np.random.Generator, end: float, offset: float, materials: _Materials, trees: list[Mesh]
-) -> list[Mesh]:
+def _end(rng: np.random.Generator, end: float, materials: _Materials, trees: list[Mesh]) -> list[Mesh]:
     """Houses across the end of the street, and trees before them."""
     parts, x = [], 45.0
     while x > -45:
@@ -430,10 +433,13 @@ def _actors(
                     Actor(other, t - side * 0.6, z + 0.15, speed, ground.KERB, people.STRIDE, not forwards)
                 )
             z += rng.uniform(5, 22)
-    z = rng.uniform(11, 17)
-    while z < end:
+    z, ahead = rng.uniform(13, 19), True
+    while z < end + CYCLING_SPEED * duration:
         colour = vehicles.CAR_COLOURS[rng.integers(4, len(vehicles.CAR_COLOURS))]
         style = int(rng.integers(0, 1 << 30))
-        actors.append(Actor(cyclist(style, colour), 2.75, z, CYCLING_SPEED, 0.0, 4.0, False))
-        z += rng.uniform(70, 160)
+        if ahead:  # the nearest is followed, not overtaken
+            actors.append(Actor(cyclist(style, colour), 2.9, z, 0.93 * drive_speed, 0.0, 5.0, False))
+        else:
+            actors.append(Actor(cyclist(style, colour), -3.0, z, -CYCLING_SPEED, 0.0, 4.0, True))
+        z, ahead = z + rng.uniform(40, 110), False
     return actors

@@ -1,6 +1,8 @@
-"""Procedural textures (asphalt, brick, facades, shop fronts, ...) and the atlas that samples them without aliasing.
+"""Procedural textures (asphalt, brick, facades, shop fronts, ...) and the atlas that samples them without
+aliasing.
 
-Knows pictures only: not where on a street they hang. Textures are uint8 (H, W, 4): display-referred RGB and gloss.
+Knows pictures only: not where on a street they hang. Textures are uint8 (H, W, 4): display-referred RGB and
+gloss.
 """
 
 from __future__ import annotations
@@ -13,7 +15,8 @@ BAY_PIXELS = 128
 
 
 def fractal_noise(rng: np.random.Generator, size: int, roughness: float = 1.2) -> np.ndarray:
-    """Periodic noise with an amplitude spectrum of 1/f^roughness, float32 (size, size), mean 0, deviation 1."""
+    """Periodic noise with an amplitude spectrum of 1/f^roughness, float32 (size, size), mean 0, deviation
+    1."""
     frequency = np.hypot(np.fft.fftfreq(size)[:, None], np.fft.rfftfreq(size)[None, :])
     frequency[0, 0] = 1.0
     spectrum = np.fft.rfft2(rng.standard_normal((size, size))) / frequency**roughness
@@ -34,7 +37,7 @@ def _grey(level: np.ndarray, tint: tuple[float, float, float] = (1, 1, 1)) -> np
 def asphalt(rng: np.random.Generator) -> np.ndarray:
     """Speckled tarmac with cracks and patches; 8 m a tile."""
     size = 512
-    level = 92 + 7 * fractal_noise(rng, size, 1.0) + 7 * rng.standard_normal((size, size)).astype(np.float32)
+    level = 92 + 4 * fractal_noise(rng, size, 0.8) + 8 * rng.standard_normal((size, size)).astype(np.float32)
     cracks = np.abs(fractal_noise(rng, size, 1.7))
     level -= 26 * np.clip(1 - cracks / 0.022, 0, 1) * (fractal_noise(rng, size, 1.6) > 0.6)
     for _ in range(2):
@@ -81,7 +84,7 @@ def plaster(rng: np.random.Generator, colour: tuple[float, float, float], size: 
     """Weathered render, float32 RGB."""
     stains = cv2.GaussianBlur(rng.standard_normal((1, size)).astype(np.float32), (0, 0), 3)
     level = (
-        1 + 0.025 * fractal_noise(rng, size, 1.6) + 0.012 * rng.standard_normal((size, size)) + 0.06 * stains
+        1 + 0.025 * fractal_noise(rng, size, 1.6) + 0.012 * rng.standard_normal((size, size)) + 0.035 * stains
     )
     return np.asarray(colour, np.float32) * level.astype(np.float32)[..., None]
 
@@ -339,8 +342,8 @@ def _halved(texture: np.ndarray, axis: int) -> np.ndarray:
 
 
 class TextureAtlas:
-    """Every texture of a scene with its rip map: reduced separately in width and height, so that walls and roads
-    seen at a grazing angle neither flicker nor blur."""
+    """Every texture of a scene with its rip map: reduced separately in width and height, so that walls and
+    roads seen at a grazing angle neither flicker nor blur."""
 
     REDUCTIONS = 8  # halvings kept in each direction
 
@@ -376,7 +379,8 @@ class TextureAtlas:
         self._texels = np.concatenate(pieces)
 
     def sample(self, texture: np.ndarray, uv: np.ndarray, footprint: np.ndarray) -> np.ndarray:
-        """Float32 (N, 4), 0-1: RGB and gloss of textures (N,) at uv (N, 2), averaged over footprint (N, 2), in tiles.
+        """Float32 (N, 4), 0-1: RGB and gloss of textures (N,) at uv (N, 2), averaged over footprint (N, 2),
+        in tiles.
 
         v runs upwards: v = 0 is the texture's lower edge."""
         size = self._size[texture]

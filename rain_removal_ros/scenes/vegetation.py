@@ -17,7 +17,13 @@ LEAF_COLOURS = (
 
 
 def _leaves(
-    rng: np.random.Generator, clumps: np.ndarray, radii: np.ndarray, middle: np.ndarray, count: int, colour
+    rng: np.random.Generator,
+    clumps: np.ndarray,
+    radii: np.ndarray,
+    middle: np.ndarray,
+    count: int,
+    size: float,
+    colour: np.ndarray,
 ) -> Mesh:
     """Rhombic leaf sprays around the clumps, lit as if the crown were a solid."""
     share = radii**2 / (radii**2).sum()
@@ -30,7 +36,7 @@ def _leaves(
     axis /= np.linalg.norm(axis, axis=1, keepdims=True)
     across = np.cross(axis, rng.standard_normal((count, 3)))
     across /= np.linalg.norm(across, axis=1, keepdims=True)
-    length = rng.uniform(0.10, 0.23, count)[:, None]
+    length = size * rng.uniform(0.10, 0.23, count)[:, None]
     width = length * rng.uniform(0.28, 0.5, count)[:, None]
     tip, root = centre + axis * length, centre - axis * length
     left, right = centre + across * width, centre - across * width
@@ -47,8 +53,11 @@ def _leaves(
     return mesh.replaced(colour=np.clip(np.concatenate([tone, tone]), 0.02, 1).astype(np.float32))
 
 
-def tree(rng: np.random.Generator, bark: int, height: float = 8.0, leaves: int = 3800) -> Mesh:
-    """A broad-leaved tree with an irregular crown; `bark` is the trunk's texture."""
+def tree(
+    rng: np.random.Generator, bark: int, height: float = 8.0, leaves: int = 3800, size: float = 1.0
+) -> Mesh:
+    """A broad-leaved tree with an irregular crown; `bark` is the trunk's texture, `size` scales the leaves (a
+    distant tree needs fewer and larger ones)."""
     wood = Surface(TrainId.VEGETATION, (0.9, 0.9, 0.9), texture=bark, tile=(0.6, 1.2))
     fork = height * rng.uniform(0.28, 0.36)
     bend = rng.normal(0, 0.10, (4, 2)).cumsum(0)
@@ -73,7 +82,7 @@ def tree(rng: np.random.Generator, bark: int, height: float = 8.0, leaves: int =
         ellipsoid(tuple(c), (0.62 * r, 0.52 * r, 0.62 * r), core, 8)
         for c, r in zip(clumps, radii, strict=True)
     ]
-    parts.append(_leaves(rng, clumps, radii, middle, leaves, colour))
+    parts.append(_leaves(rng, clumps, radii, middle, leaves, size, colour))
     return join(parts)
 
 
@@ -88,5 +97,5 @@ def shrub(rng: np.random.Generator, height: float = 1.3) -> Mesh:
     parts = [
         ellipsoid(tuple(c), (0.7 * r, 0.6 * r, 0.7 * r), core, 8) for c, r in zip(clumps, radii, strict=True)
     ]
-    parts.append(_leaves(rng, clumps, radii, np.array([0, 0.4 * height, 0]), 420, colour))
+    parts.append(_leaves(rng, clumps, radii, np.array([0, 0.4 * height, 0]), 420, 1.0, colour))
     return join(parts)

@@ -46,7 +46,7 @@ def car(shape: CarShape, colour: tuple[float, float, float]) -> Mesh:
     """A car of the given shape and paint."""
     label = TrainId.CAR
     paint = Surface(label, colour, gloss=0.35)
-    glass = Surface(label, (0.10, 0.12, 0.13), gloss=0.9)
+    glass = Surface(label, (0.07, 0.08, 0.09), gloss=0.85)
     dark = Surface(label, (0.09, 0.09, 0.10))
     half, length = shape.width / 2, shape.length
 
@@ -78,13 +78,13 @@ def car(shape: CarShape, colour: tuple[float, float, float]) -> Mesh:
     parts = [loft(rings, paint)]
 
     low, high = 0.90 * half, 0.72 * half
-    base, top = shape.shoulder - 0.02, shape.roof
+    base, edge = shape.shoulder - 0.02, shape.roof - 0.07
     corners = np.array(
         [  # of the cabin: bottom and top, right front, right rear, left rear, left front
             [[low, base, shape.screen[0]], [low, base, shape.rear[0]], [-low, base, shape.rear[0]],
              [-low, base, shape.screen[0]]],
-            [[high, top - 0.07, shape.screen[1]], [high, top - 0.07, shape.rear[1]], [-high, top - 0.07, shape.rear[1]],
-             [-high, top - 0.07, shape.screen[1]]],
+            [[high, edge, shape.screen[1]], [high, edge, shape.rear[1]], [-high, edge, shape.rear[1]],
+             [-high, edge, shape.screen[1]]],
         ]
     )  # fmt: skip
     crown = corners[1] * [0.88, 1, 1] + [0, 0.07, 0]
@@ -140,7 +140,7 @@ def car(shape: CarShape, colour: tuple[float, float, float]) -> Mesh:
                 tail_lamp,
             )
         )
-        mirror = (side * (half + 0.09), shape.shoulder + 0.05, shape.screen[0] - 0.28)
+        mirror = (side * (half + 0.02), shape.shoulder + 0.03, shape.screen[0] - 0.36)
         parts.append(
             box(
                 (mirror[0] - 0.10, mirror[1] - 0.06, mirror[2] - 0.05),
@@ -241,7 +241,7 @@ def bicycle(colour: tuple[float, float, float]) -> Mesh:
             parts.append(triangles(points[:, [0, 1, 2, 0, 2, 3]].reshape(-1, 3, 3), dark))
         for spoke in np.arange(0, np.pi, np.pi / 5):
             step = 0.31 * np.array([0, np.sin(spoke), np.cos(spoke)])
-            parts.append(tube(np.stack([[0, 0.345, z] - step, [0, 0.345, z] + step]), 0.004, dark, 3))
+            parts.append(tube(np.array([0, 0.345, z]) + np.outer([-1, 1], step), 0.004, dark, 3))
     joints = {
         "rear": (0, 0.345, -0.52),
         "pedals": (0, 0.30, -0.06),
