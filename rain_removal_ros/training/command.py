@@ -6,6 +6,8 @@ import argparse
 import dataclasses
 from pathlib import Path
 
+import torch
+
 from rain_removal_ros.errors import RainRemovalError
 from rain_removal_ros.network import PRESETS, get_preset
 from rain_removal_ros.training.crops import CropSettings
@@ -49,6 +51,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--start-from", type=Path, help="weights to start from (.safetensors)")
     parser.add_argument("--workers", type=int, default=2, help="processes that make samples (%(default)s)")
+    parser.add_argument(
+        "--threads", type=int, help="CPU threads of the training process (PyTorch's own choice)"
+    )
     parser.add_argument("--checkpoint-every", type=int, default=500, help="steps (%(default)s)")
     parser.add_argument("--minutes", type=float, help="checkpoint and stop after this time, to be resumed")
 
@@ -59,6 +64,8 @@ def run(arguments: argparse.Namespace) -> int:
         raise RainRemovalError(f"--crop {arguments.crop} is not a multiple of 32 of at least 64")
     if arguments.steps < 1 or arguments.batch < 1:
         raise RainRemovalError(f"--steps {arguments.steps} and --batch {arguments.batch} must be at least 1")
+    if arguments.threads:
+        torch.set_num_threads(arguments.threads)
     weights = LossWeights(
         **{t.name: getattr(arguments, f"{t.name}_weight") for t in dataclasses.fields(LossWeights)}
     )

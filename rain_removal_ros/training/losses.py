@@ -21,12 +21,15 @@ def gradient_l1(restored: Tensor, clean: Tensor) -> Tensor:
     return error.diff(dim=-1).abs().mean() + error.diff(dim=-2).abs().mean()
 
 
-def structural(restored: Tensor, clean: Tensor, window: int = 7) -> Tensor:
-    """1 - mean SSIM(J, I) (Wang et al., IEEE TIP 2004) with a uniform window, K1 = 0.01, K2 = 0.03, range 1."""
+def structural(restored: Tensor, clean: Tensor, window: int = 8, stride: int = 4) -> Tensor:
+    """1 - mean SSIM(J, I) (Wang et al., IEEE TIP 2004), K1 = 0.01, K2 = 0.03, range 1.
+
+    Over uniform windows that overlap by half: a window at every pixel costs many times as much and teaches the same.
+    """
     restored, clean = restored.float(), clean.float()
 
     def local_mean(x: Tensor) -> Tensor:
-        return F.avg_pool2d(x, window, stride=1)
+        return F.avg_pool2d(x, window, stride)
 
     mean_j, mean_i = local_mean(restored), local_mean(clean)
     variance_j = local_mean(restored * restored) - mean_j * mean_j

@@ -165,7 +165,8 @@ def train(
 ) -> Path:
     """Train (or resume what lies in `output`) and return the path of the averaged weights.
 
-    `stop_after` seconds the run is checkpointed and left, to be resumed. `start_from` gives first weights. Raises
+    `stop_after` seconds the run is checkpointed and left, to be resumed. `start_from` gives first weights; `compile_network`
+    spends a minute or two on torch.compile first and then saves a third of every step. Raises
     WeightsError where `output` holds a run with other settings, DatasetError where there is nothing to train on.
     """
     began = time.monotonic()
@@ -192,7 +193,7 @@ def train(
     optimizer = torch.optim.AdamW(
         [{"params": decayed, "weight_decay": settings.weight_decay}, {"params": plain, "weight_decay": 0.0}],
         lr=settings.learning_rate,
-        fused=accelerator.device.type == "cuda",
+        fused=True,
     )
     average = AveragedWeights(network, settings.average_decay)
 
