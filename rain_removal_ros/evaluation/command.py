@@ -160,8 +160,10 @@ def _open_networks(arguments: argparse.Namespace) -> dict[str, Restorer]:
     if not arguments.weights:
         return {arguments.preset: create_restorer(settings_from(arguments))}
     paths = arguments.weights
-    stems = [path.stem for path in paths]
-    names = stems if len(set(stems)) == len(stems) else [f"{path.parent.name}_{path.stem}" for path in paths]
+    # a training run's weights go by the name of the run's folder
+    names = [path.resolve().parent.name if path.stem == "weights" else path.stem for path in paths]
+    if len(set(names)) < len(names):
+        names = [f"{path.resolve().parent.name}_{path.stem}" for path in paths]
     if len(set(names)) < len(names):
         raise ParameterError(
             "two of the weights files have one name and folder name; rename one, so the table tells them "

@@ -71,7 +71,7 @@ def _render(
         return rain.render(clean, example.inverse_depth, time)
     # wind that turns with the distance: every row of the pattern is shifted aside along a wave
     rows, columns = np.mgrid[:height, :width].astype(np.float32)
-    shifted = columns + np.float32(bend * height) * np.sin(rows * np.float32(2 * np.pi / (0.12 * height)))
+    shifted = columns + np.float32(bend * height) * np.sin(rows * np.float32(2 * np.pi / (0.25 * height)))
     pattern = cv2.remap(rain.pattern(time), shifted, rows, cv2.INTER_LINEAR, borderMode=cv2.BORDER_WRAP)
     distance = distance_from_inverse_depth(example.inverse_depth)
     streaks = pattern * rain_transmission(distance, parameters.alpha, parameters.nearest)
@@ -174,7 +174,7 @@ ROBUSTNESS = (
     Robustness(
         "curved streaks",
         "streaks bent along a wave",
-        _streaks(lambda s: replace(s, length=2 * s.length), bend=0.006),
+        _streaks(lambda s: replace(s, length=2 * s.length), bend=0.012),
     ),
     Robustness("thick streaks", "streaks 3 x as wide", _streaks(lambda s: replace(s, width=3 * s.width))),
     Robustness(
