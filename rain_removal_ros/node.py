@@ -221,7 +221,7 @@ class DerainNode(LifecycleNodeMixin, Node):
         restorer = self._make_restorer(settings, self._on_load_progress)
         info = restorer.info
         self.get_logger().info(
-            f"loaded {info.weights} ({info.weights_sha256[:12]}) for {info.backend} {info.precision} on {info.device}"
+            f"{info.weights} ({info.weights_sha256[:12]}): {info.backend} {info.precision}, {info.device}"
         )
         stand_in = STAND_INS.get(info.backend)
         self._pipeline = Pipeline(

@@ -1,0 +1,123 @@
+"""A restorer and a handler that are quick, say what they were asked, and wait where a test tells them to."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+
+import numpy as np
+
+from rain_removal_ros.errors import ImageError
+from rain_removal_ros.pipeline import Build, Outputs, Problem
+from rain_removal_ros.runtime import Output, Progress, Restored, RuntimeInfo
+
+PATIENCE = 20.0
+"""Seconds after which something that should have happened has not."""
+
+
+class FakeRestorer:
+    """Adds 10 to every pixel; the inverse depth is 0.25, every label 8.
+
+    gate: where set, every frame waits until it is opened; build_gate: the same for every build.
+    """
+
+    def __init__(self, backend: str = "openvino"):
+        self.backend = backend
+        self.calls: list[tuple[tuple[int, int], frozenset[Output]]] = []
+        self.builds: list[tuple[tuple[int, int], frozenset[Output]]] = []
+        self.gate, self.build_gate = threading.Event(), threading.Event()
+        self.gate.set()
+        self.build_gate.set()
+        self.working = threading.Semaphore(0)  # released as a frame comes in
+        self.building = threading.Semaphore(0)  # released as a build begins
+        self.fail_frames: Exception | None = None
+        self.fail_builds: Exception | None = None
+        self.closed = False
+
+    @property
+    def info(self) -> RuntimeInfo:
+        return RuntimeInfo(
+            self.backend, "a fake", "fp32", "a test wants it", "fast", "fake.safetensors", "0123456789ab"
+        )
+
+    def prepare(
+        self, height: int, width: int, outputs: Collection[Output], on_progress: Progress | None = None
+    ) -> None:
+        self.builds.append(((height, width), frozenset(outputs)))
+        if on_progress is not None:
+            on_progress("tuning kernels")
+        self.building.release()
+        assert self.build_gate.wait(PATIENCE)
+        if height < 64:
+            raise ImageError(f"image of {width}x{height} pixels; images from 64x64 are taken")
+        if self.fail_builds is not None:
+            raise self.fail_builds
+
+    def __call__(self, image: np.ndarray, outputs: Collection[Output]) -> Restored:
+        assert image.dtype == np.uint8 and image.ndim == 3 and image.shape[2] == 3
+        self.calls.append((image.shape[:2], frozenset(outputs)))
+        self.working.release()
+        assert self.gate.wait(PATIENCE)
+        if self.fail_frames is not None:
+            raise self.fail_frames
+        return Restored(
+            image=np.where(image > 245, 255, image + 10).astype(np.uint8)
+            if Output.IMAGE in outputs
+            else None,
+            inverse_depth=np.full(image.shape[:2], 0.25, np.float32)
+            if Output.INVERSE_DEPTH in outputs
+            else None,
+            labels=np.full(image.shape[:2], 8, np.uint8) if Output.LABELS in outputs else None,
+        )
+
+    def close(self) -> None:
+        self.closed = True
+
+
+@dataclass(frozen=True)
+class FakePicture:
+    rgb: np.ndarray
+
+
+class FakeHandler:
+    """Messages are (number, height, width), or an exception to be raised when they are read."""
+
+    def __init__(self) -> None:
+        self.outputs: Outputs = frozenset({Output.IMAGE})
+        self.published: list[tuple[str, int, frozenset[Output]]] = []
+        self.problems: list[tuple[str | None, Problem, str]] = []
+        self.built: list[Build] = []
+        self._changed = threading.Condition()
+
+    def wanted(self, camera: str) -> Outputs:
+        return self.outputs
+
+    def read(self, camera: str, message) -> FakePicture:
+        if isinstance(message, Exception):
+            raise message
+        return FakePicture(np.zeros((*message[1:], 3), np.uint8))
+
+    def write(self, camera: str, message, picture: FakePicture, restored: Restored) -> frozenset[Output]:
+        return frozenset(output for output in Output if getattr(restored, output.value) is not None)
+
+    def publish(self, camera: str, message, written: frozenset[Output]) -> float:
+        with self._changed:
+            self.published.append((camera, message[0], written))
+            self._changed.notify_all()
+        return 0.5
+
+    def on_built(self, build: Build) -> None:
+        with self._changed:
+            self.built.append(build)
+            self._changed.notify_all()
+
+    def on_problem(self, camera: str | None, problem: Problem, error: Exception) -> None:
+        with self._changed:
+            self.problems.append((camera, problem, str(error)))
+            self._changed.notify_all()
+
+    def wait_for(self, condition: Callable[[], bool]) -> None:
+        """Wait until something was published, built or reported that makes the condition true."""
+        with self._changed:
+            assert self._changed.wait_for(condition, PATIENCE), (self.published, self.problems, self.built)

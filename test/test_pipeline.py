@@ -1,0 +1,299 @@
+"""Newest frame wins, cameras do not hold each other up, nothing is computed for nobody, errors stop nothing."""
+
+from __future__ import annotations
+
+import pytest
+from pipeline_fakes import PATIENCE, FakeHandler, FakeRestorer
+
+from rain_removal_ros import pipeline as pipeline_module
+from rain_removal_ros.errors import ImageError
+from rain_removal_ros.pipeline import Distribution, Pipeline, Problem, Stage
+from rain_removal_ros.runtime import Output
+
+SIZE = (72, 96)
+IMAGE = frozenset({Output.IMAGE})
+DEPTH = frozenset({Output.INVERSE_DEPTH})
+BOTH = IMAGE | DEPTH
+
+
+@pytest.fixture
+def restorer():
+    return FakeRestorer()
+
+
+@pytest.fixture
+def handler():
+    return FakeHandler()
+
+
+@pytest.fixture
+def make(restorer, handler):
+    """Makes pipelines, and closes them in the end with every gate open."""
+    made = []
+
+    def make_pipeline(*cameras: str, **options) -> Pipeline:
+        made.append(Pipeline(cameras or ("front",), restorer, handler, **options))
+        return made[-1]
+
+    yield make_pipeline
+    restorer.gate.set()
+    restorer.build_gate.set()
+    for pipeline in made:
+        assert pipeline.close(PATIENCE)
+
+
+def built(pipeline: Pipeline, outputs=IMAGE, size=SIZE) -> Pipeline:
+    pipeline.build(size, outputs)
+    assert pipeline.wait_until_built(PATIENCE)
+    return pipeline
+
+
+def test_every_frame_of_a_slow_stream_is_published_once_and_in_order(make, handler):
+    pipeline = built(make())
+    for number in range(5):
+        pipeline.submit("front", (number, *SIZE))
+        handler.wait_for(lambda number=number: len(handler.published) == number + 1)
+    assert handler.published == [("front", number, IMAGE) for number in range(5)]
+    pipeline.clear()
+    snapshot = pipeline.snapshot()["front"]
+    assert (snapshot.received, snapshot.published, snapshot.dropped) == (5, 5, 0)
+
+
+def test_under_overload_the_newest_frame_wins_and_older_ones_are_counted_as_dropped(make, restorer, handler):
+    pipeline = built(make())
+    restorer.gate.clear()
+    pipeline.submit("front", (0, *SIZE))
+    assert restorer.working.acquire(timeout=PATIENCE)
+    for number in range(1, 10):
+        pipeline.submit("front", (number, *SIZE))
+    restorer.gate.set()
+    handler.wait_for(lambda: len(handler.published) == 2)
+    assert [number for _, number, _ in handler.published] == [0, 9]
+    pipeline.clear()
+    snapshot = pipeline.snapshot()["front"]
+    assert (snapshot.received, snapshot.published, snapshot.dropped) == (10, 2, 8)
+
+
+def test_a_slow_camera_has_its_turn_beside_one_that_always_has_a_frame_waiting(make, restorer, handler):
+    pipeline = built(make("fast", "slow"))
+    restorer.gate.clear()
+    pipeline.submit("fast", (0, *SIZE))
+    assert restorer.working.acquire(timeout=PATIENCE)
+    pipeline.submit("fast", (1, *SIZE))
+    pipeline.submit("slow", (2, *SIZE))
+    restorer.gate.set()
+    handler.wait_for(lambda: len(handler.published) == 3)
+    assert [camera for camera, _, _ in handler.published] == ["fast", "slow", "fast"]
+
+
+def test_without_a_subscriber_nothing_is_read_and_nothing_computed(make, restorer, handler):
+    handler.outputs = frozenset()
+    pipeline = make()
+    pipeline.submit("front", AssertionError("must not be read"))
+    pipeline.clear()
+    handler.outputs = IMAGE
+    pipeline.submit("front", (1, *SIZE))
+    handler.wait_for(lambda: handler.published)
+    snapshot = pipeline.snapshot()["front"]
+    assert snapshot.idle + snapshot.dropped == 1
+    assert not handler.problems
+    assert len(restorer.calls) == 1
+
+
+@pytest.mark.parametrize("outputs", [IMAGE, DEPTH, BOTH])
+def test_only_the_outputs_that_somebody_wants_are_asked_for_and_published(make, restorer, handler, outputs):
+    handler.outputs = outputs
+    make().submit("front", (0, *SIZE))
+    handler.wait_for(lambda: handler.published)
+    assert restorer.calls == [(SIZE, outputs)]
+    assert handler.published == [("front", 0, outputs)]
+
+
+def test_a_frame_of_a_new_size_waits_for_its_build_and_then_comes_out(make, restorer, handler):
+    restorer.build_gate.clear()
+    pipeline = make()
+    pipeline.submit("front", (0, *SIZE))
+    assert restorer.building.acquire(timeout=PATIENCE)
+    assert "96x72" in str(pipeline.building) and "tuning kernels" in str(pipeline.building)
+    pipeline.submit("front", (1, *SIZE))
+    pipeline.submit("front", (2, *SIZE))
+    assert not handler.published
+    restorer.build_gate.set()
+    handler.wait_for(lambda: handler.published)
+    assert handler.published == [("front", 2, IMAGE)]
+    assert pipeline.building is None
+    assert restorer.builds == [(SIZE, IMAGE)]
+
+
+def test_while_one_size_is_built_the_other_cameras_go_on(make, restorer, handler):
+    pipeline = built(make("front", "rear"))
+    assert restorer.building.acquire(timeout=PATIENCE)
+    restorer.build_gate.clear()
+    pipeline.submit("rear", (0, 128, 128))
+    assert restorer.building.acquire(timeout=PATIENCE)
+    for number in range(3):
+        pipeline.submit("front", (number, *SIZE))
+        handler.wait_for(lambda number=number: len(handler.published) == number + 1)
+    assert all(camera == "front" for camera, _, _ in handler.published)
+    restorer.build_gate.set()
+    handler.wait_for(lambda: ("rear", 0, IMAGE) in handler.published)
+
+
+def test_a_new_subscriber_does_not_stop_the_stream_while_its_output_is_built(make, restorer, handler):
+    pipeline = built(make())
+    assert restorer.building.acquire(timeout=PATIENCE)
+    restorer.build_gate.clear()
+    handler.outputs = BOTH
+    pipeline.submit("front", (0, *SIZE))
+    handler.wait_for(lambda: len(handler.published) == 1)
+    assert restorer.building.acquire(timeout=PATIENCE)
+    restorer.build_gate.set()
+    assert pipeline.wait_until_built(PATIENCE)
+    pipeline.submit("front", (1, *SIZE))
+    handler.wait_for(lambda: len(handler.published) == 2)
+    assert handler.published == [("front", 0, IMAGE), ("front", 1, BOTH)]
+
+
+def test_while_building_a_stand_in_serves_when_it_may(make, restorer, handler):
+    stand_in = FakeRestorer("torch-cpu")
+    may_serve = False
+    restorer.build_gate.clear()
+    pipeline = make(make_stand_in=lambda: stand_in, serve_while_building=lambda: may_serve)
+    pipeline.submit("front", (0, *SIZE))
+    assert restorer.building.acquire(timeout=PATIENCE)
+    assert not stand_in.calls
+    may_serve = True  # changed while a frame waits already
+    pipeline.submit("front", (1, *SIZE))
+    handler.wait_for(lambda: handler.published)
+    assert handler.published == [("front", 1, IMAGE)]
+    assert len(stand_in.calls) == 1 and not restorer.calls
+    restorer.build_gate.set()
+    assert pipeline.wait_until_built(PATIENCE)
+    pipeline.submit("front", (2, *SIZE))
+    handler.wait_for(lambda: len(handler.published) == 2)
+    assert len(restorer.calls) == 1
+    assert pipeline.close(PATIENCE) and stand_in.closed and restorer.closed
+
+
+def test_a_bad_image_is_counted_and_the_next_good_one_comes_out(make, handler):
+    pipeline = built(make())
+    pipeline.submit("front", ImageError("cut on its way"))
+    handler.wait_for(lambda: handler.problems)
+    pipeline.submit("front", (1, *SIZE))
+    handler.wait_for(lambda: handler.published)
+    assert handler.problems == [("front", Problem.BAD_INPUT, "cut on its way")]
+    snapshot = pipeline.snapshot()["front"]
+    assert snapshot.problems[Problem.BAD_INPUT] == snapshot.recent_problems[Problem.BAD_INPUT] == 1
+    assert snapshot.last_problem == "bad input: cut on its way"
+
+
+def test_a_network_that_raises_is_reported_and_the_next_frame_is_tried(make, restorer, handler):
+    pipeline = built(make())
+    restorer.fail_frames = RuntimeError("out of memory")
+    pipeline.submit("front", (0, *SIZE))
+    handler.wait_for(lambda: handler.problems)
+    restorer.fail_frames = None
+    pipeline.submit("front", (1, *SIZE))
+    handler.wait_for(lambda: handler.published)
+    assert handler.problems == [("front", Problem.FAILED, "out of memory")]
+
+
+def test_a_failed_build_is_reported_and_tried_again(make, restorer, handler, monkeypatch):
+    monkeypatch.setattr(pipeline_module, "RETRY_AFTER_S", 0.0)
+    restorer.fail_builds = RuntimeError("no tactic")
+    pipeline = make()
+    pipeline.submit("front", (0, *SIZE))
+    handler.wait_for(lambda: handler.problems)
+    assert (None, Problem.BUILD, "no tactic") in handler.problems
+    restorer.fail_builds = None
+    pipeline.submit("front", (1, *SIZE))
+    handler.wait_for(lambda: handler.published)
+    assert handler.published[-1] == ("front", 1, IMAGE)
+
+
+def test_frames_that_no_build_can_serve_are_counted_and_do_not_start_builds_without_end(
+    make, restorer, handler
+):
+    restorer.fail_builds = RuntimeError("no tactic")
+    pipeline = make()
+    for number in range(3):
+        pipeline.submit("front", (number, *SIZE))
+        handler.wait_for(
+            lambda number=number: handler.problems.count(("front", Problem.BUILD, "no tactic")) == number + 1
+        )
+    assert len(restorer.builds) == 1
+    assert pipeline.failed_builds == ["96x72: no tactic"]
+    assert not pipeline.wait_until_built(PATIENCE)
+
+
+def test_a_size_that_no_network_takes_is_the_images_fault(make, handler):
+    pipeline = make()
+    pipeline.submit("front", (0, 32, 32))
+    handler.wait_for(lambda: len(handler.problems) == 2)
+    assert {problem for _, problem, _ in handler.problems} == {Problem.BAD_INPUT}
+    assert pipeline.snapshot()["front"].problems[Problem.BAD_INPUT] == 1
+
+
+def test_the_size_may_change_in_mid_stream(make, handler):
+    pipeline = make()
+    for number, size in enumerate((SIZE, (128, 64), SIZE)):
+        pipeline.submit("front", (number, *size))
+        handler.wait_for(lambda number=number: len(handler.published) == number + 1)
+    assert not handler.problems
+
+
+def test_stage_times_add_up_to_the_time_from_message_in_to_message_out(make, handler):
+    pipeline = built(make())
+    for number in range(4):
+        pipeline.submit("front", (number, *SIZE))
+        handler.wait_for(lambda number=number: len(handler.published) == number + 1)
+    pipeline.clear()
+    snapshot = pipeline.snapshot()["front"]
+    assert set(snapshot.stages) == set(Stage)
+    parts = sum(snapshot.stages[stage].median for stage in Stage if stage is not Stage.TOTAL)
+    total = snapshot.stages[Stage.TOTAL]
+    assert 0 < total.minimum <= total.median <= total.p95 <= total.p99 <= total.maximum
+    assert total.count == 4
+    assert parts <= total.maximum * 1.01
+    assert snapshot.image_age.median == 0.5
+    assert snapshot.rate_in == snapshot.rate_out == 4
+
+
+def test_old_frames_leave_the_window_but_stay_counted(make, handler, monkeypatch):
+    pipeline = built(make())
+    pipeline.submit("front", (0, *SIZE))
+    handler.wait_for(lambda: handler.published)
+    pipeline.clear()
+    monkeypatch.setattr(pipeline_module, "WINDOW_S", 1e-9)
+    snapshot = pipeline.snapshot()["front"]
+    assert snapshot.published == 1 and not snapshot.stages
+
+
+def test_clear_drops_what_waits_and_returns_when_the_worker_is_idle(make, restorer, handler):
+    restorer.build_gate.clear()
+    pipeline = make()
+    pipeline.submit("front", (0, *SIZE))
+    assert restorer.building.acquire(timeout=PATIENCE)
+    pipeline.clear()
+    restorer.build_gate.set()
+    assert pipeline.wait_until_built(PATIENCE)
+    assert not handler.published
+    assert pipeline.snapshot()["front"].dropped == 1
+
+
+def test_closing_during_a_build_gives_up_after_the_time_allowed_and_leaves_the_restorer_open(
+    make, restorer, handler
+):
+    restorer.build_gate.clear()
+    pipeline = make()
+    pipeline.submit("front", (0, *SIZE))
+    assert restorer.building.acquire(timeout=PATIENCE)
+    assert not pipeline.close(timeout=0.05)
+    assert not restorer.closed
+
+
+def test_a_distribution_tells_its_quantiles():
+    assert Distribution.of([]) is None
+    distribution = Distribution.of([float(value) for value in range(101)])
+    assert (distribution.count, distribution.minimum, distribution.maximum) == (101, 0, 100)
+    assert (distribution.median, distribution.p95, distribution.p99) == pytest.approx((50, 95, 99))
