@@ -31,6 +31,8 @@ def colours(height: int = HEIGHT, width: int = WIDTH) -> np.ndarray:
 
 
 def encode(rgb: np.ndarray, encoding: str) -> np.ndarray:
+    """The image as (H, W, C) in an interleaved encoding; alpha varies, and 16 bits have lower bits too."""
+    layout = INTERLEAVED[encoding]
     kinds = {"rgb": [0, 1, 2], "bgr": [2, 1, 0], "rgba": [0, 1, 2, 0], "bgra": [2, 1, 0, 0], "mono": [1]}
     channels = kinds[encoding.rstrip("0123456789")]
     image = rgb[..., channels].astype(layout.dtype)

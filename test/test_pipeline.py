@@ -1,4 +1,4 @@
-"""Newest frame wins, cameras do not hold each other up, nothing is computed for nobody, errors stop nothing."""
+"""Newest frame wins, no camera waits for another, nothing is computed for nobody, no error stops it."""
 
 from __future__ import annotations
 
