@@ -152,6 +152,7 @@ def test_at_speed_zero_everything_stands_still_and_only_noise_differs():
         ({"seed": -1}, "seed is -1"),
         ({"speed": -3.0}, "speed is -3.0"),
         ({"noise": -1.0}, "noise is -1.0"),
+        ({"frame_count": 10_000}, "is 9000 m long"),
     ],
 )
 def test_senseless_arguments_are_refused_by_name_and_value(arguments, named):

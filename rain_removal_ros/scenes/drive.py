@@ -21,6 +21,7 @@ from rain_removal_ros.scenes.street import EGO_LANE, build_street
 CAMERA_HEIGHT = 1.5  # metres above the road
 FOCAL_LENGTH = 0.82  # of the image width: a horizontal field of view of 63 degrees
 SMALLEST, LARGEST = 64, 4096  # pixels a side
+LONGEST = 4000.0  # metres of drive
 
 
 @dataclass(frozen=True)
@@ -80,6 +81,12 @@ class Drive:
             raise RainRemovalError(f"drive speed is {speed}; give 0 to 40 m/s")
         if not 0 <= noise <= 50:
             raise RainRemovalError(f"drive noise is {noise}; give 0 to 50 grey levels")
+        length = speed * frame_count / rate
+        if length > LONGEST:
+            raise RainRemovalError(
+                f"drive of {frame_count} frames ({rate} a second, {speed} m/s) is {length:.0f} m long; "
+                f"the street is built as a whole, give at most {LONGEST:.0f} m"
+            )
         self.frame_count, self.rate, self.seed, self.speed, self.noise = frame_count, rate, seed, speed, noise
         focal = FOCAL_LENGTH * width
         self.camera = CameraModel(width, height, focal, focal, (width - 1) / 2, (height - 1) / 2)

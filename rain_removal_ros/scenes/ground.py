@@ -56,9 +56,14 @@ def _dashed(dash: float, period: float, at: np.ndarray, width: np.ndarray) -> np
     return (length_until(at + width / 2) - length_until(at - width / 2)) / width
 
 
+def _nearest(crossings: np.ndarray, z: np.ndarray) -> np.ndarray:
+    """The crossing (of an ascending array) next to each z, float32."""
+    return crossings.astype(np.float32)[np.searchsorted((crossings[1:] + crossings[:-1]) / 2, z)]
+
+
 def ground_labels(t: np.ndarray, z: np.ndarray, crossings: np.ndarray) -> np.ndarray:
     """Uint8 train ids of the ground (N,): road in the street and its cross streets, terrain elsewhere."""
-    away = np.abs(z[:, None] - crossings).min(1)
+    away = np.abs(z - _nearest(crossings, z))
     road = (np.abs(t) <= ROAD_HALF) | (away <= CROSS_HALF)
     return np.where(road, np.uint8(TrainId.ROAD), np.uint8(TrainId.TERRAIN))
 
@@ -68,8 +73,7 @@ def marking(
 ) -> np.ndarray:
     """Share (N,) of white paint in the footprint of width_t x width_z metres around each place on the
     road."""
-    nearest = crossings[np.abs(z[:, None] - crossings).argmin(1)]
-    before = nearest - z  # positive ahead of a junction
+    before = _nearest(crossings, z) - z  # positive ahead of a junction
     away = np.abs(before)
     open_road = _covered(STOP_LINE + 0.4, 1e6, away, width_z)
     centre = _covered(-0.06, 0.06, t, width_t) * _dashed(3.0, 9.0, z, width_z) * open_road

@@ -46,6 +46,18 @@ class Sky:
             np.float32
         )
 
+    def mirrored(self, directions: np.ndarray) -> np.ndarray:
+        """Float32 (N, 3): what glass or paint mirrors from unit `directions` (N, 3), the sky above a skyline."""
+        size = self.clouds.shape[0]
+        azimuth = np.arctan2(directions[:, 0], directions[:, 2]) * np.float32(size / (2 * np.pi))
+        across = np.mod(2 * azimuth, size).astype(np.float32)
+        up = np.mod(0.4 * size * directions[:, 1], size).astype(np.float32)
+        pattern = _lookup(self.clouds, across, up)
+        skyline = np.float32(0.06) + np.float32(0.22) * pattern[:, 1]
+        houses = (0.10 * self.ambient + 0.06 * self.sun) * (1.4 * pattern[:, 1:2] - 0.6)
+        share = np.clip((directions[:, 1] - skyline) / 0.06, 0, 1)[:, None]
+        return houses + (self.radiance(directions) - houses) * share
+
 
 def _lookup(table: np.ndarray, x: np.ndarray, y: np.ndarray) -> np.ndarray:
     """Values of a periodic (S, S, C) table at x, y (N,), bilinear; remap wants pictures, so the list is

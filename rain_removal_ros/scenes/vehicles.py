@@ -167,9 +167,16 @@ def bus(colour: tuple[float, float, float]) -> Mesh:
     label = TrainId.BUS
     paint, dark = Surface(label, colour, gloss=0.2), Surface(label, (0.08, 0.08, 0.09))
     glass = Surface(label, (0.10, 0.12, 0.13), gloss=0.85)
+    tyre = Surface(label, (0.05, 0.05, 0.055))
     length, half, roof = 11.0, 1.25, 3.05
     parts = [
         box((-half, 0.35, -length / 2), (half, roof, length / 2), paint),
+        box((-half - 0.01, 0.33, -length / 2 - 0.01), (half + 0.01, 0.62, length / 2 + 0.01), dark),
+        box(
+            (-half - 0.008, 1.18, -length / 2),
+            (half + 0.008, 1.30, length / 2),
+            Surface(label, (0.85, 0.85, 0.83)),
+        ),
         box((-0.92 * half, roof, -4), (0.92 * half, roof + 0.18, 3), paint),
         box((-half + 0.12, 1.05, length / 2 - 0.1), (half - 0.12, 2.55, length / 2 + 0.015), glass),
         box((-half + 0.12, 2.62, length / 2 - 0.1), (half - 0.12, 2.92, length / 2 + 0.015), dark),
@@ -181,7 +188,9 @@ def bus(colour: tuple[float, float, float]) -> Mesh:
             x0, x1 = sorted((side * (half - 0.1), side * (half + 0.012)))
             parts.append(box((x0, 1.35, z), (x1, 2.55, z + 1.38), glass))
         for z in (-3.2, 3.0):
-            parts.append(cylinder((side * (half - 0.13), 0.48, z), 0, 0.48, 0.30, dark, 18))
+            arch = (side * (half - 0.05), 0.5, z)
+            parts.append(cylinder(arch, 0, 0.60, 0.13, dark, 20))
+            parts.append(cylinder((side * (half - 0.12), 0.48, z), 0, 0.48, 0.30, tyre, 18))
             rim = Surface(label, (0.6, 0.6, 0.6))
             parts.append(cylinder((side * (half - 0.12), 0.48, z), 0, 0.27, 0.31, rim, 12))
         x = side * 0.95
