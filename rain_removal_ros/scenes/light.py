@@ -47,7 +47,8 @@ class Sky:
         )
 
     def mirrored(self, directions: np.ndarray) -> np.ndarray:
-        """Float32 (N, 3): what glass or paint mirrors from unit `directions` (N, 3), the sky above a skyline."""
+        """Float32 (N, 3): what glass or paint mirrors from unit `directions` (N, 3): sky
+        above a skyline."""
         size = self.clouds.shape[0]
         azimuth = np.arctan2(directions[:, 0], directions[:, 2]) * np.float32(size / (2 * np.pi))
         across = np.mod(2 * azimuth, size).astype(np.float32)
