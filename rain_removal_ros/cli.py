@@ -16,19 +16,30 @@ SUBCOMMANDS = {
     "image": ("rain_removal_ros.files.image_command", "derain image files or a folder of them"),
     "video": ("rain_removal_ros.files.video_command", "derain a video file"),
     "node": ("rain_removal_ros.node_command", "run the ROS 2 node (everything after `node` goes to ROS)"),
-    "demo": ("rain_removal_ros.demo", "render a rainy drive, play it through the node, and measure what comes out"),
-    "drive": ("rain_removal_ros.scenes.command", "render a procedural drive with depth and labels to a folder"),
+    "demo": (
+        "rain_removal_ros.demo.command",
+        "render a rainy drive, play it through the node, and measure what comes out",
+    ),
+    "drive": (
+        "rain_removal_ros.scenes.command",
+        "render a procedural drive with depth and labels to a folder",
+    ),
     "build": ("rain_removal_ros.runtime.build_command", "build, list, verify or clear the compiled networks"),
     "benchmark": ("rain_removal_ros.evaluation.benchmark_command", "measure latency, throughput and memory"),
     "train": ("rain_removal_ros.training.command", "train a network"),
-    "evaluate": ("rain_removal_ros.evaluation.command", "measure restoration quality and what it does for segmentation"),
+    "evaluate": (
+        "rain_removal_ros.evaluation.command",
+        "measure restoration quality and what it does for segmentation",
+    ),
 }
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one subcommand. Exit status: 0 done, 1 it failed for a reason it printed, 2 wrong usage, 130 interrupted."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
-    parser = argparse.ArgumentParser(prog="derain", description="Depth-guided rain removal for cameras on vehicles.")
+    parser = argparse.ArgumentParser(
+        prog="derain", description="Depth-guided rain removal for cameras on vehicles."
+    )
     parser.add_argument("--version", action="version", version=f"rain_removal_ros {__version__}")
     subparsers = parser.add_subparsers(dest="subcommand", required=True, metavar="SUBCOMMAND")
     for name, (module_name, summary) in SUBCOMMANDS.items():

@@ -1,0 +1,37 @@
+# make demo: see rain vanish from a rendered drive.   make test: everything that is tested.
+# Both make the environment first. PYTHON chooses the interpreter (3.11 to 3.14), PIP_ARGS adds to pip's arguments.
+
+PYTHON ?= python3
+VENV ?= .venv
+PIP = $(VENV)/bin/python -m pip
+DERAIN = $(VENV)/bin/derain
+
+.PHONY: demo test environment benchmark clean
+
+demo: $(VENV)/.demo
+	$(DERAIN) demo $(DEMO_ARGS)
+
+test: $(VENV)/.test
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/python -m pytest $(TEST_ARGS)
+
+benchmark: $(VENV)/.demo
+	$(DERAIN) benchmark $(BENCHMARK_ARGS)
+
+environment: $(VENV)/.test
+
+$(VENV)/bin/python:
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) install --quiet --upgrade pip
+
+$(VENV)/.demo: setup.py constraints.txt | $(VENV)/bin/python
+	$(PIP) install $(PIP_ARGS) --constraint constraints.txt --editable '.[ros,scenes,video]'
+	touch $@
+
+$(VENV)/.test: setup.py constraints.txt | $(VENV)/bin/python
+	$(PIP) install $(PIP_ARGS) --constraint constraints.txt --editable '.[ros,scenes,video,training,test]'
+	touch $@ $(VENV)/.demo
+
+clean:
+	rm -rf $(VENV) demo_output runs
