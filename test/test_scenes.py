@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import argparse
 import pickle
+import sys
 
 import cv2
 import numpy as np
@@ -13,7 +14,9 @@ import pytest
 from rain_removal_ros.errors import RainRemovalError
 from rain_removal_ros.scenes import Drive, TrainId, render_frames
 from rain_removal_ros.scenes import command as drive_command
+from rain_removal_ros.scenes.drive import build_renderer
 from rain_removal_ros.scenes.ground import ROAD_HALF, Course, marking
+from rain_removal_ros.scenes.raycast import RayCaster
 from rain_removal_ros.scenes.textures import TextureAtlas
 
 
@@ -42,6 +45,7 @@ def test_a_frame_has_the_stated_shapes_types_and_time(drive, frame):
 
 
 def test_the_same_seed_gives_the_same_frame_and_another_seed_another_street(frame, other_street):
+    build_renderer.cache_clear()  # so that the street is built once more
     again = Drive(width=160, height=90, frame_count=40, rate=10.0, seed=0)[0]
     for name in ("image", "inverse_depth", "labels"):
         np.testing.assert_array_equal(getattr(again, name), getattr(frame, name))
@@ -66,7 +70,8 @@ def test_frames_from_several_processes_are_those_of_one(drive, frame):
     np.testing.assert_array_equal(frames[1].labels, drive[20].labels)
 
 
-def test_a_drive_travels_to_another_process_without_its_street(drive):
+def test_a_drive_travels_to_another_process_without_its_street(drive, frame):
+    assert frame.index == 0  # so the street has been built
     assert len(pickle.dumps(drive)) < 2000
 
 
@@ -198,6 +203,24 @@ def test_the_command_says_where_it_cannot_write(tmp_path):
 def test_rendering_with_no_process_is_refused(drive):
     with pytest.raises(RainRemovalError, match="0 processes"):
         next(render_frames(drive, processes=0))
+
+
+def test_without_the_ray_library_rendering_says_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "embreex.rtcore_scene", None)
+    with pytest.raises(RainRemovalError, match=r"rain_removal_ros\[scenes\]"):
+        RayCaster(np.zeros((1, 3, 3), np.float32))
+
+
+def test_rays_meet_the_nearest_triangle_and_are_blocked_within_reach():
+    near = np.array([[-1, -1, 2], [1, -1, 2], [0, 1, 2]], np.float32)
+    caster = RayCaster(np.stack([np.add(near, [0, 0, 3]), near]))
+    origins = np.zeros((2, 3), np.float32)
+    directions = np.array([[0, 0, 2], [0, 0, -1]], np.float32)
+    hits = caster.first_hits(origins, directions)
+    np.testing.assert_allclose(hits.distance, [1.0, np.inf])  # in lengths of the direction
+    np.testing.assert_array_equal(hits.triangle, [1, -1])
+    np.testing.assert_array_equal(caster.blocked(origins, directions, reach=1.1), [True, False])
+    np.testing.assert_array_equal(caster.blocked(origins, directions, reach=0.9), [False, False])
 
 
 def test_road_markings_cover_exactly_their_share_of_a_large_footprint():

@@ -9,7 +9,7 @@ from __future__ import annotations
 import operator
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cached_property
+from functools import lru_cache
 
 import numpy as np
 
@@ -55,7 +55,8 @@ class Drive:
 
     `speed` is the camera's in m/s; with 0 everything stands still, and frames differ by `noise` alone (its
     standard deviation in grey levels). `rate` is in frames a second. The street is as long as the drive
-    needs, so its far end depends on `frame_count`, `rate` and `speed` too.
+    needs, so its far end depends on `frame_count`, `rate` and `speed` too. A street is built when it is first
+    drawn; a process keeps the last two.
     """
 
     def __init__(
@@ -104,17 +105,13 @@ class Drive:
             raise IndexError(f"frame {index} of a drive of {self.frame_count} frames")
         index %= self.frame_count
         position, yaw = self.pose(index)
-        camera = self.camera
+        camera, renderer = self.camera, self._renderer
         view = View(camera.width, camera.height, camera.fx, camera.fy, camera.cx, camera.cy, position, yaw)
         time = self.stamp(index) if self.speed > 0 else 0.0
-        moving = self._renderer.street.moving(time, float(position[2]))
-        exposed, inverse_depth, labels = self._renderer.draw(view, moving)
+        moving = renderer.street.moving(time, float(position[2]))
+        exposed, inverse_depth, labels = renderer.draw(view, moving)
         image = to_camera(exposed, np.random.default_rng([self.seed, 3, index]), self.noise)
         return DriveFrame(image, inverse_depth, labels, self.stamp(index), index)
-
-    def __getstate__(self) -> dict:
-        """Without the street, which is cheaper to build again than to send to another process."""
-        return {name: value for name, value in self.__dict__.items() if name != "_renderer"}
 
     def stamp(self, index: int) -> float:
         """Seconds from the start of the drive to frame `index`."""
@@ -128,7 +125,12 @@ class Drive:
         x = float(course.offset(z)) + EGO_LANE
         return np.array([x, CAMERA_HEIGHT, z], np.float32), float(np.arctan(course.slope(z)))
 
-    @cached_property
+    @property
     def _renderer(self) -> Renderer:
-        drive_length = self.speed * self.frame_count / self.rate
-        return Renderer(build_street(self.seed, drive_length, self.speed), make_sky(self.seed))
+        return build_renderer(self.seed, self.speed * self.frame_count / self.rate, self.speed)
+
+
+@lru_cache(maxsize=2)  # a street takes seconds to build and some 400 MB to keep
+def build_renderer(seed: int, length: float, speed: float) -> Renderer:
+    """The street and the light of `seed` for a drive of `length` metres at `speed` m/s, ready to be drawn."""
+    return Renderer(build_street(seed, length, speed), make_sky(seed))

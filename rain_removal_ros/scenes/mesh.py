@@ -131,13 +131,11 @@ def boxes(low: np.ndarray, high: np.ndarray, surface: Surface) -> Mesh:
     return triangles(corners.reshape(-1, 3, 3), surface, uv.reshape(-1, 3, 2))
 
 
-def loft(
-    rings: np.ndarray, surface: Surface, closed: bool = True, caps: bool = True, smooth: bool = True
-) -> Mesh:
-    """A skin over K rings of M points, (K, M, 3). `closed` joins each ring's ends, `caps` closes the first
-    and last."""
+def loft(rings: np.ndarray, surface: Surface, smooth: bool = True) -> Mesh:
+    """A closed skin over K rings of M points, (K, M, 3), the first and the last capped; `smooth` has it lit as
+    if it were round."""
     rings = np.asarray(rings, np.float32)
-    around = np.concatenate([rings, rings[:, :1]], axis=1) if closed else rings
+    around = np.concatenate([rings, rings[:, :1]], axis=1)
     length = np.linalg.norm(np.diff(around, axis=1), axis=2).mean(0).cumsum()
     u = np.concatenate([[0], length])
     v = np.concatenate([[0], np.linalg.norm(np.diff(around.mean(1), axis=0), axis=1).cumsum()])
@@ -145,45 +143,36 @@ def loft(
 
     def cells(grid: np.ndarray) -> np.ndarray:
         a, b, c, d = grid[:-1, :-1], grid[:-1, 1:], grid[1:, 1:], grid[1:, :-1]
-        size = grid.shape[-1]
-        return np.concatenate(
-            [np.stack([a, b, c], 2).reshape(-1, 3, size), np.stack([a, c, d], 2).reshape(-1, 3, size)]
-        )
+        shape = (-1, 3, grid.shape[-1])
+        return np.concatenate([np.stack([a, b, c], 2).reshape(shape), np.stack([a, c, d], 2).reshape(shape)])
 
     normals = None
     if smooth:
-        along = _differences(around, 0)
-        if closed:
-            extended = np.concatenate([rings[:, -1:], around, rings[:, 1:2]], axis=1)
-            across = extended[:, 2:] - extended[:, :-2]
-        else:
-            across = _differences(around, 1)
-        grid = cross(across, along)
+        extended = np.concatenate([rings[:, -1:], around, rings[:, 1:2]], axis=1)
+        grid = cross(extended[:, 2:] - extended[:, :-2], _differences(around))
         grid /= np.sqrt((grid**2).sum(2, keepdims=True)) + 1e-9
         if (grid * (around - around.mean(1, keepdims=True))).sum() < 0:
             grid = -grid
         normals = cells(grid)
     parts = [triangles(cells(around), surface, cells(uv), normals)]
-    if caps:
-        for ring in (rings[0], rings[-1]):
-            following = np.concatenate([ring[1:], ring[:1]])
-            centre = np.broadcast_to(ring.mean(0), ring.shape)
-            parts.append(triangles(np.stack([centre, ring, following], 1), surface))
+    for ring in (rings[0], rings[-1]):
+        following = np.concatenate([ring[1:], ring[:1]])
+        centre = np.broadcast_to(ring.mean(0), ring.shape)
+        parts.append(triangles(np.stack([centre, ring, following], 1), surface))
     return join(parts)
 
 
-def _differences(points: np.ndarray, axis: int) -> np.ndarray:
-    """Differences of neighbours along an axis, central within and one-sided at the ends; not scaled."""
-    first = np.moveaxis(points, axis, 0)
-    padded = np.concatenate([first[:1], first, first[-1:]])
-    return np.moveaxis(padded[2:] - padded[:-2], 0, axis)
+def _differences(points: np.ndarray) -> np.ndarray:
+    """Differences of neighbours along the first axis, central within, one-sided at the ends; not scaled."""
+    padded = np.concatenate([points[:1], points, points[-1:]])
+    return padded[2:] - padded[:-2]
 
 
 def tube(points: np.ndarray, radii: np.ndarray | float, surface: Surface, sides: int = 8) -> Mesh:
     """A round tube along K points (K, 3) with a radius at each."""
     points = np.asarray(points, np.float32)
     radii = np.broadcast_to(np.asarray(radii, np.float32), len(points))
-    along = _differences(points, 0)
+    along = _differences(points)
     along /= np.linalg.norm(along, axis=1, keepdims=True)
     overall = points[-1] - points[0]
     helper = (

@@ -9,15 +9,6 @@ import numpy as np
 
 from rain_removal_ros.errors import RainRemovalError
 
-try:
-    from embreex.mesh_construction import TriangleMesh
-    from embreex.rtcore_scene import EmbreeScene
-except ModuleNotFoundError as error:
-    raise RainRemovalError(
-        "rendering a drive needs the ray library embreex, which is not installed; "
-        "install it with: pip install 'rain_removal_ros[scenes]'"
-    ) from error
-
 
 @dataclass(frozen=True)
 class Hits:
@@ -32,6 +23,14 @@ class RayCaster:
     """Triangles (N, 3, 3) in a bounding volume hierarchy."""
 
     def __init__(self, corners: np.ndarray) -> None:
+        try:
+            from embreex.mesh_construction import TriangleMesh
+            from embreex.rtcore_scene import EmbreeScene
+        except ModuleNotFoundError as error:
+            raise RainRemovalError(
+                "rendering a drive needs the ray library embreex, which is not installed; "
+                "install it with: pip install 'rain_removal_ros[scenes]'"
+            ) from error
         self._scene = EmbreeScene()
         self._mesh = TriangleMesh(self._scene, np.ascontiguousarray(corners, np.float32))
 
