@@ -132,8 +132,8 @@ def boxes(low: np.ndarray, high: np.ndarray, surface: Surface) -> Mesh:
 
 
 def loft(rings: np.ndarray, surface: Surface, smooth: bool = True) -> Mesh:
-    """A closed skin over K rings of M points, (K, M, 3), the first and the last capped; `smooth` has it lit as
-    if it were round."""
+    """A closed skin over K rings of M points, (K, M, 3), the first and the last capped; `smooth` has it lit
+    as if it were round."""
     rings = np.asarray(rings, np.float32)
     around = np.concatenate([rings, rings[:, :1]], axis=1)
     length = np.linalg.norm(np.diff(around, axis=1), axis=2).mean(0).cumsum()
