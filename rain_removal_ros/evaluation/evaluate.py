@@ -191,7 +191,7 @@ class Evaluation:
         protocol = PROTOCOLS[self.settings.protocol]
         depth = None if example.inverse_depth is None else protocol.field(example.inverse_depth)
         labels = None
-        if self.judges and example.labels is not None and example.label_kind in (None, "human"):
+        if self.judges and example.labels is not None and example.label_kind != "pseudo":
             labels = self._folding[protocol.field(example.labels)]
         for view in views_of(example, index, self.settings):
             scores.views.append(self._score_view(view, depth, labels))

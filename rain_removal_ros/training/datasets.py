@@ -28,10 +28,8 @@ class Example:
     inverse_depth: np.ndarray | None = None  # float32 (H, W), 1/m, 0 = infinitely far
     labels: np.ndarray | None = None  # uint8 (H, W), Cityscapes train ids, 255 = unlabelled
     level: str | None = None  # the rain's strength where the dataset names it
-    label_kind: str | None = None  # human | pseudo (a network's, not for judging), where the dataset says
-    depth_kind: str | None = (
-        None  # how the depth came about (stereo, lidar, geometry, ...), where the dataset says
-    )
+    label_kind: str | None = None  # human, rendered, pseudo (a network's, not to judge by); None: unsaid
+    depth_kind: str | None = None  # how the depth came about: stereo, lidar, geometry, ...; None: unsaid
 
 
 class Dataset(Protocol):
@@ -229,7 +227,7 @@ class DriveDataset:
             clean=frame.image,
             inverse_depth=frame.inverse_depth,
             labels=frame.labels,
-            label_kind="human",
+            label_kind="rendered",
             depth_kind="rendered",
         )
 

@@ -1,0 +1,279 @@
+"""`derain image` and `derain video` from end to end with a small network, and what they say of files that are
+no good.
+"""
+
+from __future__ import annotations
+
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import cv2
+import numpy as np
+import pytest
+from runtime_fixtures import street_like, write_weights
+
+from rain_removal_ros.cli import main
+from rain_removal_ros.errors import ImageError, ParameterError
+from rain_removal_ros.files.images import plan, read_image, write_image
+from rain_removal_ros.files.video import VideoSink, VideoSource
+from rain_removal_ros.runtime import Output, RuntimeSettings, create_restorer
+
+HEIGHT, WIDTH = 72, 96
+
+
+@pytest.fixture(scope="module")
+def options(tmp_path_factory) -> list[str]:
+    folder = tmp_path_factory.mktemp("files")
+    weights = write_weights(folder / "fast.safetensors")
+    return ["--weights", str(weights), "--backend", "torch-cpu", "--cache-dir", str(folder / "cache")]
+
+
+@pytest.fixture(scope="module")
+def restore(options):
+    """The network of `options` as a function, to compare what the commands write with."""
+    settings = RuntimeSettings(backend="torch-cpu", weights=Path(options[1]), cache_dir=Path(options[5]))
+    restorer = create_restorer(settings)
+    yield lambda image: restorer(image, (Output.IMAGE,)).image
+    restorer.close()
+
+
+def run(*arguments) -> int:
+    return main([str(argument) for argument in arguments])
+
+
+def picture(path: Path, seed: int = 0) -> np.ndarray:
+    """Write a PNG and give its pixels."""
+    image = street_like(HEIGHT, WIDTH, seed)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_image(path, image)
+    return image
+
+
+def test_an_image_is_restored_by_the_network(tmp_path, options, restore, capsys):
+    image = picture(tmp_path / "in.png")
+    assert run("image", tmp_path / "in.png", tmp_path / "out" / "dry.png", *options) == 0
+    result = read_image(tmp_path / "out" / "dry.png")
+    assert (result != image).any()
+    assert (result == restore(image)).all()
+    assert "1 of 1 images restored" in capsys.readouterr().out
+
+
+def test_several_files_and_folders_keep_their_names(tmp_path, options):
+    picture(tmp_path / "a.png")
+    picture(tmp_path / "drive" / "b.png")
+    picture(tmp_path / "drive" / "left" / "c.jpg")
+    (tmp_path / "drive" / "notes.txt").write_text("no image")
+    assert run("image", tmp_path / "a.png", tmp_path / "drive", tmp_path / "out", *options) == 0
+    found = sorted(str(path.relative_to(tmp_path / "out")) for path in (tmp_path / "out").rglob("*.*"))
+    assert found == ["a.png", "b.png", "left/c.jpg"]
+    assert read_image(tmp_path / "out" / "left" / "c.jpg").shape == (HEIGHT, WIDTH, 3)
+
+
+def test_a_file_that_fails_is_named_and_the_rest_goes_on(tmp_path, options, capsys):
+    picture(tmp_path / "in" / "b.png")
+    (tmp_path / "in" / "a.png").write_bytes(b"damaged")
+    write_image(tmp_path / "in" / "c.png", np.zeros((20, 30, 3), np.uint8))
+    (tmp_path / "in" / "d.jpg").touch()
+    assert run("image", tmp_path / "in", tmp_path / "out", *options) == 1
+    printed = capsys.readouterr()
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["b.png"]
+    assert "1 of 4 images restored" in printed.out
+    for text in ("a.png is damaged", "c.png: image of 30x20 pixels", "d.jpg is damaged"):
+        assert text in printed.err
+
+
+def test_an_output_may_lie_in_the_folder_of_its_inputs(tmp_path, options):
+    picture(tmp_path / "a.png")
+    for _ in range(2):  # the second time, the results of the first are no inputs
+        assert run("image", tmp_path, tmp_path / "dry", *options) == 0
+    assert [path.name for path in (tmp_path / "dry").rglob("*.*")] == ["a.png"]
+
+
+def test_inputs_are_never_overwritten(tmp_path, options, capsys):
+    image = picture(tmp_path / "a.png")
+    (tmp_path / "link.png").symlink_to(tmp_path / "a.png")
+    for arguments in (
+        (tmp_path / "a.png", tmp_path),
+        (tmp_path / "a.png", tmp_path / "a.png"),
+        (tmp_path / "a.png", tmp_path / "link.png"),
+        (tmp_path, tmp_path),
+    ):
+        assert run("image", *arguments, *options) == 1
+        assert "choose another output" in capsys.readouterr().err
+    assert (read_image(tmp_path / "a.png") == image).all()
+
+
+def test_a_plan_that_cannot_be_is_refused(tmp_path):
+    picture(tmp_path / "one" / "a.png")
+    picture(tmp_path / "two" / "a.png")
+    with pytest.raises(ParameterError, match="would both be written"):
+        plan([tmp_path / "one" / "a.png", tmp_path / "two"], tmp_path / "out")
+    with pytest.raises(ParameterError, match=r"none\.png does not exist"):
+        plan([tmp_path / "none.png"], tmp_path / "out")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ParameterError, match="no images in"):
+        plan([tmp_path / "empty"], tmp_path / "out")
+    (tmp_path / "out.png").touch()
+    with pytest.raises(ParameterError, match=r"out\.png is a file"):
+        plan([tmp_path / "one"], tmp_path / "out.png")
+
+
+def test_images_are_turned_upright_and_grey_ones_get_colour(tmp_path):
+    image = cv2.merge([np.full((40, 60), value, np.uint8) for value in (20, 120, 220)])
+    jpeg = cv2.imencode(".jpg", image)[1].tobytes()
+    # orientation 6: a quarter turn
+    exif = b"Exif\0\0MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0\x06\0\0\0\0\0\0"
+    (tmp_path / "turned.jpg").write_bytes(
+        jpeg[:2] + b"\xff\xe1" + (len(exif) + 2).to_bytes(2, "big") + exif + jpeg[2:]
+    )
+    upright = read_image(tmp_path / "turned.jpg")
+    assert upright.shape == (60, 40, 3)
+    assert np.abs(upright[30, 20].astype(int) - [220, 120, 20]).max() < 4  # RGB
+    cv2.imwrite(str(tmp_path / "grey.png"), np.full((40, 60), 7, np.uint8))
+    assert read_image(tmp_path / "grey.png").shape == (40, 60, 3)
+
+
+def test_an_image_that_cannot_be_written_is_named(tmp_path):
+    image = street_like(HEIGHT, WIDTH)
+    with pytest.raises(ImageError, match=r"a\.xyz"):
+        write_image(tmp_path / "a.xyz", image)
+    (tmp_path / "file").touch()
+    with pytest.raises(ImageError, match=r"a\.png cannot be written"):
+        write_image(tmp_path / "file" / "a.png", image)
+    assert not list(tmp_path.rglob("*.partial"))
+
+
+def write_video(path: Path, times: list[int], height: int = HEIGHT, width: int = WIDTH) -> list[np.ndarray]:
+    """A video whose frames are at `times` thousandths of a second. Gives the frames."""
+    frames = [street_like(height, width, seed) for seed in range(len(times))]
+    with VideoSink(path, Fraction(25), Fraction(1, 1000)) as sink:
+        for frame, time in zip(frames, times, strict=True):
+            sink.write(frame, time)
+    return frames
+
+
+def frames_of(path: Path) -> tuple[list[np.ndarray], list[float]]:
+    with VideoSource(path) as source:
+        frames = list(source)
+        return [frame.image for frame in frames], [float(frame.time * source.time_base) for frame in frames]
+
+
+def test_a_video_keeps_its_frames_and_its_rate(tmp_path, options, restore, capsys):
+    times = [40 * i for i in range(12)]
+    write_video(tmp_path / "in.mp4", times)
+    assert run("video", tmp_path / "in.mp4", tmp_path / "out.mp4", *options) == 0
+    rainy, _ = frames_of(tmp_path / "in.mp4")
+    results, seconds = frames_of(tmp_path / "out.mp4")
+    assert seconds == pytest.approx([time / 1000 for time in times])
+    for image, result in zip(rainy, results, strict=True):
+        smooth, expected = (cv2.blur(frame, (9, 9)).astype(int) for frame in (result, restore(image)))
+        assert np.abs(smooth - expected).mean() < 2  # 4:2:0 loses fine colour
+    with av.open(str(tmp_path / "out.mp4")) as container:
+        stream = container.streams.video[0]
+        assert (stream.codec_context.name, stream.codec_context.pix_fmt) == ("h264", "yuv420p")
+        assert stream.average_rate == 25 and stream.frames == 12
+    assert "12 frames at 25 frames a second" in capsys.readouterr().out
+
+
+def test_a_rate_that_varies_stays_as_it_is(tmp_path, options):
+    times = [0, 30, 100, 180, 190, 400]
+    write_video(tmp_path / "in.mkv", times)
+    assert run("video", tmp_path / "in.mkv", tmp_path / "out.mov", *options) == 0
+    assert frames_of(tmp_path / "out.mov")[1] == pytest.approx([time / 1000 for time in times])
+
+
+def test_a_video_side_by_side_with_depth_has_three_panels(tmp_path, options):
+    frames = write_video(tmp_path / "in.mp4", [0, 40])
+    assert run("video", tmp_path / "in.mp4", tmp_path / "out.mp4", "--side-by-side", "--depth", *options) == 0
+    results, _ = frames_of(tmp_path / "out.mp4")
+    assert results[0].shape == (HEIGHT, 3 * WIDTH, 3)
+    assert np.abs(results[1][:, :WIDTH].astype(int) - frames[1]).mean() < 6
+    assert results[1][:, 2 * WIDTH :].std(axis=(0, 1)).max() < 80  # inverse depth, not the picture once more
+    assert run("video", tmp_path / "in.mp4", tmp_path / "depth.mp4", "--depth", *options) == 0
+    assert frames_of(tmp_path / "depth.mp4")[0][0].shape == (HEIGHT, 2 * WIDTH, 3)
+
+
+def test_a_video_of_odd_size_grows_by_a_pixel(tmp_path, options):
+    with av.open(str(tmp_path / "in.mkv"), "w") as container:
+        stream = container.add_stream("ffv1", rate=Fraction(30000, 1001))
+        stream.width, stream.height, stream.pix_fmt = 97, 71, "bgr0"
+        for seed in range(3):
+            container.mux(
+                stream.encode(av.VideoFrame.from_ndarray(street_like(71, 97, seed), format="rgb24"))
+            )
+        container.mux(stream.encode())
+    assert run("video", tmp_path / "in.mkv", tmp_path / "out.mp4", *options) == 0
+    results, seconds = frames_of(tmp_path / "out.mp4")
+    assert [result.shape for result in results] == [(72, 98, 3)] * 3
+    assert seconds == pytest.approx([0, 0.033, 0.067], abs=1e-3)
+
+
+def test_colours_survive_the_way_through_a_video(tmp_path):
+    bars = np.zeros((80, 96, 3), np.uint8)
+    bars[:, :32], bars[:, 32:64], bars[:, 64:] = (200, 30, 40), (30, 180, 60), (40, 50, 210)
+    with VideoSink(tmp_path / "bars.mp4", Fraction(10), Fraction(1, 10)) as sink:
+        sink.write(bars, 0)
+    (seen,), _ = frames_of(tmp_path / "bars.mp4")
+    assert np.abs(seen[40, [16, 48, 80]].astype(int) - bars[40, [16, 48, 80]]).max() <= 4
+
+
+def test_sound_is_left_out_and_the_user_told(tmp_path, options, capsys):
+    with av.open(str(tmp_path / "in.mp4"), "w") as container:
+        video, audio = container.add_stream("libx264", rate=10), container.add_stream("aac", rate=48000)
+        video.width, video.height, video.pix_fmt = WIDTH, HEIGHT, "yuv420p"
+        container.mux(video.encode(av.VideoFrame.from_ndarray(street_like(HEIGHT, WIDTH), format="rgb24")))
+        sound = av.AudioFrame.from_ndarray(np.zeros((1, 2048), np.float32), format="fltp", layout="mono")
+        sound.sample_rate = 48000
+        container.mux([*audio.encode(sound), *audio.encode(), *video.encode()])
+    assert run("video", tmp_path / "in.mp4", tmp_path / "out.mp4", *options) == 0
+    assert "sound of the input was not kept" in capsys.readouterr().out
+    with av.open(str(tmp_path / "out.mp4")) as container:
+        assert not container.streams.audio
+
+
+def test_a_damaged_frame_is_skipped_and_told(tmp_path, options, capsys):
+    with av.open(str(tmp_path / "in.avi"), "w") as container:
+        stream = container.add_stream("mjpeg", rate=10)
+        stream.width, stream.height, stream.pix_fmt = WIDTH, HEIGHT, "yuvj420p"
+        for seed in range(5):
+            container.mux(
+                stream.encode(av.VideoFrame.from_ndarray(street_like(HEIGHT, WIDTH, seed), format="rgb24"))
+            )
+        container.mux(stream.encode())
+    pieces = (tmp_path / "in.avi").read_bytes().split(b"\xff\xd8\xff")  # where a JPEG begins
+    assert len(pieces) == 6
+    damaged = b"\xff\xd8\xff".join(pieces[:3]) + b"\0\0\0" + b"\0" * len(pieces[3])
+    damaged += b"\xff\xd8\xff" + b"\xff\xd8\xff".join(pieces[4:])
+    (tmp_path / "in.avi").write_bytes(damaged)
+    assert run("video", tmp_path / "in.avi", tmp_path / "out.mp4", *options) == 1
+    assert "1 damaged packets" in capsys.readouterr().err
+    assert frames_of(tmp_path / "out.mp4")[1] == pytest.approx([0, 0.1, 0.3, 0.4])
+
+
+def test_a_video_that_breaks_off_is_restored_up_to_there(tmp_path, options):
+    write_video(tmp_path / "in.mkv", [40 * i for i in range(40)])
+    whole = (tmp_path / "in.mkv").read_bytes()
+    (tmp_path / "cut.mkv").write_bytes(whole[: len(whole) // 2])
+    run("video", tmp_path / "cut.mkv", tmp_path / "out.mp4", *options)
+    assert 0 < len(frames_of(tmp_path / "out.mp4")[0]) < 40
+
+
+def test_what_is_no_video_is_named_and_leaves_nothing_behind(tmp_path, options, capsys):
+    (tmp_path / "bad.mp4").write_bytes(b"no video at all" * 100)
+    (tmp_path / "out").mkdir()
+    for source, text in (("bad.mp4", "bad.mp4 is missing or no video"), ("none.mp4", "none.mp4 is missing")):
+        assert run("video", tmp_path / source, tmp_path / "out" / "out.mp4", *options) == 1
+        assert text in capsys.readouterr().err
+    write_video(tmp_path / "small.mp4", [0, 40], height=32, width=32)
+    assert run("video", tmp_path / "small.mp4", tmp_path / "out" / "out.mp4", *options) == 1
+    assert "image of 32x32 pixels" in capsys.readouterr().err
+    assert not list((tmp_path / "out").iterdir())
+
+
+def test_a_video_is_not_written_over_its_input_or_into_an_unknown_container(tmp_path, options, capsys):
+    write_video(tmp_path / "in.mp4", [0])
+    assert run("video", tmp_path / "in.mp4", tmp_path / "in.mp4", *options) == 1
+    assert "choose another output" in capsys.readouterr().err
+    assert run("video", tmp_path / "in.mp4", tmp_path / "out.webm", *options) == 1
+    assert ".mp4, .mov, .mkv" in capsys.readouterr().err
