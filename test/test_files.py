@@ -243,8 +243,9 @@ def test_a_damaged_frame_is_skipped_and_told(tmp_path, options, capsys):
         container.mux(stream.encode())
     pieces = (tmp_path / "in.avi").read_bytes().split(b"\xff\xd8\xff")  # where a JPEG begins
     assert len(pieces) == 6
-    damaged = b"\xff\xd8\xff".join(pieces[:3]) + b"\0\0\0" + b"\0" * len(pieces[3])
-    damaged += b"\xff\xd8\xff" + b"\xff\xd8\xff".join(pieces[4:])
+    pieces[3] = b"\0" * (len(pieces[3]) - 8) + pieces[3][-8:]  # the head of the next frame's chunk stays
+    start = b"\xff\xd8\xff"
+    damaged = start.join(pieces[:3]) + b"\0\0\0" + start.join(pieces[3:])
     (tmp_path / "in.avi").write_bytes(damaged)
     assert run("video", tmp_path / "in.avi", tmp_path / "out.mp4", *options) == 1
     assert "1 damaged packets" in capsys.readouterr().err
