@@ -75,13 +75,13 @@ def _lookup(table: np.ndarray, x: np.ndarray, y: np.ndarray) -> np.ndarray:
 def make_sky(seed: int) -> Sky:
     """The hour and the weather that `seed` stands for: from a clear afternoon to thin overcast."""
     rng = np.random.default_rng([seed, 2])
-    elevation = np.radians(rng.uniform(24, 58))
+    elevation = np.radians(rng.uniform(17, 58))
     azimuth = rng.uniform(0, 2 * np.pi)
     direction = np.array(
         [np.cos(elevation) * np.sin(azimuth), np.sin(elevation), np.cos(elevation) * np.cos(azimuth)],
         np.float32,
     )
-    clear = rng.uniform(0.15, 1.0)
+    clear = rng.uniform(0.15, 1.0) ** 0.75
     warmth = np.clip((np.radians(50) - elevation) / np.radians(30), 0, 1)
     sun = (0.35 + 2.1 * clear) * np.array([1.0, 0.95 - 0.09 * warmth, 0.86 - 0.24 * warmth])
     grey, blue = np.array([0.80, 0.85, 0.92]), np.array([0.50, 0.68, 1.0])

@@ -416,8 +416,9 @@ def _actors(
         model = heavy[rng.integers(len(heavy))] if big else cars[rng.integers(len(cars))]
         actors.append(vehicle(model, -EGO_LANE - 0.05, z, -ONCOMING_SPEED, True))
         z, count = z + rng.uniform(16, 42), count + 1
-    ahead = cars[rng.integers(len(cars))]
-    actors.append(vehicle(ahead, EGO_LANE, rng.uniform(22, 34), drive_speed, False))
+    if rng.random() < 0.7:  # someone drives ahead
+        leader = cars[rng.integers(len(cars))]
+        actors.append(vehicle(leader, EGO_LANE, rng.uniform(22, 40), drive_speed, False))
     walkers = [walker(int(style)) for style in rng.integers(0, 1 << 30, 12)]
     for side in (-1, 1):
         z = -20.0
@@ -433,7 +434,7 @@ def _actors(
                     Actor(other, t - side * 0.6, z + 0.15, speed, ground.KERB, people.STRIDE, not forwards)
                 )
             z += rng.uniform(5, 22)
-    z, ahead = rng.uniform(13, 19), True
+    z, ahead = rng.uniform(13, 19), rng.random() < 0.5
     while z < end + CYCLING_SPEED * duration:
         colour = vehicles.CAR_COLOURS[rng.integers(4, len(vehicles.CAR_COLOURS))]
         style = int(rng.integers(0, 1 << 30))
