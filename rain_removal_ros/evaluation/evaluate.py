@@ -386,7 +386,7 @@ class Evaluation:
             }
 
     def _add_latency(self, summary: dict, image: np.ndarray) -> None:
-        """Milliseconds of a call on one image of `latency_size`, one at a time with nothing else running."""
+        """Milliseconds of a call on one image of `latency_size`, one at a time, after all else is done."""
         height, width = self.settings.latency_size
         image = cv2.resize(image, (width, height), interpolation=cv2.INTER_LINEAR)
         for name, restorer in self.networks.items():

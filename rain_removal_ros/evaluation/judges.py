@@ -5,6 +5,7 @@ A judge sees images and gives Cityscapes train ids; it knows nothing of what was
 
 from __future__ import annotations
 
+import hashlib
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -91,7 +92,7 @@ class Judge:
             raise WeightsError(
                 f"judge {specification.path} does not exist; give a .safetensors, .onnx or .pt file"
             )
-        self.sha256 = sha256_of(specification.path)
+        self.sha256 = _fingerprint(specification.path)
         self._lock = threading.Lock()
         self._fixed_size: tuple[int, int] | None = None
         self._logits = self._open()
@@ -166,6 +167,14 @@ class Judge:
         if (seen_height, seen_width) != (height, width):
             maps = cv2.resize(maps, (width, height), interpolation=cv2.INTER_LINEAR)
         return maps.argmax(axis=2).astype(np.uint8)
+
+
+def _fingerprint(path: Path) -> str:
+    """SHA-256 of a network's file, together with the .data file that an ONNX network keeps its weights in."""
+    weights = path.with_name(path.name + ".data")
+    if not weights.is_file():
+        return sha256_of(path)
+    return hashlib.sha256(f"{sha256_of(path)} {sha256_of(weights)}".encode()).hexdigest()
 
 
 def _openvino_logits(convert: Callable) -> Callable[[np.ndarray], np.ndarray]:

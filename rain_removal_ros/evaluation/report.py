@@ -105,7 +105,7 @@ def _comparison(results: dict) -> str:
     note = (
         "All levels together. Flicker in grey levels on a static scene. Latency: median of one call at "
         f"{size}, "
-        "nothing else running.\n"
+        "the evaluation doing nothing else meanwhile.\n"
     )
     return f"## Side by side\n\n{table(header, rows)}\n{note}"
 

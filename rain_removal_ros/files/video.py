@@ -51,7 +51,7 @@ class VideoSource:
             self._container.close()
             raise ImageError(f"{path} has no video stream")
         self._stream = self._container.streams.video[0]
-        # threads by frame lose good frames next to a damaged one, and decoding is not what takes the time here
+        # threads by frame lose good frames next to a damaged one, and decoding is not what takes the time
         self._stream.thread_type = "SLICE"
         self.rate: Fraction = self._stream.average_rate or self._stream.guessed_rate or Fraction(30)
         self.time_base: Fraction = self._stream.time_base or 1 / self.rate
