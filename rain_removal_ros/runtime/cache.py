@@ -127,11 +127,11 @@ class EngineCache:
         return blob
 
     @contextmanager
-    def building(self, key: EngineKey, on_wait: Callable[[], None] | None = None) -> Iterator[None]:
+    def building(self, key: EngineKey) -> Iterator[None]:
         """Hold this entry's lock, so that of two processes that want one engine the second finds the first's.
 
-        `on_wait` is called once if another process holds it. A process that dies lets go. Without a writable
-        folder there is nothing to share, so nothing is locked.
+        Waits while another process holds it; one that dies lets go. Without a writable folder nothing is
+        shared and nothing locked.
         """
         try:
             self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -140,12 +140,7 @@ class EngineCache:
             yield
             return
         try:
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                if on_wait:
-                    on_wait()
-                fcntl.flock(handle, fcntl.LOCK_EX)
+            fcntl.flock(handle, fcntl.LOCK_EX)
             yield
         finally:
             os.close(handle)

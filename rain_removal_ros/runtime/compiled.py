@@ -100,6 +100,10 @@ class CompilingRestorer(ABC):
             building=self._in_work,
         )
 
+    def is_ready(self, height: int, width: int, outputs: Collection[Output]) -> bool:
+        """Whether a frame of this size with these outputs would be restored without compiling."""
+        return self._find(height, width, ordered(outputs)) is not None
+
     def prepare(
         self, height: int, width: int, outputs: Collection[Output], on_progress: Progress | None = None
     ) -> None:

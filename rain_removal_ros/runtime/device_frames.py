@@ -55,7 +55,9 @@ class DeviceFrames:
                 self._stream.synchronize()
                 if cuda_graph:
                     self._graph = torch.cuda.CUDAGraph()
-                    with torch.cuda.graph(self._graph, stream=self._stream):
+                    with torch.cuda.graph(
+                        self._graph, stream=self._stream, capture_error_mode="thread_local"
+                    ):
                         outputs = function(self._device_input)
             self._device_outputs = tuple(outputs)
         self._host_outputs = tuple(

@@ -28,12 +28,13 @@ def check_size(height: int, width: int) -> None:
         )
 
 
-class FrameGraph(nn.Module):
-    """uint8 (N, H, W, 3) RGB -> the outputs asked for, in the order image, inverse_depth, labels.
+class LevelsGraph(nn.Module):
+    """Grey levels 0..255 (N, 3, H, W) of `dtype` -> the outputs asked for: image, inverse_depth, labels.
 
-    image: uint8 (N, H, W, 3); inverse depth: float32 (N, H, W) in 1/m; labels: uint8 (N, H, W), of the
-    restored image. Depth and labels are computed at 1/4 and brought to full size bilinearly. `dtype` is that
-    of the networks' weights.
+    image: whole grey levels (N, 3, H, W) of `dtype`; inverse depth: float32 (N, H, W) in 1/m; labels: int32
+    (N, H, W), of the restored image. Depth and labels are computed at 1/4 and brought to full size
+    bilinearly. `dtype` is that of the networks' weights. TensorRT compiles this part: it knows no uint8
+    inside a network.
     """
 
     def __init__(
@@ -65,8 +66,8 @@ class FrameGraph(nn.Module):
         left, right, top, bottom = self.padding
         return x[..., top : -bottom or None, left : -right or None]
 
-    def forward(self, frame: Tensor) -> tuple[Tensor, ...]:
-        grey_levels = frame.permute(0, 3, 1, 2).float()
+    def forward(self, levels: Tensor) -> tuple[Tensor, ...]:
+        grey_levels = levels.float()
         if any(self.padding):
             grey_levels = F.pad(grey_levels, self.padding, mode="replicate")
         image = (grey_levels * (1 / 255)).to(self.dtype)
@@ -76,13 +77,33 @@ class FrameGraph(nn.Module):
         restored = (grey_levels + 255 * correction.float()).clamp(0, 255)
         results = []
         if Output.IMAGE in self.outputs:
-            results.append(torch.round(self.crop(restored)).permute(0, 2, 3, 1).to(torch.uint8))
+            results.append(torch.round(self.crop(restored)).to(self.dtype))
         if Output.INVERSE_DEPTH in self.outputs:
             results.append(self._full_size(inverse_depth.float()).squeeze(1))
         if self.segmentation is not None:
             logits = self.segmentation((restored * (1 / 255)).to(self.dtype))
-            results.append(self._full_size(logits.float()).argmax(dim=1).to(torch.uint8))
+            results.append(self._full_size(logits).argmax(dim=1).to(torch.int32))
         return tuple(results)
 
     def _full_size(self, quarter: Tensor) -> Tensor:
         return self.crop(F.interpolate(quarter, scale_factor=4.0, mode="bilinear", align_corners=False))
+
+
+def to_bytes(outputs: Collection[Output], results: Collection[Tensor]) -> tuple[Tensor, ...]:
+    """What a LevelsGraph gives -> what a FrameGraph gives, on the device."""
+    converted = {
+        Output.IMAGE: lambda levels: levels.permute(0, 2, 3, 1).to(torch.uint8),
+        Output.INVERSE_DEPTH: lambda inverse_depth: inverse_depth,
+        Output.LABELS: lambda labels: labels.to(torch.uint8),
+    }
+    return tuple(converted[output](result) for output, result in zip(outputs, results, strict=True))
+
+
+class FrameGraph(LevelsGraph):
+    """uint8 (N, H, W, 3) RGB -> the outputs asked for, in the order image, inverse_depth, labels.
+
+    image: uint8 (N, H, W, 3); inverse depth: float32 (N, H, W) in 1/m; labels: uint8 (N, H, W).
+    """
+
+    def forward(self, frame: Tensor) -> tuple[Tensor, ...]:
+        return to_bytes(self.outputs, super().forward(frame.permute(0, 3, 1, 2).to(self.dtype)))

@@ -122,18 +122,20 @@ class OpenVINORestorer(CompilingRestorer):
     ) -> CompiledFrame:
         key = self._key(height, width, outputs)
         what = f"building {describe(height, width, outputs)} for openvino {self.precision}"
-        with self._cache.building(key), reporting(what, on_progress) as stage:
-            model = self._load(key)
-            if model is None:
-                stage.text = "converting"
-                converted = convert(self.networks, height, width, outputs)
-                stage.text = "compiling"
-                model = self._core.compile_model(converted, "CPU", self._configuration)
-                stage.text = "saving"
-                self._cache.store(key, lambda path: _export(model, path))
-                stage.text = "built"
-            else:
+        with reporting(what, on_progress) as stage:
+            stage.text = "waiting for another process that is building it"
+            with self._cache.building(key):
+                stage.text = "looking in the cache"
+                model = self._load(key)
                 stage.text = "loaded from the cache"
+                if model is None:
+                    stage.text = "converting"
+                    converted = convert(self.networks, height, width, outputs)
+                    stage.text = "compiling"
+                    model = self._core.compile_model(converted, "CPU", self._configuration)
+                    stage.text = "saving"
+                    self._cache.store(key, lambda path: _export(model, path))
+                    stage.text = "built"
         self._check_precision(model)
         return OpenVINOFrame(model, key.digest)
 

@@ -11,13 +11,42 @@ from rain_removal_ros.errors import BackendError
 from rain_removal_ros.runtime import Progress
 from rain_removal_ros.runtime.compiled import CompiledFrame, CompilingRestorer, Outputs, describe
 from rain_removal_ros.runtime.device_frames import DeviceFrames
-from rain_removal_ros.runtime.graph import FrameGraph
+from rain_removal_ros.runtime.graph import FrameGraph, LevelsGraph
 from rain_removal_ros.runtime.networks import Networks
 from rain_removal_ros.runtime.progress import reporting
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 CPU_PRECISIONS = ("fp32", "bf16")
 CUDA_PRECISIONS = ("fp16", "bf16", "fp32")
+
+
+def _with_weights(
+    kind: type[LevelsGraph],
+    networks: Networks,
+    height: int,
+    width: int,
+    outputs: Outputs,
+    precision: str,
+    device: torch.device | str,
+) -> LevelsGraph:
+    dtype = DTYPES[precision]
+    derain, segmentation = (
+        None if network is None else copy.deepcopy(network).to(device, dtype)
+        for network in (networks.derain, networks.segmentation(outputs))
+    )
+    return kind(derain, segmentation, height, width, outputs, dtype).eval()
+
+
+def levels_graph(
+    networks: Networks,
+    height: int,
+    width: int,
+    outputs: Outputs,
+    precision: str,
+    device: torch.device | str = "cpu",
+) -> LevelsGraph:
+    """The levels graph with weights of this precision on this device; `networks` stay as they are."""
+    return _with_weights(LevelsGraph, networks, height, width, outputs, precision, device)
 
 
 def frame_graph(
@@ -28,15 +57,9 @@ def frame_graph(
     precision: str,
     device: torch.device | str = "cpu",
 ) -> FrameGraph:
-    """The frame graph with weights of this precision on this device; `networks` stay as they are."""
-    dtype = DTYPES[precision]
-    derain, segmentation = (
-        None
-        if network is None
-        else copy.deepcopy(network).to(device, dtype, memory_format=torch.channels_last)
-        for network in (networks.derain, networks.segmentation(outputs))
-    )
-    return FrameGraph(derain, segmentation, height, width, outputs, dtype).eval()
+    """The frame graph with weights of this precision on this device, laid out channels last."""
+    graph = _with_weights(FrameGraph, networks, height, width, outputs, precision, device)
+    return graph.to(memory_format=torch.channels_last)
 
 
 class CpuFrame:

@@ -13,7 +13,21 @@ from rain_removal_ros.errors import BackendError
 from rain_removal_ros.runtime import Progress, Restorer, RuntimeSettings
 from rain_removal_ros.runtime.cache import EngineCache
 from rain_removal_ros.runtime.networks import Networks
+from rain_removal_ros.runtime.pytorch import (
+    CPU_PRECISIONS,
+    CUDA_PRECISIONS,
+    TorchCpuRestorer,
+    TorchCudaRestorer,
+)
+from rain_removal_ros.runtime.standby import StandbyRestorer
+from rain_removal_ros.runtime.tensorrt import (
+    PRECISION,
+    TensorRTRestorer,
+    TorchTensorRTCompiler,
+    load_torch_tensorrt,
+)
 
+WHILE_BUILDING = ("wait", "torch")
 log = logging.getLogger(__name__)
 
 
@@ -50,7 +64,7 @@ def _cuda_obstacle(settings: RuntimeSettings) -> str | None:
 
 
 def _tensorrt_obstacle(settings: RuntimeSettings) -> str | None:
-    if problem := _precision_obstacle(settings, ("fp16",)):
+    if problem := _precision_obstacle(settings, (PRECISION,)):
         return problem
     if problem := _cuda_obstacle(settings):
         return problem
@@ -60,7 +74,7 @@ def _tensorrt_obstacle(settings: RuntimeSettings) -> str | None:
             f"version of torch {torch.__version__}, see docs/tensorrt.md"
         )
     try:
-        importlib.import_module("torch_tensorrt")
+        load_torch_tensorrt()
     except (ImportError, OSError, RuntimeError) as error:
         return (
             f"torch_tensorrt cannot be loaded ({error}); it must be the version for torch {torch.__version__}"
@@ -69,7 +83,7 @@ def _tensorrt_obstacle(settings: RuntimeSettings) -> str | None:
 
 
 def _torch_cuda_obstacle(settings: RuntimeSettings) -> str | None:
-    return _precision_obstacle(settings, ("fp16", "bf16", "fp32")) or _cuda_obstacle(settings)
+    return _precision_obstacle(settings, CUDA_PRECISIONS) or _cuda_obstacle(settings)
 
 
 def _openvino_obstacle(settings: RuntimeSettings) -> str | None:
@@ -82,7 +96,7 @@ def _openvino_obstacle(settings: RuntimeSettings) -> str | None:
 
 
 def _torch_cpu_obstacle(settings: RuntimeSettings) -> str | None:
-    return _precision_obstacle(settings, ("fp32", "bf16"))
+    return _precision_obstacle(settings, CPU_PRECISIONS)
 
 
 def _cache(settings: RuntimeSettings, on_progress: Progress | None) -> EngineCache:
@@ -92,17 +106,18 @@ def _cache(settings: RuntimeSettings, on_progress: Progress | None) -> EngineCac
 def _create_tensorrt(
     settings: RuntimeSettings, networks: Networks, reason: str, on_progress: Progress | None
 ) -> Restorer:
-    from rain_removal_ros.runtime.tensorrt import TensorRTRestorer, TorchTensorRTCompiler
-
     compiler = TorchTensorRTCompiler(settings.device)
-    return TensorRTRestorer(networks, _cache(settings, on_progress), compiler, reason, on_progress)
+    restorer = TensorRTRestorer(networks, _cache(settings, on_progress), compiler, reason, on_progress)
+    if settings.while_building == "wait":
+        return restorer
+    return StandbyRestorer(
+        restorer, lambda: TorchCudaRestorer(networks, "fp16", settings.device, "stand-in"), on_progress
+    )
 
 
 def _create_torch_cuda(
     settings: RuntimeSettings, networks: Networks, reason: str, on_progress: Progress | None
 ) -> Restorer:
-    from rain_removal_ros.runtime.pytorch import TorchCudaRestorer
-
     return TorchCudaRestorer(networks, settings.precision, settings.device, reason, on_progress)
 
 
@@ -118,8 +133,6 @@ def _create_openvino(
 def _create_torch_cpu(
     settings: RuntimeSettings, networks: Networks, reason: str, on_progress: Progress | None
 ) -> Restorer:
-    from rain_removal_ros.runtime.pytorch import TorchCpuRestorer
-
     return TorchCpuRestorer(networks, settings.precision, settings.threads, reason, on_progress)
 
 
@@ -157,6 +170,10 @@ def create_restorer(
     backends: tuple[Backend, ...] = BACKENDS,
 ) -> Restorer:
     """See `rain_removal_ros.runtime.create_restorer`."""
+    if settings.while_building not in WHILE_BUILDING:
+        raise BackendError(
+            f"while_building is {settings.while_building!r}; choose one of {', '.join(WHILE_BUILDING)}"
+        )
     backend, reason = choose(settings, backends)
     log.info("backend %s: %s", backend.name, reason)
     return backend.create(settings, Networks(settings), reason, on_progress)

@@ -1,0 +1,244 @@
+"""The engine cache: found again only by the same key; nothing that happens to its folder reaches a frame."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+
+import pytest
+
+from rain_removal_ros.runtime.cache import EngineCache, EngineKey, default_folder
+
+FIELDS = {
+    "backend": "tensorrt",
+    "weights_sha256": "a" * 64,
+    "preset": "fast",
+    "size": "1024x512",
+    "precision": "fp16",
+    "outputs": "image+inverse_depth",
+    "torch": "2.11.0",
+    "torch_tensorrt": "2.11.0",
+    "tensorrt": "tensorrt 10.15.1",
+    "cuda": "13.0",
+    "device": "NVIDIA Something",
+    "compute_capability": "8.7",
+}
+KEY = EngineKey(FIELDS)
+
+
+def other(field: str) -> EngineKey:
+    return EngineKey(FIELDS | {field: FIELDS[field] + "0"})
+
+
+@pytest.fixture
+def said():
+    return []
+
+
+@pytest.fixture
+def cache(tmp_path, said):
+    return EngineCache(tmp_path / "cache", 1 << 20, said.append)
+
+
+def keep(cache, key=KEY, content=b"plan"):
+    return cache.store(key, lambda path: path.write_bytes(content))
+
+
+def test_what_is_stored_is_found_by_the_same_key_in_a_new_cache(cache, said):
+    keep(cache)
+    again = EngineCache(cache.folder, 1 << 20, said.append)
+    assert again.find(EngineKey(dict(reversed(FIELDS.items())))).read_bytes() == b"plan"
+    assert said == []
+
+
+@pytest.mark.parametrize("field", FIELDS)
+def test_any_other_field_is_another_engine(cache, said, field):
+    keep(cache)
+    assert cache.find(other(field)) is None
+    assert said == []
+
+
+def test_the_description_beside_the_engine_holds_the_whole_key(cache):
+    blob = keep(cache)
+    content = json.loads(blob.with_suffix(".json").read_text())
+    assert content["key"] == FIELDS
+    assert content["bytes"] == 4
+    assert blob.name.startswith("tensorrt-fast-1024x512-fp16-")
+
+
+def truncate(blob, description):
+    blob.write_bytes(b"pl")
+
+
+def flip(blob, description):
+    blob.write_bytes(b"plaN")
+
+
+def tear_description(blob, description):
+    description.write_text(description.read_text()[:40])
+
+
+def lose_description(blob, description):
+    description.unlink()
+
+
+def lose_blob(blob, description):
+    blob.unlink()
+
+
+def take_another_description(blob, description):
+    content = json.loads(description.read_text())
+    content["key"]["device"] = "another GPU"
+    description.write_text(json.dumps(content))
+
+
+def write_another_format(blob, description):
+    content = json.loads(description.read_text())
+    description.write_text(json.dumps(content | {"format": 0}))
+
+
+@pytest.mark.parametrize(
+    ("damage", "reason"),
+    [
+        (truncate, "2 bytes instead of 4"),
+        (flip, "checksum is wrong"),
+        (tear_description, "cannot be read"),
+        (lose_description, "no description"),
+        (lose_blob, "stands without it"),
+        (take_another_description, "belongs to another engine"),
+        (write_another_format, "format 0"),
+    ],
+)
+def test_a_damaged_or_foreign_entry_is_reported_once_and_removed(cache, said, damage, reason):
+    blob = keep(cache)
+    damage(blob, blob.with_suffix(".json"))
+    assert reason in cache.verify()[blob.stem]
+    assert cache.find(KEY) is None
+    assert len(said) == 1
+    assert reason in said[0]
+    assert cache.find(KEY) is None
+    assert len(said) == 1
+    keep(cache)
+    assert cache.find(KEY).read_bytes() == b"plan"
+
+
+def test_an_engine_of_another_user_is_not_trusted(cache, said, monkeypatch):
+    keep(cache)
+    owner = os.getuid()
+    monkeypatch.setattr(os, "getuid", lambda: owner + 4242)
+    stat = type(cache.folder).stat
+
+    class Foreign:
+        def __init__(self, real):
+            self._real = real
+
+        def __getattr__(self, name):
+            return owner + 1 if name == "st_uid" else getattr(self._real, name)
+
+    monkeypatch.setattr(type(cache.folder), "stat", lambda path, **options: Foreign(stat(path, **options)))
+    assert "another user" in cache.verify()[KEY.name]
+
+
+def test_the_folder_is_the_users_alone(cache):
+    keep(cache)
+    assert cache.folder.stat().st_mode & 0o077 == 0
+
+
+def test_an_unwritable_folder_warns_once_and_stores_nothing(tmp_path, said):
+    (tmp_path / "file").write_text("in the way")
+    cache = EngineCache(tmp_path / "file" / "cache", 1 << 20, said.append)
+    for key in (KEY, other("size")):
+        with cache.building(key):
+            assert cache.find(key) is None
+            assert keep(cache, key) is None
+    assert len(said) == 1
+    assert "cannot be written" in said[0]
+    assert "cache_dir" in said[0]
+
+
+def test_a_builder_that_fails_leaves_nothing_behind(cache):
+    def write_half(path):
+        path.write_bytes(b"pl")
+        raise RuntimeError("the compiler died")
+
+    with pytest.raises(RuntimeError, match="the compiler died"):
+        cache.store(KEY, write_half)
+    assert cache.find(KEY) is None
+    assert list(cache.folder.iterdir()) == []
+
+
+def test_the_engine_unused_for_longest_gives_way(tmp_path):
+    cache = EngineCache(tmp_path, limit_bytes=25)
+    keys = [EngineKey(FIELDS | {"size": f"{number}x64"}) for number in range(3)]
+    for age, key in enumerate(keys[:2]):
+        blob = keep(cache, key, b"0123456789")
+        os.utime(blob.with_suffix(".json"), (1000 + age, 1000 + age))
+    cache.find(keys[0])  # used again: now the other is the oldest
+    keep(cache, keys[2], b"0123456789")
+    assert {entry.fields["size"] for entry in cache.entries()} == {"0x64", "2x64"}
+
+
+def test_an_engine_larger_than_the_limit_is_kept_alone(tmp_path):
+    cache = EngineCache(tmp_path, limit_bytes=5)
+    keep(cache, other("size"), b"0123456789")
+    keep(cache, KEY, b"0123456789")
+    assert [entry.name for entry in cache.entries()] == [KEY.name]
+
+
+def test_clear_removes_everything(cache):
+    for key in (KEY, other("size")):
+        with cache.building(key):
+            keep(cache, key)
+    assert cache.clear() == 2
+    assert list(cache.folder.iterdir()) == []
+
+
+def test_the_folder_follows_the_xdg_convention(monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert default_folder() == tmp_path / "rain_removal_ros"
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    assert default_folder().parts[-2:] == (".cache", "rain_removal_ros")
+
+
+def build_if_missing(folder, barrier, results):
+    cache = EngineCache(folder, 1 << 20)
+    barrier.wait()
+    with cache.building(KEY):
+        found = cache.find(KEY)
+        if found is None:
+            keep(cache, KEY, os.urandom(1 << 16))
+        results.put((found is None, cache.find(KEY).read_bytes()))
+
+
+def test_of_processes_that_want_one_engine_at_once_only_one_builds(tmp_path):
+    context = multiprocessing.get_context("fork")
+    barrier, results = context.Barrier(3), context.Queue()
+    processes = [
+        context.Process(target=build_if_missing, args=(tmp_path, barrier, results)) for _ in range(3)
+    ]
+    for process in processes:
+        process.start()
+    outcomes = [results.get(timeout=30) for _ in processes]
+    for process in processes:
+        process.join(30)
+    assert sorted(built for built, _ in outcomes) == [False, False, True]
+    assert len({content for _, content in outcomes}) == 1
+    assert EngineCache(tmp_path, 1 << 20).verify() == {KEY.name: None}
+
+
+def hold_and_die(folder, held):
+    with EngineCache(folder, 1 << 20).building(KEY):
+        held.set()
+        os._exit(1)
+
+
+def test_a_builder_that_dies_lets_the_next_one_build(tmp_path):
+    context = multiprocessing.get_context("fork")
+    held = context.Event()
+    process = context.Process(target=hold_and_die, args=(tmp_path, held))
+    process.start()
+    assert held.wait(30)
+    process.join(30)
+    with EngineCache(tmp_path, 1 << 20).building(KEY):
+        assert keep(EngineCache(tmp_path, 1 << 20))

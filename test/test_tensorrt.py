@@ -1,0 +1,366 @@
+"""The TensorRT backend without a GPU: a compiler that needs none, behind the seam of the real one."""
+
+from __future__ import annotations
+
+import threading
+
+import numpy as np
+import pytest
+import torch
+from runtime_fixtures import TINY, street_like, write_weights
+
+from rain_removal_ros.errors import BackendError, ImageError
+from rain_removal_ros.runtime import Output, RuntimeSettings, create_restorer
+from rain_removal_ros.runtime.cache import EngineCache
+from rain_removal_ros.runtime.graph import LevelsGraph
+from rain_removal_ros.runtime.networks import Networks
+from rain_removal_ros.runtime.progress import reporting
+from rain_removal_ros.runtime.pytorch import TorchCpuRestorer
+from rain_removal_ros.runtime.selection import Backend, choose
+from rain_removal_ros.runtime.standby import StandbyRestorer
+from rain_removal_ros.runtime.tensorrt import PlanError, TensorRTRestorer, build_options, export
+
+IMAGE = (Output.IMAGE,)
+
+
+class FakeFrame:
+    def __init__(self, plan: bytes, graph: LevelsGraph, engine_key: str):
+        self.engine_key = engine_key
+        self._graph = graph
+
+    def run(self, image: np.ndarray) -> tuple[np.ndarray, ...]:
+        return tuple(
+            {
+                Output.IMAGE: image.copy(),
+                Output.INVERSE_DEPTH: np.ones(image.shape[:2], np.float32),
+                Output.LABELS: np.zeros(image.shape[:2], np.uint8),
+            }[output]
+            for output in self._graph.outputs
+        )
+
+    def close(self) -> None:
+        self._graph = None
+
+
+class FakeCompiler:
+    """Builds plans that say what they are of; can be told to wait and to fail."""
+
+    device_name = "a GPU"
+
+    def __init__(self, **versions: str):
+        self._versions = {
+            "torch": "2.11.0",
+            "torch_tensorrt": "2.11.0",
+            "tensorrt": "tensorrt 10.15.1",
+            "cuda": "13.0",
+            "device": self.device_name,
+            "compute_capability": "9.0",
+        } | versions
+        self.built = 0
+        self.may_build = threading.Event()
+        self.may_build.set()
+        self.failure: Exception | None = None
+
+    def versions(self) -> dict[str, str]:
+        return self._versions
+
+    def build(self, graph: LevelsGraph, levels: torch.Tensor) -> bytes:
+        assert self.may_build.wait(30)
+        if self.failure is not None:
+            raise self.failure
+        assert levels.dtype == torch.float16
+        assert {parameter.dtype for parameter in graph.parameters()} == {torch.float16}
+        self.built += 1
+        return f"plan of {tuple(levels.shape)} on {self._versions['tensorrt']}".encode()
+
+    def load(self, plan: bytes, graph: LevelsGraph, engine_key: str, batch: int = 1) -> FakeFrame:
+        if not plan.startswith(b"plan of"):
+            raise PlanError("it is no plan")
+        if self._versions["tensorrt"].encode() not in plan:
+            raise PlanError("it is another TensorRT's plan")
+        return FakeFrame(plan, graph, engine_key)
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory):
+    return write_weights(tmp_path_factory.mktemp("weights") / "fast.safetensors")
+
+
+@pytest.fixture
+def start(weights, tmp_path):
+    """Starts the backend anew, as a new process would, on the same cache folder."""
+
+    def make(compiler=None, weights=weights, said=None, **settings):
+        networks = Networks(RuntimeSettings(weights=weights))
+        say = (said if said is not None else []).append
+        cache = EngineCache(settings.get("folder", tmp_path / "cache"), 1 << 20, say)
+        return TensorRTRestorer(networks, cache, compiler or FakeCompiler(), "a test", say)
+
+    return make
+
+
+def test_an_engine_is_built_once_and_found_after_a_restart(start):
+    first, second = FakeCompiler(), FakeCompiler()
+    key = []
+    for compiler in (first, second):
+        restorer = start(compiler)
+        restorer.prepare(64, 96, IMAGE)
+        key.append(restorer.info.engine_keys)
+    assert (first.built, second.built) == (1, 0)
+    assert key[0] == key[1]
+    assert restorer.info.precision == "fp16"
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"torch": "2.12.0"},
+        {"torch_tensorrt": "2.12.0"},
+        {"tensorrt": "tensorrt_rtx 1.4.0"},
+        {"cuda": "12.8"},
+        {"device": "another GPU"},
+        {"compute_capability": "8.7"},
+    ],
+    ids=lambda change: next(iter(change)),
+)
+def test_another_version_or_device_builds_anew(start, change):
+    start().prepare(64, 96, IMAGE)
+    compiler = FakeCompiler(**change)
+    start(compiler).prepare(64, 96, IMAGE)
+    assert compiler.built == 1
+
+
+def test_other_weights_size_and_outputs_build_anew(start, tmp_path):
+    compiler = FakeCompiler()
+    restorer = start(compiler)
+    restorer.prepare(64, 96, IMAGE)
+    restorer.prepare(96, 64, IMAGE)
+    restorer.prepare(64, 96, [Output.INVERSE_DEPTH])
+    other = write_weights(tmp_path / "fast.safetensors", TINY, seed=1)
+    start(compiler, weights=other).prepare(64, 96, IMAGE)
+    assert compiler.built == 4
+
+
+def test_a_plan_that_tensorrt_refuses_is_built_again_with_the_reason(start):
+    restorer = start()
+    restorer.prepare(64, 96, IMAGE)
+    cache, key = restorer._cache, restorer.key(64, 96, IMAGE)
+    cache.store(key, lambda path: path.write_bytes(b"something else"))
+    said, compiler = [], FakeCompiler()
+    start(compiler, said=said).prepare(64, 96, IMAGE)
+    assert compiler.built == 1
+    assert any("it is no plan; building it again" in line for line in said)
+
+
+def test_an_unwritable_cache_keeps_the_engine_in_memory(start, tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    said, compiler = [], FakeCompiler()
+    restorer = start(compiler, said=said, folder=tmp_path / "file" / "cache")
+    for height in (64, 96, 64):
+        restorer.prepare(height, 96, IMAGE)
+    assert compiler.built == 2
+    assert sum("cannot be written" in line for line in said) == 1
+    assert restorer(street_like(64, 96), IMAGE).image is not None
+
+
+def test_two_threads_that_want_one_engine_build_it_once(start):
+    compiler = FakeCompiler()
+    restorers = [start(compiler), start(compiler)]
+    threads = [threading.Thread(target=each.prepare, args=(64, 96, IMAGE)) for each in restorers]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+    assert compiler.built == 1
+
+
+def test_a_build_tells_what_it_does_and_info_says_so(start):
+    compiler = FakeCompiler()
+    compiler.may_build.clear()
+    compiling, said = threading.Event(), []
+
+    def listen(line):
+        said.append(line)
+
+    restorer = start(compiler)
+    thread = threading.Thread(target=restorer.prepare, args=(64, 96, IMAGE, listen))
+    original = compiler.build
+
+    def build(graph, levels):
+        compiling.set()
+        return original(graph, levels)
+
+    compiler.build = build
+    thread.start()
+    assert compiling.wait(30)
+    assert restorer.info.building == "96x64 image"
+    compiler.may_build.set()
+    thread.join(30)
+    assert restorer.info.building == ""
+    assert said[0] == "building engine 96x64 image fp16 for a GPU: starting"
+    assert "built" in said[-1]
+
+
+def test_progress_comes_again_and_again_with_the_elapsed_time():
+    said, third = [], threading.Event()
+
+    def listen(line):
+        said.append(line)
+        if len(said) == 3:
+            third.set()
+
+    with reporting("building", listen, interval_seconds=0.01) as stage:
+        stage.text = "compiling"
+        assert third.wait(30)
+    assert said[0] == "building: starting"
+    assert said[1] == "building: compiling, 0 s"
+
+
+def test_progress_says_that_a_build_failed():
+    said = []
+    with pytest.raises(ZeroDivisionError), reporting("building", said.append):
+        1 / 0  # noqa: B018
+    assert "failed (ZeroDivisionError)" in said[-1]
+
+
+def test_a_build_that_fails_is_an_error_and_can_be_tried_again(start):
+    compiler = FakeCompiler()
+    compiler.failure = BackendError("out of memory")
+    restorer = start(compiler)
+    with pytest.raises(BackendError, match="out of memory"):
+        restorer.prepare(64, 96, IMAGE)
+    assert restorer.info.building == ""
+    compiler.failure = None
+    restorer.prepare(64, 96, IMAGE)
+    assert compiler.built == 1
+
+
+@pytest.fixture
+def standby(start, weights):
+    compiler = FakeCompiler()
+    compiler.may_build.clear()
+    networks = Networks(RuntimeSettings(weights=weights))
+    restorer = StandbyRestorer(start(compiler), lambda: TorchCpuRestorer(networks, "fp32"), None)
+    yield restorer, compiler
+    compiler.may_build.set()
+    restorer.wait()
+    restorer.close()
+
+
+def test_a_stand_in_serves_until_the_engine_is_built(standby):
+    restorer, compiler = standby
+    image = street_like(64, 96)
+    served = restorer(image, IMAGE).image
+    assert (served != image).any(), "the fake engine gives the image back, the stand-in restores it"
+    assert restorer.info.backend == "torch-cpu"
+    assert "while tensorrt builds" in restorer.info.reason
+    compiler.may_build.set()
+    restorer.wait()
+    assert (restorer(image, IMAGE).image == image).all()
+    assert restorer.info.backend == "tensorrt"
+
+
+def test_preparing_does_not_wait_for_the_engine(standby):
+    restorer, _ = standby
+    restorer.prepare(64, 96, IMAGE)
+    assert restorer(street_like(64, 96), IMAGE).image is not None
+
+
+def test_a_failed_build_is_raised_and_the_stand_in_no_longer_hides_it(standby):
+    restorer, compiler = standby
+    compiler.failure = BackendError("out of memory")
+    restorer(street_like(64, 96), IMAGE)
+    compiler.may_build.set()
+    restorer.wait()
+    with pytest.raises(BackendError, match="out of memory"):
+        restorer(street_like(64, 96), IMAGE)
+    assert restorer.info.backend == "tensorrt"
+
+
+def test_a_bad_image_starts_no_build(standby):
+    restorer, compiler = standby
+    with pytest.raises(ImageError):
+        restorer(street_like(32, 96), IMAGE)
+    compiler.may_build.set()
+    restorer.wait()
+    assert compiler.built == 0
+
+
+def test_closing_while_building_gives_the_engine_back_when_it_is_built(standby):
+    restorer, compiler = standby
+    restorer(street_like(64, 96), IMAGE)
+    restorer.close()
+    compiler.may_build.set()
+    restorer.wait()
+    with pytest.raises(BackendError, match="closed"):
+        restorer(street_like(64, 96), IMAGE)
+
+
+def backend(name: str, obstacle: str | None) -> Backend:
+    return Backend(name, lambda settings: obstacle, lambda *arguments: name)
+
+
+ALL = ("tensorrt", "torch-cuda", "openvino", "torch-cpu")
+
+
+@pytest.mark.parametrize("first", range(4))
+def test_auto_takes_the_best_that_runs_and_says_why_not_the_better_ones(first):
+    backends = tuple(backend(name, f"no {name} here" if n < first else None) for n, name in enumerate(ALL))
+    chosen, reason = choose(RuntimeSettings(), backends)
+    assert chosen.name == ALL[first]
+    for name in ALL[:first]:
+        assert f"not {name}: no {name} here" in reason
+
+
+def test_a_named_backend_that_cannot_run_is_an_error_with_the_remedy():
+    backends = tuple(backend(name, "install it") for name in ALL)
+    with pytest.raises(BackendError, match="backend tensorrt cannot run: install it"):
+        choose(RuntimeSettings(backend="tensorrt"), backends)
+    with pytest.raises(BackendError, match=r"no backend can run: .*torch-cpu"):
+        choose(RuntimeSettings(), backends)
+    with pytest.raises(BackendError, match="unknown backend 'cuda'; choose auto, tensorrt"):
+        choose(RuntimeSettings(backend="cuda"), backends)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"backend": "openvino", "precision": "int8"}, "does not run in precision int8"),
+        ({"backend": "torch-cpu", "precision": "fp16"}, "does not run in precision fp16"),
+        ({"backend": "tensorrt", "precision": "fp32"}, "choose fp16 or auto"),
+        ({"while_building": "sleep"}, "choose one of wait, torch"),
+    ],
+)
+def test_settings_that_cannot_be_are_refused_with_what_can(weights, settings, message):
+    with pytest.raises(BackendError, match=message):
+        create_restorer(RuntimeSettings(weights=weights, **settings))
+
+
+def test_on_a_machine_without_a_gpu_auto_explains_itself(weights, monkeypatch):
+    monkeypatch.setattr(torch.version, "cuda", None)
+    restorer = create_restorer(RuntimeSettings(weights=weights))
+    assert restorer.info.backend == "openvino"
+    assert "not tensorrt: this PyTorch" in restorer.info.reason
+    assert "not torch-cuda: this PyTorch" in restorer.info.reason
+    restorer.close()
+
+
+def test_strong_typing_is_asked_for_wherever_the_option_exists():
+    def with_option(program, use_explicit_typing=False):
+        return b""
+
+    def without(program, **options):
+        return b""
+
+    assert build_options(with_option, "2.8.0") == {"use_explicit_typing": True}
+    assert build_options(without, "2.13.0+cu130") == {}
+    assert build_options(without, "2.14.0.dev1") == {}
+    with pytest.raises(BackendError, match="FP16 is uncertain"):
+        build_options(without, "2.7.1")
+
+
+def test_a_graph_with_float32_weights_is_not_taken_for_fp16(weights):
+    networks = Networks(RuntimeSettings(weights=weights))
+    graph = LevelsGraph(networks.derain, None, 64, 64, IMAGE)
+    with pytest.raises(BackendError, match="not half precision"):
+        export(graph, torch.zeros(1, 3, 64, 64))
