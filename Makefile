@@ -26,11 +26,11 @@ $(VENV)/bin/python:
 	$(PIP) install --quiet --upgrade pip
 
 $(VENV)/.demo: setup.py constraints.txt | $(VENV)/bin/python
-	$(PIP) install $(PIP_ARGS) --constraint constraints.txt --editable '.[ros,scenes,video]'
+	$(PIP) install $(PIP_ARGS) --constraint constraints.txt --editable '.[ros,scenes]'
 	touch $@
 
 $(VENV)/.test: setup.py constraints.txt | $(VENV)/bin/python
-	$(PIP) install $(PIP_ARGS) --constraint constraints.txt --editable '.[ros,scenes,video,training,test]'
+	$(PIP) install $(PIP_ARGS) --constraint constraints.txt --editable '.[ros,scenes,training,test]'
 	touch $@ $(VENV)/.demo
 
 clean:

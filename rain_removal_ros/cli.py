@@ -1,6 +1,8 @@
-"""The `derain` command. A subcommand is a module with `add_arguments(parser)` and `run(arguments) -> exit status`.
+"""The `derain` command. A subcommand is a module with `add_arguments(parser)` and `run(arguments) -> exit
+status`.
 
-Modules are imported only when their subcommand is asked for, so that `derain image` needs no ROS and `derain node` no trainer.
+Modules are imported only when their subcommand is asked for, so that `derain image` needs no ROS and `derain
+node` no trainer.
 """
 
 from __future__ import annotations
@@ -35,7 +37,9 @@ SUBCOMMANDS = {
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run one subcommand. Exit status: 0 done, 1 it failed for a reason it printed, 2 wrong usage, 130 interrupted."""
+    """Run one subcommand. Exit status: 0 done, 1 it failed for a reason it printed, 2 wrong usage, 130
+    interrupted.
+    """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     parser = argparse.ArgumentParser(
         prog="derain", description="Depth-guided rain removal for cameras on vehicles."

@@ -1,4 +1,6 @@
-"""The errors that a user can mend. Every message names what was wrong, with which value, and what to do about it."""
+"""The errors that a user can mend. Every message names what was wrong, with which value, and what to do
+about it.
+"""
 
 
 class RainRemovalError(Exception):
@@ -6,7 +8,9 @@ class RainRemovalError(Exception):
 
 
 class ImageError(RainRemovalError):
-    """An image or image message that cannot be read as what it claims to be; the frame is dropped, the stream goes on."""
+    """An image or image message that cannot be read as what it claims to be; the frame is dropped, the
+    stream goes on.
+    """
 
 
 class WeightsError(RainRemovalError):

@@ -1,4 +1,6 @@
-"""Training samples and the trainer: determinism, exact resuming, refusals. That training teaches is seen on a tiny set."""
+"""Training samples and the trainer: determinism, exact resuming, refusals. That training teaches is seen
+on a tiny set.
+"""
 
 from __future__ import annotations
 
@@ -79,7 +81,7 @@ def test_a_dataset_pair_keeps_its_own_rain() -> None:
 
 
 def test_training_without_clean_images_is_refused() -> None:
-    with pytest.raises(DatasetError, match="clean"):
+    with pytest.raises(DatasetError, match="no clean image"):
         RainySamples([[Example("wet", None, rainy=np.zeros((80, 80, 3), np.uint8))]], SMALL, seed=0, count=1)
     with pytest.raises(DatasetError, match="no examples"):
         RainySamples([], SMALL, seed=0, count=1)
@@ -153,3 +155,10 @@ def test_the_train_command_names_a_crop_that_cannot_be(street, tmp_path, capsys)
     status = main(["train", "--data", str(street.root), "--output", str(tmp_path), "--crop", "100"])
     assert status == 1
     assert "--crop 100" in capsys.readouterr().err
+
+
+def test_a_dataset_too_large_to_hold_gives_the_same_kind_of_samples(street, monkeypatch) -> None:
+    monkeypatch.setattr("rain_removal_ros.training.crops.HELD_BYTES", 0)
+    lazy = RainySamples([street], SMALL, seed=0, count=5)
+    assert lazy.example_count == 3
+    assert lazy[2]["rainy"].shape == (3, 64, 64)

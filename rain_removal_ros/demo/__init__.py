@@ -1,1 +1,3 @@
-"""The demonstration: a rendered rainy drive through the real node over DDS, measured and shown. No vehicle loads it."""
+"""The demonstration: a rendered rainy drive through the real node over DDS, measured and shown. No vehicle
+loads it.
+"""

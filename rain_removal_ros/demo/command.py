@@ -80,7 +80,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Exit status 1 where the pictures that came out are not better than those that went in."""
-    # a domain of its own, on this machine alone: no vehicle nearby hears the demo. rclpy comes before all work,
+    # a domain of its own, on this machine alone: no vehicle nearby hears the demo. rclpy comes before all
+    # work,
     # since its wheels start the interpreter once more when they are first imported.
     os.environ.setdefault("ROS_DOMAIN_ID", str(random.randint(1, 100)))
     os.environ.setdefault("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
@@ -136,7 +137,9 @@ def run(arguments: argparse.Namespace) -> int:
     draw_results(frames, rainy, recording, sheet, video, arguments.rate)
     print(table(summary))
     print(
-        f"side-by-side video: {video}\ncontact sheet:      {sheet}\nfigures:            {output / 'summary.json'}"
+        f"side-by-side video: {video}\n"
+        f"contact sheet:      {sheet}\n"
+        f"figures:            {output / 'summary.json'}"
     )
     if not summary.improved:
         print("the node did not improve the images")

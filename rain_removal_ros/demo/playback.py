@@ -1,4 +1,5 @@
-"""Plays a drive to the node over DDS at the camera's rate and records what comes out. Knows topics, not what is in a picture.
+"""Plays a drive to the node over DDS at the camera's rate and records what comes out. Knows topics, not what
+is in a picture.
 
 The node runs in a process of its own, started as anybody would start it.
 """

@@ -1,5 +1,6 @@
-"""The layers that the networks share. All of them fold or fuse into what TensorRT and OpenVINO run whole: batch norm, which
-vanishes into the convolution before it, plain and depthwise convolutions, PixelShuffle and bilinear resizing.
+"""The layers that the networks share. All of them fold or fuse into what TensorRT and OpenVINO run whole:
+batch norm, which vanishes into the convolution before it, plain and depthwise convolutions, PixelShuffle
+and bilinear resizing.
 """
 
 from __future__ import annotations
@@ -41,7 +42,9 @@ class MetaFormerBlock(nn.Module):
 
 
 class ResidualBlock(nn.Module):
-    """x + conv(relu(conv(x))): where maps are fine, two dense 3x3 convolutions cost less time than depthwise ones."""
+    """x + conv(relu(conv(x))): where maps are fine, two dense 3x3 convolutions cost less time than depthwise
+    ones.
+    """
 
     def __init__(self, channels: int):
         super().__init__()
@@ -65,7 +68,8 @@ class Upsample(nn.Module):
 
 
 class DepthGuidedTransform(nn.Module):
-    """Depth-Guided Spatial Feature Transform: F' = F (1 + gamma(z)) + beta(z), a gamma and a beta for every channel.
+    """Depth-Guided Spatial Feature Transform: F' = F (1 + gamma(z)) + beta(z), a gamma and a beta for every
+    channel.
 
     z are depth features of F's size; gamma and beta start at zero, so guidance starts as the identity.
     """
@@ -88,7 +92,9 @@ def upsample_bilinear(x: Tensor, factor: int) -> Tensor:
 
 
 def fold_batch_norms(module: nn.Module) -> nn.Module:
-    """Replace every ConvNorm in `module` by the one convolution it equals in evaluation mode; returns `module`."""
+    """Replace every ConvNorm in `module` by the one convolution it equals in evaluation mode; returns
+    `module`.
+    """
     for name, child in module.named_children():
         if isinstance(child, ConvNorm):
             setattr(module, name, child.fold())

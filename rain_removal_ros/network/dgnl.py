@@ -1,6 +1,6 @@
-"""The design of DGNL-Net-fast (Hu et al., "Single-Image Real-Time Rain Removal Based on Depth-Guided Non-Local Features",
-IEEE TIP 2021), written anew as a yardstick: a small depth network, dilated depthwise blocks at 1/4, and one non-local
-step whose relations are weighed by how alike two depths are.
+"""The design of DGNL-Net-fast (Hu et al., "Single-Image Real-Time Rain Removal Based on Depth-Guided Non-
+Local Features", IEEE TIP 2021), written anew as a yardstick: a small depth network, dilated depthwise
+blocks at 1/4, and one non-local step whose relations are weighed by how alike two depths are.
 """
 
 from __future__ import annotations
@@ -45,25 +45,28 @@ class DepthNetwork(nn.Module):
 
 
 class DilatedBlock(nn.Module):
-    """x + two rounds of depthwise dilated and pointwise convolutions, the first through twice the channels."""
+    """x + two rounds of depthwise dilated and pointwise convolutions, the first on twice the channels."""
 
     def __init__(self, channels: int, dilation: int):
         super().__init__()
         wide = 2 * channels
         self.body = nn.Sequential(
-            nn.Conv2d(channels, wide, 1, bias=False), nn.ReLU6(),
-            nn.Conv2d(wide, wide, 3, padding=dilation, dilation=dilation, groups=channels, bias=False), nn.ReLU6(),
+            nn.Conv2d(channels, wide, 1, bias=False),
+            nn.ReLU6(),
+            nn.Conv2d(wide, wide, 3, 1, dilation, dilation, groups=channels, bias=False),
+            nn.ReLU6(),
             nn.Conv2d(wide, channels, 1, bias=False),
-            nn.Conv2d(channels, channels, 3, padding=dilation, dilation=dilation, groups=channels, bias=False), nn.ReLU6(),
+            nn.Conv2d(channels, channels, 3, 1, dilation, dilation, groups=channels, bias=False),
+            nn.ReLU6(),
             nn.Conv2d(channels, channels, 1, bias=False),
-        )  # fmt: skip
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         return x + self.body(x)
 
 
 class DepthGuidedNonLocal(nn.Module):
-    """x + z(S g(x)), S = softmax(appearance relation * depth relation), between 1/16 and 1/32 of the image."""
+    """x + z(S g(x)), S = softmax(appearance * depth relation), between 1/16 and 1/32 of the image."""
 
     def __init__(self, channels: int):
         super().__init__()

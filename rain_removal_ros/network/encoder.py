@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -17,14 +19,15 @@ def stage_block(channels: int, stage: int, mlp_ratio: int) -> nn.Module:
 
 
 class Encoder(nn.Module):
-    """Features at 1/4, 1/8, 1/16 and 1/32 of the image, from 4x4 pixels laid into channels (no full-size map is made)."""
+    """Features at 1/4, 1/8, 1/16 and 1/32 of the image, from 4x4 pixels laid into channels (no full-size map
+    is made).
+    """
 
     def __init__(self, channels: tuple[int, ...], depths: tuple[int, ...], mlp_ratio: int):
         super().__init__()
         self.stem = ConvNorm(48, channels[0])
         self.down = nn.ModuleList(
-            ConvNorm(inputs, outputs, 3, stride=2)
-            for inputs, outputs in zip(channels, channels[1:], strict=False)
+            ConvNorm(inputs, outputs, 3, stride=2) for inputs, outputs in pairwise(channels)
         )
         self.stages = nn.ModuleList(
             nn.Sequential(*(stage_block(width, stage, mlp_ratio) for _ in range(depth)))

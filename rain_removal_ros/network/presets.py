@@ -1,4 +1,6 @@
-"""The networks by name, as plain data. A preset says how wide and deep a network is and where depth guides it."""
+"""The networks by name, as plain data. A preset says how wide and deep a network is and where depth guides
+it.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +28,9 @@ class DerainPreset:
 
 @dataclass(frozen=True)
 class SegmentationPreset:
-    """A segmentation network: `segmentation` has the family's encoder, `efficientnet-lite0` judges independently."""
+    """A segmentation network: `segmentation` has the family's encoder, `efficientnet-lite0` judges
+    independently.
+    """
 
     name: str
     channels: tuple[int, ...]
@@ -57,8 +61,9 @@ PRESETS: dict[str, Preset] = {
         SegmentationPreset("judge", (24, 40, 112, 320), (), family="efficientnet-lite0"),
     )
 }
-"""`fast` is the default; `fast-unguided` is the plain network of the ablation; `paper` follows the publication and `dgnl-fast`
-the design of DGNL-Net-fast (Hu et al., IEEE TIP 2021), both as yardsticks."""
+"""`fast` is the default; `fast-unguided` is the plain network of the ablation; `paper` follows the
+publication and `dgnl-fast` the design of DGNL-Net-fast (Hu et al., IEEE TIP 2021), both as yardsticks.
+"""
 
 
 def get_preset(name: str) -> Preset:

@@ -1,4 +1,6 @@
-"""The segmentation network of the family: frozen in the semantic loss, a judge in the evaluation, and the node's mask."""
+"""The segmentation network of the family: frozen in the semantic loss, a judge in the evaluation, and the
+node's mask.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""Weights files: safetensors whose metadata names the preset and the training, so that a file is enough to rebuild its network."""
+"""Weights files: safetensors whose metadata names the preset and the training, so that a file is enough to
+rebuild its network.
+"""
 
 from __future__ import annotations
 
@@ -37,7 +39,8 @@ def build_network(preset: Preset | str) -> nn.Module:
 def save_network(network: nn.Module, path: Path, training: dict) -> None:
     """Write weights with their preset and a JSON-able description of their training; atomic.
 
-    Convolution weights are kept in float16, which halves the file and moves no pixel by a grey level; the rest in float32.
+    Convolution weights are kept in float16, which halves the file and moves no pixel by a grey level; the
+    rest in float32.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     metadata = {

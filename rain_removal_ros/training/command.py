@@ -11,7 +11,7 @@ import torch
 from rain_removal_ros.errors import RainRemovalError
 from rain_removal_ros.network import PRESETS, get_preset
 from rain_removal_ros.training.crops import CropSettings
-from rain_removal_ros.training.datasets import FolderDataset
+from rain_removal_ros.training.datasets import SPLITS, open_dataset
 from rain_removal_ros.training.trainer import LossWeights, TrainingSettings, train
 
 
@@ -19,8 +19,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of `derain train`."""
     defaults = TrainingSettings(get_preset("fast"), steps=1)
     parser.add_argument(
-        "--data", type=Path, nargs="+", required=True, help="folders of image/ (inverse_depth/, labels/)"
+        "--data",
+        type=Path,
+        nargs="+",
+        required=True,
+        help="roots of datasets of one kind, trained on together",
     )
+    parser.add_argument(
+        "--dataset",
+        choices=("folder", "raincityscapes", "paired"),
+        default="folder",
+        help="their kind: folders of image/ (inverse_depth/, labels/), RainCityscapes, pairs (%(default)s)",
+    )
+    parser.add_argument("--split", choices=SPLITS, help="their split (folders: none, the root itself)")
     parser.add_argument(
         "--output", type=Path, required=True, help="the run's folder; a run that lies there is resumed"
     )
@@ -82,9 +93,11 @@ def run(arguments: argparse.Namespace) -> int:
         weights=weights,
         segmentation=arguments.segmentation.name if arguments.segmentation else None,
     )
+    split = arguments.split or ("train" if arguments.dataset == "raincityscapes" else None)
+    datasets = [open_dataset(arguments.dataset, root, split) for root in arguments.data]
     path = train(
         settings,
-        [FolderDataset(folder) for folder in arguments.data],
+        datasets,
         arguments.output,
         segmentation_weights=arguments.segmentation,
         workers=arguments.workers,

@@ -1,10 +1,11 @@
-"""Training samples: crops of examples held in memory, with rain, fog and camera faults rendered anew for each.
+"""Training samples: crops of examples, with rain, fog and camera faults rendered anew for each.
 
 Sample i depends on the seed and i alone, so a run that is resumed sees exactly what it would have seen.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import cv2
@@ -32,7 +33,9 @@ class CropSettings:
 
 
 def random_rain(generator: np.random.Generator) -> RainParameters:
-    """Rain around and beyond RainCityscapes' three strengths: one to three layers, other shapes, thinner to denser."""
+    """Rain around and beyond RainCityscapes' three strengths: one to three layers, other shapes, thinner
+    to denser.
+    """
     alpha, beta, _ = list(PAPER_LEVELS.values())[generator.integers(3)]
     jitter = generator.uniform(0.6, 1.5)
     angle = generator.normal(0, 15)
@@ -58,27 +61,46 @@ def random_rain(generator: np.random.Generator) -> RainParameters:
     )
 
 
+HELD_BYTES = 8 << 30
+"""Datasets of more than this, decoded, are read from their files each time instead of held in memory."""
+
+
 class RainySamples(TorchDataset):
     """Samples for restoration and for segmentation.
 
-    Each is a dict: rainy and clean uint8 (3, S, S) RGB, inverse_depth float16 (S, S) in 1/m with NaN where unknown, labels
-    uint8 (S, S) with 255 where unlabelled. Examples are drawn in proportion to the square root of how many a source has (a
-    source is what stands before the first underscore of a name), so that one long sequence does not outweigh the rest.
+    Each is a dict: rainy and clean uint8 (3, S, S) RGB, inverse_depth float16 (S, S) in 1/m with NaN where
+    unknown, labels uint8 (S, S) with 255 where unlabelled. Where examples are held in memory they are drawn
+    in proportion to the square root of how many their source has (a source is what stands before the first
+    underscore of a name), so that one long sequence does not outweigh the rest; otherwise all alike.
     """
 
     def __init__(
-        self, datasets: list[Dataset], settings: CropSettings, seed: int, count: int, rain: bool = True
+        self, datasets: Sequence[Dataset], settings: CropSettings, seed: int, count: int, rain: bool = True
     ):
         self.settings, self.seed, self.count, self.rain = settings, seed, count, rain
-        self.examples = [dataset[i] for dataset in datasets for i in range(len(dataset))]
-        if not self.examples:
+        self._places = [(dataset, index) for dataset in datasets for index in range(len(dataset))]
+        if not self._places:
             raise DatasetError("no examples to train on; give at least one dataset with images")
-        if any(example.clean is None for example in self.examples):
-            raise DatasetError("training needs clean images; a dataset without them can only be looked at")
-        sources = [example.name.split("_")[0] for example in self.examples]
-        sizes = {source: sources.count(source) for source in set(sources)}
-        weights = np.array([sizes[source] ** -0.5 for source in sources])
+        weights = np.ones(len(self._places))
+        self._held: list[Example] | None = None
+        if sum(len(dataset) * _size_of(dataset[0]) for dataset in datasets if len(dataset)) <= HELD_BYTES:
+            self._held = [_trainable(dataset[index]) for dataset, index in self._places]
+            sources = [example.name.split("_")[0] for example in self._held]
+            weights = np.array([sources.count(source) ** -0.5 for source in sources])
         self._cumulative = np.cumsum(weights / weights.sum())
+
+    @property
+    def example_count(self) -> int:
+        """How many examples samples are drawn from."""
+        return len(self._places)
+
+    def _draw(self, generator: np.random.Generator) -> Example:
+        drawn = int(np.searchsorted(self._cumulative, generator.random()))
+        drawn = min(drawn, len(self._places) - 1)
+        if self._held is not None:
+            return self._held[drawn]
+        dataset, index = self._places[drawn]
+        return _trainable(dataset[index])
 
     def __len__(self) -> int:
         return self.count
@@ -86,8 +108,7 @@ class RainySamples(TorchDataset):
     def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
         cv2.setNumThreads(0)
         generator = np.random.default_rng([self.seed, index])
-        drawn = np.searchsorted(self._cumulative, generator.random())
-        example = self.examples[min(int(drawn), len(self.examples) - 1)]
+        example = self._draw(generator)
         clean, rainy, depth, labels, reference_height = self._crop(example, generator)
         if rainy is None:
             clean = _other_light(clean, generator)
@@ -153,6 +174,18 @@ class RainySamples(TorchDataset):
         rain = Rain(parameters, size, size, int(generator.integers(1 << 31)), reference_height)
         rainy = rain.render(clean, depth)
         return _camera_faults(rainy, settings, generator), clean
+
+
+def _trainable(example: Example) -> Example:
+    if example.clean is None:
+        raise DatasetError(f"{example.name} has no clean image; it can be looked at, but not trained on")
+    return example
+
+
+def _size_of(example: Example) -> int:
+    """Bytes that an example takes in memory."""
+    parts = (example.clean, example.rainy, example.inverse_depth, example.labels)
+    return sum(part.nbytes for part in parts if part is not None)
 
 
 def _other_light(image: np.ndarray, generator: np.random.Generator) -> np.ndarray:

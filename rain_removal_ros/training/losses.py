@@ -1,4 +1,6 @@
-"""The terms of the training loss, each a function of its own with its equation. Images are float (N, 3, H, W) in [0, 1]."""
+"""The terms of the training loss, each a function of its own with its equation. Images are float (N, 3, H, W)
+in [0, 1].
+"""
 
 from __future__ import annotations
 
@@ -24,7 +26,8 @@ def gradient_l1(restored: Tensor, clean: Tensor) -> Tensor:
 def structural(restored: Tensor, clean: Tensor, window: int = 8, stride: int = 4) -> Tensor:
     """1 - mean SSIM(J, I) (Wang et al., IEEE TIP 2004), K1 = 0.01, K2 = 0.03, range 1.
 
-    Over uniform windows that overlap by half: a window at every pixel costs many times as much and teaches the same.
+    Over uniform windows that overlap by half: a window at every pixel costs many times as much and teaches
+    the same.
     """
     restored, clean = restored.float(), clean.float()
 
@@ -43,8 +46,8 @@ def structural(restored: Tensor, clean: Tensor, window: int = 8, stride: int = 4
 def depth_l1(estimate: Tensor, truth: Tensor) -> Tensor:
     """mean |sqrt(z / z_max) - sqrt(z* / z_max)| over pixels whose truth is known (not NaN).
 
-    Inverse depth in 1/m, estimate (N, 1, h, w), truth (N, H, W), which is averaged down to the estimate's size. The root
-    gives far distances, where fog is, their share of the loss.
+    Inverse depth in 1/m, estimate (N, 1, h, w), truth (N, H, W), which is averaged down to the estimate's
+    size. The root gives far distances, where fog is, their share of the loss.
     """
     factor = truth.shape[-1] // estimate.shape[-1]
     truth = F.avg_pool2d(truth[:, None].float(), factor)
@@ -60,8 +63,9 @@ def depth_l1(estimate: Tensor, truth: Tensor) -> Tensor:
 def semantic(logits_restored: Tensor, logits_clean: Tensor) -> Tensor:
     """mean KL(p || q) = mean sum_c p_c (log p_c - log q_c), p on the clean image, q on the restored one.
 
-    Both are class probabilities of the same frozen segmentation network, logits (N, C, h, w). The publication takes the
-    cross-entropy of p and q, which differs by the entropy of p, a constant of the network trained here.
+    Both are class probabilities of the same frozen segmentation network, logits (N, C, h, w). The publication
+    takes the cross-entropy of p and q, which differs by the entropy of p, a constant of the network trained
+    here.
     """
     log_p = F.log_softmax(logits_clean.float(), dim=1)
     log_q = F.log_softmax(logits_restored.float(), dim=1)
@@ -69,7 +73,9 @@ def semantic(logits_restored: Tensor, logits_clean: Tensor) -> Tensor:
 
 
 def segmentation_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
-    """mean -log p(label) over labelled pixels; logits (N, C, h, w) are brought to the labels' (N, H, W) size first."""
+    """mean -log p(label) over labelled pixels; logits (N, C, h, w) are brought to the labels' (N, H, W) size
+    first.
+    """
     logits = F.interpolate(logits.float(), size=labels.shape[-2:], mode="bilinear", align_corners=False)
     losses = F.cross_entropy(logits, labels.long(), ignore_index=UNLABELLED, reduction="sum")
     return losses / (labels != UNLABELLED).sum().clamp(min=1)

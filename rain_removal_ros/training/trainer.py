@@ -1,7 +1,8 @@
-"""The trainer: one loop for restoration and for segmentation, on a CPU, a GPU, or many machines (through accelerate).
+"""The trainer: one loop for restoration and for segmentation, on a CPU, a GPU, or many machines (through
+accelerate).
 
-A run lives in one folder: checkpoint.pt (everything that resuming needs, its settings inside), weights.safetensors (the
-averaged weights), log.csv, log.png, and sheets of sample pictures.
+A run lives in one folder: checkpoint.pt (everything that resuming needs, its settings inside),
+weights.safetensors (the averaged weights), log.csv, log.png, and sheets of sample pictures.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import csv
 import dataclasses
 import math
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -139,7 +141,9 @@ def freeze_norms(network: nn.Module) -> None:
 def sample_sheet(
     batch: dict[str, Tensor], restored: Tensor, inverse_depth: Tensor, count: int = 6
 ) -> np.ndarray:
-    """uint8 BGR picture: a row each of rainy, restored and clean samples and of their estimated inverse depth."""
+    """uint8 BGR picture: a row each of rainy, restored and clean samples and of their estimated inverse
+    depth.
+    """
 
     def tiles(images: Tensor) -> np.ndarray:
         return np.hstack(list(images[:count].permute(0, 2, 3, 1).clamp(0, 255).byte().cpu().numpy()))
@@ -154,7 +158,7 @@ def sample_sheet(
 
 def train(
     settings: TrainingSettings,
-    datasets: list[Dataset],
+    datasets: Sequence[Dataset],
     output: Path,
     segmentation_weights: Path | None = None,
     workers: int = 2,
@@ -165,9 +169,10 @@ def train(
 ) -> Path:
     """Train (or resume what lies in `output`) and return the path of the averaged weights.
 
-    `stop_after` seconds the run is checkpointed and left, to be resumed. `start_from` gives first weights; `compile_network`
-    spends a minute or two on torch.compile first and then saves a third of every step. Raises
-    WeightsError where `output` holds a run with other settings, DatasetError where there is nothing to train on.
+    `stop_after` seconds the run is checkpointed and left, to be resumed. `start_from` gives first weights;
+    `compile_network` spends a minute or two on torch.compile first and then saves a third of every step.
+    Raises WeightsError where `output` holds a run with other settings, DatasetError where there is nothing to
+    train on.
     """
     began = time.monotonic()
     output = Path(output)
@@ -203,7 +208,8 @@ def train(
         checkpoint = torch.load(checkpoint_path, map_location="cpu", weights_only=True)
         if checkpoint["settings"] != plain_settings(settings):
             raise WeightsError(
-                f"{checkpoint_path} belongs to a run with other settings; give another output folder or the same settings"
+                f"{checkpoint_path} belongs to a run with other settings; give another output folder or "
+                "the same settings"
             )
         network.load_state_dict(checkpoint["network"])
         average.network.load_state_dict(checkpoint["average"])
@@ -248,7 +254,7 @@ def train(
             **plain_settings(settings),
             "step": step,
             "processes": accelerator.num_processes,
-            "examples": len(samples.examples),
+            "examples": samples.example_count,
             "torch": torch.__version__,
         }
         save_network(average.network, output / "weights.safetensors", training)

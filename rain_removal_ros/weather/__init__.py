@@ -1,6 +1,14 @@
-"""Rain and fog rendered onto clean images with depth. Knows numpy and OpenCV, nothing else of the project but its errors."""
+"""Rain and fog rendered onto clean images with depth. Knows numpy and OpenCV, nothing else of the project but
+its errors.
+"""
 
-from rain_removal_ros.weather.imaging import MAX_DISTANCE, compose, distance_from_inverse_depth, fog, rain_transmission
+from rain_removal_ros.weather.imaging import (
+    MAX_DISTANCE,
+    compose,
+    distance_from_inverse_depth,
+    fog,
+    rain_transmission,
+)
 from rain_removal_ros.weather.rain import PAPER_LEVELS, Rain, RainParameters, StreakLayer, level_parameters
 
 __all__ = [

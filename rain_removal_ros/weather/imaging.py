@@ -1,4 +1,5 @@
-"""The imaging model of RainCityscapes (Hu et al., "Depth-attentional Features for Single-image Rain Removal", CVPR 2019):
+"""The imaging model of RainCityscapes (Hu et al., "Depth-attentional Features for Single-image Rain Removal",
+CVPR 2019):
 
 O = I (1 - R - A) + R + A0 A,   R = pattern t_r,   t_r = exp(-alpha max(d1, d)),   A = 1 - exp(-beta d).
 """
@@ -19,7 +20,7 @@ def distance_from_inverse_depth(inverse_depth: np.ndarray) -> np.ndarray:
 
 
 def rain_transmission(distance: np.ndarray, alpha: float, nearest: float) -> np.ndarray:
-    """t_r = exp(-alpha max(d1, d)): how much of a streak is seen before what stands `distance` metres away."""
+    """t_r = exp(-alpha max(d1, d)): how much of a streak is seen before what is `distance` metres away."""
     return np.exp(np.maximum(distance, np.float32(nearest)) * np.float32(-alpha))
 
 
@@ -31,12 +32,13 @@ def fog(distance: np.ndarray, beta: float) -> np.ndarray:
 def compose(clean: np.ndarray, rain: np.ndarray, fog_share: np.ndarray, airlight: float) -> np.ndarray:
     """O = I (1 - R - A) + R + A0 A.
 
-    clean: uint8 (H, W, 3); rain and fog_share: float32 (H, W) in [0, 1]; airlight in [0, 1]. Returns uint8 (H, W, 3).
-    Raises ImageError where the sizes differ.
+    clean: uint8 (H, W, 3); rain and fog_share: float32 (H, W) in [0, 1]; airlight in [0, 1]. Returns uint8
+    (H, W, 3). Raises ImageError where the sizes differ.
     """
     if clean.shape[:2] != rain.shape or rain.shape != fog_share.shape:
         raise ImageError(
-            f"image {clean.shape[:2]}, rain {rain.shape} and fog {fog_share.shape} differ in size; render them alike"
+            f"image {clean.shape[:2]}, rain {rain.shape} and fog {fog_share.shape} differ in size; "
+            "render them alike"
         )
     added = 255 * (rain + np.float32(airlight) * fog_share)
     observed = clean * (1 - rain - fog_share)[..., None]

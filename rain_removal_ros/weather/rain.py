@@ -13,7 +13,9 @@ from rain_removal_ros.weather.imaging import compose, distance_from_inverse_dept
 
 @dataclass(frozen=True)
 class StreakLayer:
-    """Streaks of one distance. Lengths are in image heights, so that a scene keeps its rain at every resolution."""
+    """Streaks of one distance. Lengths are in image heights, so that a scene keeps its rain at every
+    resolution.
+    """
 
     density: float  # streaks begun per pixel of an image 360 pixels high
     length: float  # image heights
@@ -35,13 +37,16 @@ class RainParameters:
 
 
 PAPER_LEVELS = {"light": (0.01, 0.005, 0.01), "medium": (0.02, 0.01, 0.005), "heavy": (0.03, 0.015, 0.002)}
-"""RainCityscapes' three strengths: alpha, beta, drop size. Light rain has few large drops, heavy rain many small ones."""
+"""RainCityscapes' three strengths: alpha, beta, drop size. Light rain has few large drops, heavy rain many
+small ones.
+"""
 
 _STREAKS_OF_LEVEL = {"light": (0.0016, 0.7), "medium": (0.0036, 0.6), "heavy": (0.0060, 0.5)}
 
 
 def level_parameters(level: str, seed: int = 0) -> RainParameters:
-    """One of RainCityscapes' three strengths with a pattern drawn by `seed` (the dataset has twelve a strength).
+    """One of RainCityscapes' three strengths with a pattern drawn by `seed` (the dataset has twelve a
+    strength).
 
     Raises ValueError for another level.
     """
@@ -58,15 +63,17 @@ def level_parameters(level: str, seed: int = 0) -> RainParameters:
         strength=strength,
         angle=angle,
     )
-    near = replace(far, density=density / 6, length=2 * far.length, width=1.6 * far.width, angle=angle + 2, speed=18.0)
+    near = replace(
+        far, density=density / 6, length=2 * far.length, width=1.6 * far.width, angle=angle + 2, speed=18.0
+    )
     return RainParameters(alpha, beta, (far, near), airlight=generator.uniform(0.75, 0.95), nearest=6.0)
 
 
 def line_kernel(length: float, width: float, angle: float) -> np.ndarray:
     """Float32 kernel of a line with a Gaussian profile: what a drop becomes while the shutter is open.
 
-    length, width in pixels (width: the profile's standard deviation), angle in degrees from the vertical. The peak of a
-    drop's streak stays the drop's strength: the kernel's largest value is 1.
+    length, width in pixels (width: the profile's standard deviation), angle in degrees from the vertical. The
+    peak of a drop's streak stays the drop's strength: the kernel's largest value is 1.
     """
     half = max(length / 2, 0.5)
     reach = int(np.ceil(half + 2 * width))
@@ -84,8 +91,8 @@ def line_kernel(length: float, width: float, angle: float) -> np.ndarray:
 class Rain:
     """Rain before a camera of one image size; the same seed and time give the same rain.
 
-    Every layer is a pattern that joins itself at its edges, a little larger than the image, and falls through it along
-    its angle; a drift aside keeps a pattern from coming round again in the same place.
+    Every layer is a pattern that joins itself at its edges, a little larger than the image, and falls through
+    it along its angle; a drift aside keeps a pattern from coming round again in the same place.
     """
 
     def __init__(
@@ -111,7 +118,8 @@ class Rain:
         kernel = line_kernel(length, width, layer.angle)
         reach = kernel.shape[0] // 2
         height, wide = self.height + reach, self.width + reach
-        # a streak covers length x width pixels, so a density per pixel must fall with the square of the resolution
+        # a streak covers length x width pixels, so a density per pixel must fall with the square of the
+        # resolution
         count = generator.poisson(layer.density * height * wide * (360 / self._reference_height) ** 2)
         drops = np.zeros((height, wide), np.float32)
         rows, columns = generator.integers(0, height, count), generator.integers(0, wide, count)
@@ -133,12 +141,16 @@ class Rain:
         return combined
 
     def render(self, clean: np.ndarray, inverse_depth: np.ndarray, time: float = 0.0) -> np.ndarray:
-        """Rain and fog on a clean uint8 (H, W, 3) image with float32 (H, W) inverse depth in 1/m. Returns uint8 (H, W, 3)."""
+        """Rain and fog on a clean uint8 (H, W, 3) image with float32 (H, W) inverse depth in 1/m. Returns
+        uint8 (H, W, 3).
+        """
         if clean.shape != (self.height, self.width, 3) or inverse_depth.shape != clean.shape[:2]:
             raise ImageError(
                 f"image {clean.shape} and inverse depth {inverse_depth.shape} do not fit rain made for "
                 f"{self.width}x{self.height} pixels; make a Rain of the image's size"
             )
         distance = distance_from_inverse_depth(inverse_depth)
-        streaks = self.pattern(time) * rain_transmission(distance, self.parameters.alpha, self.parameters.nearest)
+        streaks = self.pattern(time) * rain_transmission(
+            distance, self.parameters.alpha, self.parameters.nearest
+        )
         return compose(clean, streaks, fog(distance, self.parameters.beta), self.parameters.airlight)
