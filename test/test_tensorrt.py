@@ -9,15 +9,13 @@ import pytest
 import torch
 from runtime_fixtures import TINY, street_like, write_weights
 
-from rain_removal_ros.errors import BackendError, ImageError
+from rain_removal_ros.errors import BackendError
 from rain_removal_ros.runtime import Output, RuntimeSettings, create_restorer
 from rain_removal_ros.runtime.cache import EngineCache
 from rain_removal_ros.runtime.graph import LevelsGraph
 from rain_removal_ros.runtime.networks import Networks
 from rain_removal_ros.runtime.progress import reporting
-from rain_removal_ros.runtime.pytorch import TorchCpuRestorer
 from rain_removal_ros.runtime.selection import Backend, choose
-from rain_removal_ros.runtime.standby import StandbyRestorer
 from rain_removal_ros.runtime.tensorrt import PlanError, TensorRTRestorer, build_options, export
 
 IMAGE = (Output.IMAGE,)
@@ -43,7 +41,7 @@ class FakeFrame:
 
 
 class FakeCompiler:
-    """Builds plans that say what they are of; can be told to wait and to fail."""
+    """Builds plans that say what they are of; can be told to fail."""
 
     device_name = "a GPU"
 
@@ -57,15 +55,12 @@ class FakeCompiler:
             "compute_capability": "9.0",
         } | versions
         self.built = 0
-        self.may_build = threading.Event()
-        self.may_build.set()
         self.failure: Exception | None = None
 
     def versions(self) -> dict[str, str]:
         return self._versions
 
     def build(self, graph: LevelsGraph, levels: torch.Tensor) -> bytes:
-        assert self.may_build.wait(30)
         if self.failure is not None:
             raise self.failure
         assert levels.dtype == torch.float16
@@ -174,29 +169,9 @@ def test_two_threads_that_want_one_engine_build_it_once(start):
     assert compiler.built == 1
 
 
-def test_a_build_tells_what_it_does_and_info_says_so(start):
-    compiler = FakeCompiler()
-    compiler.may_build.clear()
-    compiling, said = threading.Event(), []
-
-    def listen(line):
-        said.append(line)
-
-    restorer = start(compiler)
-    thread = threading.Thread(target=restorer.prepare, args=(64, 96, IMAGE, listen))
-    original = compiler.build
-
-    def build(graph, levels):
-        compiling.set()
-        return original(graph, levels)
-
-    compiler.build = build
-    thread.start()
-    assert compiling.wait(30)
-    assert restorer.info.building == "96x64 image"
-    compiler.may_build.set()
-    thread.join(30)
-    assert restorer.info.building == ""
+def test_a_build_tells_what_it_does(start):
+    said = []
+    start().prepare(64, 96, IMAGE, said.append)
     assert said[0] == "building engine 96x64 image fp16 for a GPU: starting"
     assert "built" in said[-1]
 
@@ -229,71 +204,9 @@ def test_a_build_that_fails_is_an_error_and_can_be_tried_again(start):
     restorer = start(compiler)
     with pytest.raises(BackendError, match="out of memory"):
         restorer.prepare(64, 96, IMAGE)
-    assert restorer.info.building == ""
     compiler.failure = None
     restorer.prepare(64, 96, IMAGE)
     assert compiler.built == 1
-
-
-@pytest.fixture
-def standby(start, weights):
-    compiler = FakeCompiler()
-    compiler.may_build.clear()
-    networks = Networks(RuntimeSettings(weights=weights))
-    restorer = StandbyRestorer(start(compiler), lambda: TorchCpuRestorer(networks, "fp32"), None)
-    yield restorer, compiler
-    compiler.may_build.set()
-    restorer.wait()
-    restorer.close()
-
-
-def test_a_stand_in_serves_until_the_engine_is_built(standby):
-    restorer, compiler = standby
-    image = street_like(64, 96)
-    served = restorer(image, IMAGE).image
-    assert (served != image).any(), "the fake engine gives the image back, the stand-in restores it"
-    assert restorer.info.backend == "torch-cpu"
-    assert "while tensorrt builds" in restorer.info.reason
-    compiler.may_build.set()
-    restorer.wait()
-    assert (restorer(image, IMAGE).image == image).all()
-    assert restorer.info.backend == "tensorrt"
-
-
-def test_preparing_does_not_wait_for_the_engine(standby):
-    restorer, _ = standby
-    restorer.prepare(64, 96, IMAGE)
-    assert restorer(street_like(64, 96), IMAGE).image is not None
-
-
-def test_a_failed_build_is_raised_and_the_stand_in_no_longer_hides_it(standby):
-    restorer, compiler = standby
-    compiler.failure = BackendError("out of memory")
-    restorer(street_like(64, 96), IMAGE)
-    compiler.may_build.set()
-    restorer.wait()
-    with pytest.raises(BackendError, match="out of memory"):
-        restorer(street_like(64, 96), IMAGE)
-    assert restorer.info.backend == "tensorrt"
-
-
-def test_a_bad_image_starts_no_build(standby):
-    restorer, compiler = standby
-    with pytest.raises(ImageError):
-        restorer(street_like(32, 96), IMAGE)
-    compiler.may_build.set()
-    restorer.wait()
-    assert compiler.built == 0
-
-
-def test_closing_while_building_gives_the_engine_back_when_it_is_built(standby):
-    restorer, compiler = standby
-    restorer(street_like(64, 96), IMAGE)
-    restorer.close()
-    compiler.may_build.set()
-    restorer.wait()
-    with pytest.raises(BackendError, match="closed"):
-        restorer(street_like(64, 96), IMAGE)
 
 
 def backend(name: str, obstacle: str | None) -> Backend:
@@ -328,7 +241,6 @@ def test_a_named_backend_that_cannot_run_is_an_error_with_the_remedy():
         ({"backend": "openvino", "precision": "int8"}, "does not run in precision int8"),
         ({"backend": "torch-cpu", "precision": "fp16"}, "does not run in precision fp16"),
         ({"backend": "tensorrt", "precision": "fp32"}, "choose fp16 or auto"),
-        ({"while_building": "sleep"}, "choose one of wait, torch"),
     ],
 )
 def test_settings_that_cannot_be_are_refused_with_what_can(weights, settings, message):

@@ -44,9 +44,6 @@ class RuntimeSettings:
     cache_limit_bytes: int = 4 << 30
     threads: int = 0  # CPU threads, 0 = the runtime's own choice
     device: int = 0  # CUDA device index
-    while_building: str = (
-        "wait"  # tensorrt: frames wait for their engine, or `torch`: torch-cuda serves meanwhile
-    )
 
 
 @dataclass(frozen=True)
@@ -62,7 +59,6 @@ class RuntimeInfo:
     weights_sha256: str
     input_sizes: tuple[tuple[int, int], ...] = ()  # (height, width) of the sizes compiled so far
     engine_keys: tuple[str, ...] = field(default=())  # one a compiled size and set of outputs
-    building: str = ""  # what is being built at the moment, e.g. "1024x512 image"; "": nothing
 
 
 Progress = Callable[[str], None]  # told, every few seconds, what a long build is doing

@@ -75,7 +75,6 @@ class CompilingRestorer(ABC):
         self._building = threading.Lock()  # held while a graph is compiled
         self._running = threading.Lock()  # held while a frame is in work
         self._closed = False
-        self._in_work = ""
 
     @abstractmethod
     def _compile(
@@ -97,12 +96,7 @@ class CompilingRestorer(ABC):
             weights_sha256=self.networks.weights_sha256,
             input_sizes=tuple(dict.fromkeys((height, width) for (height, width, _), _ in compiled)),
             engine_keys=tuple(frame.engine_key for _, frame in compiled),
-            building=self._in_work,
         )
-
-    def is_ready(self, height: int, width: int, outputs: Collection[Output]) -> bool:
-        """Whether a frame of this size with these outputs would be restored without compiling."""
-        return self._find(height, width, ordered(outputs)) is not None
 
     def prepare(
         self, height: int, width: int, outputs: Collection[Output], on_progress: Progress | None = None
@@ -112,12 +106,8 @@ class CompilingRestorer(ABC):
         with self._building:
             if self._find(height, width, outputs, exact=True) is not None:
                 return
-            self._in_work = describe(height, width, outputs)
-            try:
-                frame = self._compile(height, width, outputs, on_progress or self._on_progress)
-                frame.run(np.zeros((height, width, 3), np.uint8))  # the first run allocates
-            finally:
-                self._in_work = ""
+            frame = self._compile(height, width, outputs, on_progress or self._on_progress)
+            frame.run(np.zeros((height, width, 3), np.uint8))  # the first run allocates
             with self._table:
                 self._compiled[height, width, outputs] = frame
                 retired = [

@@ -19,7 +19,6 @@ from rain_removal_ros.runtime.pytorch import (
     TorchCpuRestorer,
     TorchCudaRestorer,
 )
-from rain_removal_ros.runtime.standby import StandbyRestorer
 from rain_removal_ros.runtime.tensorrt import (
     PRECISION,
     TensorRTRestorer,
@@ -27,7 +26,6 @@ from rain_removal_ros.runtime.tensorrt import (
     load_torch_tensorrt,
 )
 
-WHILE_BUILDING = ("wait", "torch")
 log = logging.getLogger(__name__)
 
 
@@ -107,12 +105,7 @@ def _create_tensorrt(
     settings: RuntimeSettings, networks: Networks, reason: str, on_progress: Progress | None
 ) -> Restorer:
     compiler = TorchTensorRTCompiler(settings.device)
-    restorer = TensorRTRestorer(networks, _cache(settings, on_progress), compiler, reason, on_progress)
-    if settings.while_building == "wait":
-        return restorer
-    return StandbyRestorer(
-        restorer, lambda: TorchCudaRestorer(networks, "fp16", settings.device, "stand-in"), on_progress
-    )
+    return TensorRTRestorer(networks, _cache(settings, on_progress), compiler, reason, on_progress)
 
 
 def _create_torch_cuda(
@@ -170,10 +163,6 @@ def create_restorer(
     backends: tuple[Backend, ...] = BACKENDS,
 ) -> Restorer:
     """See `rain_removal_ros.runtime.create_restorer`."""
-    if settings.while_building not in WHILE_BUILDING:
-        raise BackendError(
-            f"while_building is {settings.while_building!r}; choose one of {', '.join(WHILE_BUILDING)}"
-        )
     backend, reason = choose(settings, backends)
     log.info("backend %s: %s", backend.name, reason)
     return backend.create(settings, Networks(settings), reason, on_progress)
