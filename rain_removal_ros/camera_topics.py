@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import cv2
 import numpy as np
+from rclpy._rclpy_pybind11 import InvalidHandle
 from rclpy.lifecycle import LifecycleNodeMixin
 from rclpy.publisher import Publisher
 from rclpy.qos import HistoryPolicy, QoSProfile, ReliabilityPolicy
@@ -68,6 +69,14 @@ class CameraTopics:
     def input_topic(self) -> str:
         """The resolved name of the topic that images come from."""
         return self._node.resolve_topic_name(self._image_topic)
+
+    @property
+    def connected_publishers(self) -> int:
+        """How many publishers of images are connected; those of an incompatible QoS are not."""
+        try:
+            return sum(subscription.get_publisher_count() for subscription in self._subscriptions[:1])
+        except InvalidHandle:  # closed meanwhile, in another thread
+            return 0
 
     def open(self) -> None:
         """Subscribe to images and camera_info."""

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 from diagnostic_msgs.msg import DiagnosticStatus, KeyValue
 
-from rain_removal_ros.pipeline import CameraSnapshot, Distribution, Problem, Stage
-from rain_removal_ros.runtime import RuntimeInfo
+from rain_removal_ros.pipeline import CameraSnapshot, Distribution, Outputs, Problem, Stage
+from rain_removal_ros.runtime import Output, RuntimeInfo
 
 STEADY_FRAMES = 10
 """So many frames, all of them too slow, are more than a hiccup."""
@@ -30,7 +30,8 @@ class CameraState:
     active: bool
     topic: str  # resolved name of the input
     publishers: int  # on that topic
-    wanted: bool  # somebody subscribes to an output
+    connected: int  # of these
+    wanted: Outputs  # the outputs that somebody subscribes to
     active_for_s: float | None  # seconds since activation
 
 
@@ -45,6 +46,8 @@ def camera_status(
     problems = snapshot.problems
     values = [
         ("topic", state.topic),
+        ("connected publishers", state.connected),
+        ("outputs with subscribers", "+".join(o.value for o in Output if o in state.wanted) or "none"),
         ("rate in (Hz)", f"{snapshot.rate_in:.1f}"),
         ("rate out (Hz)", f"{snapshot.rate_out:.1f}"),
         ("received", snapshot.received),
@@ -150,12 +153,11 @@ def _judge_camera(snapshot: CameraSnapshot, state: CameraState, limits: Limits) 
 
 
 def _why_silent(state: CameraState) -> str:
-    if state.publishers == 0:
-        return f"nobody publishes {state.topic}"
-    return (
-        f"{state.publishers} publish {state.topic}, so look for an incompatible QoS, or for a publisher "
-        "without the DDS profile for large images"
-    )
+    if state.connected:
+        return f"{state.topic} is connected, so its publisher is silent, or lacks the DDS profile for large images"
+    if state.publishers:
+        return f"{state.topic} is published, but with an incompatible QoS or type"
+    return f"nobody publishes {state.topic}"
 
 
 def _status(level: bytes, name: str, message: str, hardware: str, values: list) -> DiagnosticStatus:

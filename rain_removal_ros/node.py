@@ -54,6 +54,7 @@ MakeRestorer = Callable[[RuntimeSettings, Progress], Restorer]
 STAND_INS = {"tensorrt": "torch-cuda", "openvino": "torch-cpu"}
 """What serves while the network is being compiled for a backend that takes its time."""
 
+DIAGNOSTICS_EVERY_S = 1.0
 PROGRESS_EVERY_S = 5.0
 PATIENCE_S = 3.0
 """At shutdown, so long is waited for a frame or a compilation under way."""
@@ -102,7 +103,10 @@ class DerainNode(LifecycleNodeMixin, Node):
         self._progress_told = time.perf_counter()
         self._declare_parameters()
         self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", 10)
-        self._timer = self.create_timer(1.0, self._on_timer, clock=Clock(clock_type=ClockType.STEADY_TIME))
+        steady = Clock(
+            clock_type=ClockType.STEADY_TIME
+        )  # simulated time may stand still, and that is to be told
+        self._timer = self.create_timer(DIAGNOSTICS_EVERY_S, self._on_timer, clock=steady)
 
     # -- starting and ending -----------------------------------------------------------------------
 
@@ -364,7 +368,8 @@ class DerainNode(LifecycleNodeMixin, Node):
             active=activated is not None,
             topic=topics.input_topic,
             publishers=self.count_publishers(topics.input_topic),
-            wanted=bool(topics.wanted()),
+            connected=topics.connected_publishers,
+            wanted=topics.wanted(),
             active_for_s=None if activated is None else time.perf_counter() - activated,
         )
 

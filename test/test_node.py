@@ -1,0 +1,544 @@
+"""The node over real DDS, in one process with its peer, with a quick restorer in place of the network."""
+
+from __future__ import annotations
+
+import threading
+
+import cv2
+import numpy as np
+import pytest
+import rclpy
+from diagnostic_msgs.msg import DiagnosticStatus
+from pipeline_fakes import FakeRestorer
+from rcl_interfaces.msg import ParameterType
+from rclpy.parameter import Parameter
+from rclpy.qos import HistoryPolicy, ReliabilityPolicy
+from ros_harness import (
+    ACTIVATE,
+    CLEANUP,
+    CONFIGURE,
+    DEACTIVATE,
+    PATIENCE,
+    RELIABLE,
+    Peer,
+    array_of,
+    camera_info_of,
+    compressed_of,
+    derain_node,
+    header_of,
+    image_of,
+    values_of,
+)
+from sensor_msgs.msg import CameraInfo, Image
+
+from rain_removal_ros.errors import BackendError, ParameterError, WeightsError
+from rain_removal_ros.messages import INTERLEAVED, SUPPORTED
+from rain_removal_ros.node import DerainNode
+from rain_removal_ros.parameters import PARAMETERS, Changes
+from rain_removal_ros.runtime import Output
+
+HEIGHT, WIDTH = 72, 96
+GREY = np.full((HEIGHT, WIDTH, 3), 100, np.uint8)
+
+
+@pytest.fixture
+def restorer():
+    return FakeRestorer()
+
+
+@pytest.fixture
+def make_restorer(restorer):
+    return lambda settings, on_progress: restorer
+
+
+def round_trip(peer: Peer, publisher, message, outputs: list):
+    """Send one message and wait for one more output."""
+    before = len(outputs)
+    publisher.publish(message)
+    peer.wait_for(lambda: len(outputs) > before, "for an output")
+    return outputs[-1]
+
+
+def raw_message(encoding: str, second: int = 1) -> Image:
+    """Zeros in any supported encoding."""
+    if encoding in INTERLEAVED:
+        layout = INTERLEAVED[encoding]
+        return image_of(np.zeros((HEIGHT, WIDTH, layout.channels), layout.dtype), encoding, second)
+    if encoding in ("nv12", "nv21"):
+        message = image_of(np.zeros((HEIGHT * 3 // 2, WIDTH, 1), np.uint8), encoding, second)
+        message.height = HEIGHT
+        return message
+    channels = 1 if encoding.startswith("bayer") else 2
+    dtype = np.uint16 if encoding.endswith("16") else np.uint8
+    return image_of(np.zeros((HEIGHT, WIDTH, channels), dtype), encoding, second)
+
+
+def test_every_encoding_goes_through_with_the_inputs_header_size_and_encoding(make_restorer):
+    with derain_node(make_restorer) as peer:
+        outputs = peer.output(Output.IMAGE)
+        camera = peer.camera()
+        for second, encoding in enumerate(SUPPORTED, start=1):
+            derained = round_trip(peer, camera, raw_message(encoding, second), outputs)
+            assert derained.header == header_of(second)
+            assert (derained.width, derained.height) == (WIDTH, HEIGHT)
+            if encoding in INTERLEAVED:
+                assert derained.encoding == encoding
+                layout = INTERLEAVED[encoding]
+                first = array_of(derained, layout.channels, layout.dtype)[0, 0, 0]
+                assert first == 10 * (1 if layout.depth == 1 else 256)
+            else:
+                assert derained.encoding == ("rgb16" if encoding.endswith("16") else "rgb8")
+
+
+def test_a_compressed_stream_gives_raw_derained_images(make_restorer):
+    jpeg = cv2.imencode(".jpg", GREY)[1].tobytes()
+    with derain_node(make_restorer, image_transport="compressed") as peer:
+        outputs = peer.output(Output.IMAGE)
+        camera = peer.camera(transport="compressed")
+        derained = round_trip(peer, camera, compressed_of(jpeg, 7), outputs)
+        assert derained.header == header_of(7) and derained.encoding == "rgb8"
+        np.testing.assert_array_equal(array_of(derained, 3), GREY + 10)
+
+
+def test_every_output_of_every_camera_has_the_image_header(make_restorer, restorer):
+    with derain_node(make_restorer, cameras=["front", "rear/left"], segmentation=True) as peer:
+        for second, name in enumerate(("front", "rear/left"), start=3):
+            topics = {
+                topic: peer.subscribe(message_type, f"{name}/{topic}")
+                for topic, message_type in {
+                    "derained/image": Image,
+                    "derained/camera_info": CameraInfo,
+                    "depth/inverse_depth": Image,
+                    "segmentation/mask": Image,
+                    "segmentation/color_mask": Image,
+                }.items()
+            }
+            infos = peer.node.create_publisher(CameraInfo, f"{name}/camera_info", RELIABLE)
+            images = peer.camera(name)
+            peer.wait_for(lambda topics=topics: all(received.publishers for received in topics.values()))
+            while not all(topics.values()):  # the node may not have found every subscriber yet
+                infos.publish(camera_info_of(second))
+                images.publish(image_of(GREY, second=second))
+                peer.status(f"derain: {name}", lambda s: True)
+            assert all(received[-1].header == header_of(second) for received in topics.values())
+            assert topics["derained/camera_info"][-1] == camera_info_of(second)
+            depth, mask = topics["depth/inverse_depth"][-1], topics["segmentation/mask"][-1]
+            assert depth.encoding == "32FC1" and (array_of(depth, 1, np.float32) == 0.25).all()
+            assert mask.encoding == "mono8" and (array_of(mask, 1) == 8).all()
+            colours = topics["segmentation/color_mask"][-1]
+            assert colours.encoding == "rgb8" and (array_of(colours, 3) == (107, 142, 35)).all()
+        assert restorer.calls[-1][1] == frozenset(Output)
+
+
+def test_a_camera_info_with_another_stamp_is_published_with_the_images(make_restorer):
+    with derain_node(make_restorer) as peer:
+        outputs = peer.subscribe(CameraInfo, "camera/derained/camera_info")
+        infos = peer.node.create_publisher(CameraInfo, "camera/camera_info", RELIABLE)
+        images = peer.output(Output.IMAGE)
+        camera = peer.camera()
+        while not outputs:
+            infos.publish(camera_info_of(1))
+            round_trip(peer, camera, image_of(GREY, second=2), images)
+            peer.status("derain: camera", lambda s: True)
+        expected = camera_info_of(1)
+        expected.header = header_of(2)
+        assert outputs[-1] == expected
+
+
+def test_nothing_is_computed_before_somebody_subscribes_and_then_only_what_they_want(make_restorer, restorer):
+    with derain_node(make_restorer) as peer:
+        camera = peer.camera()
+        camera.publish(image_of(GREY))
+        status = peer.status("derain: camera", lambda s: values_of(s)["not computed, no subscribers"] == "1")
+        assert status.level == DiagnosticStatus.OK and "nobody subscribes" in status.message
+        assert not restorer.calls and not restorer.builds
+        depths = peer.output(Output.INVERSE_DEPTH)
+        round_trip(peer, camera, image_of(GREY), depths)
+        assert restorer.calls == [((HEIGHT, WIDTH), frozenset({Output.INVERSE_DEPTH}))]
+
+
+def test_the_outputs_connect_with_reliable_and_with_best_effort_subscribers(make_restorer):
+    with derain_node(make_restorer) as peer:
+        peer.camera()
+        [info] = peer.node.get_publishers_info_by_topic("/camera/derained/image")
+        assert info.qos_profile.reliability == ReliabilityPolicy.RELIABLE
+        [info] = peer.node.get_subscriptions_info_by_topic("/camera/image_raw")
+        assert info.qos_profile.reliability == ReliabilityPolicy.BEST_EFFORT
+
+
+def test_qos_can_be_overridden_with_parameters(make_restorer):
+    overrides = {
+        "qos_overrides./camera/image_raw.subscription.reliability": "reliable",
+        "qos_overrides./camera/derained/image.publisher.reliability": "best_effort",
+        "qos_overrides./camera/derained/image.publisher.depth": 4,
+    }
+    with derain_node(make_restorer, **overrides) as peer:
+        peer.camera()
+        [info] = peer.node.get_subscriptions_info_by_topic("/camera/image_raw")
+        assert info.qos_profile.reliability == ReliabilityPolicy.RELIABLE
+        [info] = peer.node.get_publishers_info_by_topic("/camera/derained/image")
+        assert info.qos_profile.reliability == ReliabilityPolicy.BEST_EFFORT
+        assert info.qos_profile.history in (HistoryPolicy.KEEP_LAST, HistoryPolicy.UNKNOWN)
+
+
+# -- lifecycle ------------------------------------------------------------------------------------
+
+
+def test_without_autostart_the_node_waits_for_its_lifecycle_manager(make_restorer):
+    with derain_node(make_restorer, autostart=False) as peer:
+        assert peer.state() == "unconfigured"
+        assert peer.change_state(CONFIGURE) and peer.state() == "inactive"
+        assert peer.node.count_subscribers("/camera/image_raw") == 0
+        assert peer.change_state(ACTIVATE) and peer.state() == "active"
+        outputs = peer.output(Output.IMAGE)
+        camera = peer.camera()
+        round_trip(peer, camera, image_of(GREY), outputs)
+
+
+def test_a_deactivated_node_is_silent_and_goes_on_when_activated_again(make_restorer, restorer):
+    with derain_node(make_restorer) as peer:
+        outputs = peer.output(Output.IMAGE)
+        camera = peer.camera()
+        round_trip(peer, camera, image_of(GREY, second=1), outputs)
+        assert peer.change_state(DEACTIVATE)
+        peer.status("derain: camera", lambda s: s.message == "not active")
+        assert peer.change_state(ACTIVATE)
+        peer.connected()
+        assert round_trip(peer, camera, image_of(GREY, second=2), outputs).header == header_of(2)
+        assert peer.change_state(DEACTIVATE) and peer.change_state(CLEANUP)
+        assert restorer.closed and peer.state() == "unconfigured"
+        assert peer.change_state(CONFIGURE) and peer.change_state(ACTIVATE)
+        peer.connected()
+        assert round_trip(peer, camera, image_of(GREY, second=3), outputs).header == header_of(3)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [WeightsError("weights file /x does not exist"), BackendError("no CUDA device"), RuntimeError("?!")],
+)
+def test_a_failed_configure_says_why_and_can_be_repeated(restorer, error):
+    failures = [error]
+
+    def make_restorer(settings, on_progress):
+        if failures:
+            raise failures.pop()
+        return restorer
+
+    with derain_node(make_restorer) as peer:
+        status = peer.status("derain: runtime", lambda s: s.level == DiagnosticStatus.ERROR)
+        assert status.message.startswith("configure failed: ") and str(error) in status.message
+        assert peer.told(str(error))
+        assert peer.state() == "unconfigured"
+        assert peer.change_state(CONFIGURE) and peer.change_state(ACTIVATE)
+        status = peer.status("derain: runtime", lambda s: s.level == DiagnosticStatus.OK)
+        assert values_of(status)["state"] == "active"
+
+
+def test_while_the_network_loads_the_node_answers(restorer):
+    gate, loading = threading.Event(), threading.Event()
+
+    def make_restorer(settings, on_progress):
+        on_progress("reading the weights")
+        loading.set()
+        assert gate.wait(PATIENCE)
+        return restorer
+
+    with derain_node(make_restorer) as peer:
+        assert loading.wait(PATIENCE)
+        assert peer.state() == "configuring"
+        assert peer.set_parameter("diagnostics.max_latency_ms", 42.0).successful
+        assert not peer.set_parameter("backend", "openvino").successful
+        status = peer.status("derain: runtime", lambda s: True)
+        assert status.message == "configuring: no network loaded"
+        gate.set()
+        peer.status("derain: runtime", lambda s: values_of(s)["state"] == "active")
+        assert peer.told("reading the weights")
+
+
+def test_a_configure_asked_for_by_service_leaves_the_node_answering_too(restorer):
+    gate, loading = threading.Event(), threading.Event()
+
+    def make_restorer(settings, on_progress):
+        loading.set()
+        assert gate.wait(PATIENCE)
+        return restorer
+
+    with derain_node(make_restorer, autostart=False) as peer:
+        succeeded: list[bool] = []
+        caller = threading.Thread(target=lambda: succeeded.append(peer.change_state(CONFIGURE)))
+        caller.start()
+        assert loading.wait(PATIENCE)
+        assert peer.state() == "configuring"
+        assert peer.set_parameter("while_building", "torch").successful
+        gate.set()
+        caller.join()
+        assert succeeded == [True] and peer.state() == "inactive"
+
+
+def test_a_transition_that_is_not_possible_fails_and_leaves_the_node_as_it_was(make_restorer):
+    with derain_node(make_restorer, autostart=False) as peer:
+        assert not peer.change_state(ACTIVATE)
+        assert peer.state() == "unconfigured"
+        assert peer.told("not possible while unconfigured")
+        assert peer.change_state(CONFIGURE)
+
+
+# -- building -------------------------------------------------------------------------------------
+
+
+def test_while_an_engine_is_built_diagnostics_say_so_and_frames_wait(make_restorer, restorer):
+    restorer.build_gate.clear()
+    with derain_node(make_restorer, image_sizes=f"{WIDTH}x{HEIGHT}") as peer:
+        try:
+            status = peer.status("derain: runtime", lambda s: "building engine for 96x72" in s.message)
+            assert status.level == DiagnosticStatus.WARN and "tuning kernels" in status.message
+            outputs = peer.output(Output.IMAGE)
+            camera = peer.camera()
+            camera.publish(image_of(GREY))
+            peer.status("derain: camera", lambda s: values_of(s)["received"] == "1")
+            assert not outputs and peer.state() == "active"
+        finally:
+            restorer.build_gate.set()
+        peer.wait_for(lambda: outputs, "for the frame that waited")
+        both = frozenset({Output.IMAGE, Output.INVERSE_DEPTH})
+        assert [outputs for _, outputs in restorer.builds] == [both, frozenset({Output.IMAGE})]
+
+
+def test_while_an_engine_is_built_pytorch_serves_if_asked_to(restorer):
+    stand_in = FakeRestorer("torch-cpu")
+    asked_for: list[str] = []
+
+    def make_restorer(settings, on_progress):
+        asked_for.append(settings.backend)
+        return stand_in if settings.backend == "torch-cpu" else restorer
+
+    restorer.build_gate.clear()
+    with derain_node(make_restorer, while_building="torch") as peer:
+        try:
+            outputs = peer.output(Output.IMAGE)
+            camera = peer.camera()
+            round_trip(peer, camera, image_of(GREY), outputs)
+            assert asked_for == ["auto", "torch-cpu"] and not restorer.calls
+        finally:
+            restorer.build_gate.set()
+
+
+# -- parameters -----------------------------------------------------------------------------------
+
+
+def test_every_parameter_is_declared_as_the_table_says(make_restorer):
+    types = {
+        "bool": ParameterType.PARAMETER_BOOL,
+        "int": ParameterType.PARAMETER_INTEGER,
+        "double": ParameterType.PARAMETER_DOUBLE,
+        "string": ParameterType.PARAMETER_STRING,
+        "string[]": ParameterType.PARAMETER_STRING_ARRAY,
+    }
+    with derain_node(make_restorer, autostart=False) as peer:
+        for parameter in PARAMETERS:
+            descriptor = peer.describe_parameter(parameter.name)
+            assert descriptor.type == types[parameter.type_name]
+            assert descriptor.description == parameter.description
+            assert descriptor.read_only == (parameter.changes is Changes.NEVER)
+            ranges = [*descriptor.integer_range, *descriptor.floating_point_range]
+            expected = [] if parameter.minimum is None else [(parameter.minimum, parameter.maximum)]
+            assert [(r.from_value, r.to_value) for r in ranges] == expected
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "reason"),
+    [
+        ("backend", "vulkan", "must be one of auto, tensorrt"),
+        ("precision", "int8", "must be one of auto, fp32"),
+        ("image_transport", "theora", "must be one of raw, compressed"),
+        ("while_building", "sleep", "must be one of wait, torch"),
+        ("image_sizes", "720p", "widthxheight"),
+        ("diagnostics.max_latency_ms", -1.0, "range"),
+        ("threads", -1, "range"),
+        ("threads", "two", "type"),
+        ("autostart", False, "read-only"),
+        ("cameras", ["rear"], "read-only"),
+    ],
+)
+def test_a_value_that_cannot_be_is_refused_with_the_reason(make_restorer, name, value, reason):
+    with derain_node(make_restorer, autostart=False) as peer:
+        result = peer.set_parameter(name, value)
+        assert not result.successful and reason in result.reason
+
+
+def test_what_configures_the_network_can_change_only_while_unconfigured(make_restorer):
+    with derain_node(make_restorer, autostart=False) as peer:
+        assert peer.set_parameter("weights", "/other.safetensors").successful
+        assert peer.change_state(CONFIGURE)
+        result = peer.set_parameter("weights", "/another.safetensors")
+        assert not result.successful and "only while unconfigured" in result.reason
+        assert peer.set_parameter("diagnostics.stale_after_s", 5.0).successful
+        assert peer.change_state(CLEANUP)
+        assert peer.set_parameter("weights", "/another.safetensors").successful
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "reason"),
+    [
+        ("backend", "vulkan", "must be one of"),
+        ("cameras", ["front", "front"], "twice"),
+        ("cameras", ["2nd"], "cannot name a topic"),
+        ("image_sizes", "1280*720", "widthxheight"),
+    ],
+)
+def test_a_node_with_a_parameter_that_cannot_be_does_not_start(make_restorer, name, value, reason):
+    rclpy.init()
+    try:
+        with pytest.raises(ParameterError, match=reason):
+            DerainNode(make_restorer, parameter_overrides=[Parameter(name, value=value)])
+    finally:
+        rclpy.shutdown()
+
+
+def test_the_settings_reach_the_runtime(restorer):
+    seen = []
+
+    def make_restorer(settings, on_progress):
+        seen.append(settings)
+        return restorer
+
+    with derain_node(make_restorer, backend="openvino", threads=2, cache_limit_mb=7, cache_dir="/c") as peer:
+        peer.camera()
+    assert (seen[0].backend, seen[0].threads, seen[0].weights) == ("openvino", 2, None)
+    assert seen[0].cache_limit_bytes == 7 << 20 and str(seen[0].cache_dir) == "/c"
+
+
+# -- bad input ------------------------------------------------------------------------------------
+
+
+def cut(message: Image) -> Image:
+    message.data = message.data[:-1]
+    return message
+
+
+BAD_IMAGES = {
+    "encoding 'purple8' is not known": lambda: image_of(GREY, "purple8"),
+    "the message was cut on its way": lambda: cut(image_of(GREY)),
+    "is empty": lambda: Image(encoding="rgb8"),
+    "is too short for 96 rgba8 pixels": lambda: image_of(GREY, "rgba8"),
+    "images from 64x64 are taken": lambda: image_of(GREY[:32, :32]),
+}
+
+
+@pytest.mark.parametrize("reason", BAD_IMAGES)
+def test_a_bad_image_is_reported_and_counted_and_the_next_good_one_comes_out(make_restorer, reason):
+    with derain_node(make_restorer) as peer:
+        outputs = peer.output(Output.IMAGE)
+        camera = peer.camera()
+        round_trip(peer, camera, image_of(GREY, second=1), outputs)
+        camera.publish(BAD_IMAGES[reason]())
+        status = peer.status("derain: camera", lambda s: values_of(s)["bad input"] == "1")
+        assert status.level == DiagnosticStatus.WARN and reason in status.message
+        assert peer.told(reason)
+        assert round_trip(peer, camera, image_of(GREY, second=2), outputs).header == header_of(2)
+
+
+def test_a_damaged_jpeg_is_reported_and_counted_and_the_next_good_one_comes_out(make_restorer):
+    jpeg = cv2.imencode(".jpg", GREY)[1].tobytes()
+    with derain_node(make_restorer, image_transport="compressed") as peer:
+        outputs = peer.output(Output.IMAGE)
+        camera = peer.camera(transport="compressed")
+        for damaged in (jpeg[: len(jpeg) // 2], b"\xff\xd8" + bytes(500), b""):
+            camera.publish(compressed_of(damaged))
+            count = str(1 + (damaged != jpeg[: len(jpeg) // 2]) + (damaged == b""))
+            peer.status("derain: camera", lambda s, count=count: values_of(s)["bad input"] == count)
+        assert round_trip(peer, camera, compressed_of(jpeg, 2), outputs).header == header_of(2)
+
+
+def test_a_stream_of_bad_images_is_logged_once_a_second_and_counted_in_full(make_restorer):
+    reliable = {
+        "qos_overrides./camera/image_raw.subscription.reliability": "reliable",
+        "qos_overrides./camera/image_raw.subscription.depth": 100,
+    }
+    with derain_node(make_restorer, **reliable) as peer:
+        peer.output(Output.IMAGE)
+        camera = peer.camera()
+        for _ in range(30):
+            camera.publish(image_of(GREY, "purple8"))
+
+        def all_counted(status: DiagnosticStatus) -> bool:
+            values = values_of(status)
+            return int(values["bad input"]) + int(values["dropped"]) == int(values["received"]) == 30
+
+        peer.status("derain: camera", all_counted)
+        told = peer.told("purple8")
+        seconds = 1 + told[-1].stamp.sec - told[0].stamp.sec
+        assert 1 <= len(told) <= seconds
+
+
+def test_the_size_may_change_in_mid_stream(make_restorer):
+    with derain_node(make_restorer) as peer:
+        outputs = peer.output(Output.IMAGE)
+        camera = peer.camera()
+        for second, (height, width) in enumerate(((72, 96), (101, 133), (72, 96)), start=1):
+            pixels = np.zeros((height, width, 3), np.uint8)
+            derained = round_trip(peer, camera, image_of(pixels, second=second), outputs)
+            assert (derained.height, derained.width) == (height, width)
+
+
+# -- diagnostics ----------------------------------------------------------------------------------
+
+
+def test_diagnostics_tell_rates_counts_and_the_latency_of_every_stage(make_restorer):
+    with derain_node(make_restorer, diagnostics__max_latency_ms=60000.0) as peer:
+        outputs = peer.output(Output.IMAGE)
+        camera = peer.camera()
+        for second in range(1, 6):
+            round_trip(peer, camera, image_of(GREY, second=second), outputs)
+        status = peer.status("derain: camera", lambda s: values_of(s)["published"] == "5")
+        assert status.level == DiagnosticStatus.OK
+        values = values_of(status)
+        assert values["topic"] == "/camera/image_raw" and values["dropped"] == "0"
+        for stage in ("receive to start", "conversion", "inference", "publish", "total", "image age"):
+            quantiles = [float(values[f"{stage} {part} (ms)"]) for part in ("median", "p95", "p99", "max")]
+            assert quantiles == sorted(quantiles) and quantiles[0] >= 0
+        assert float(values["rate out (Hz)"]) > 0
+        runtime = peer.status("derain: runtime", lambda s: True)
+        values = values_of(runtime)
+        assert runtime.level == DiagnosticStatus.OK
+        assert (values["backend"], values["precision"], values["reason"]) == (
+            "openvino",
+            "fp32",
+            "a test wants it",
+        )
+        assert float(values["seconds since last output"]) < PATIENCE
+
+
+def test_a_camera_that_stops_is_stale_and_the_message_says_what_to_look_for(make_restorer):
+    with derain_node(make_restorer, diagnostics__stale_after_s=0.2) as peer:
+        status = peer.status("derain: camera", lambda s: s.level == DiagnosticStatus.STALE)
+        assert "nobody publishes /camera/image_raw" in status.message
+        peer.camera()
+        peer.status("derain: camera", lambda s: s.level == DiagnosticStatus.STALE and "silent" in s.message)
+
+
+def test_slow_frames_are_a_warning_and_nothing_but_slow_frames_an_error(make_restorer):
+    with derain_node(make_restorer, diagnostics__max_latency_ms=0.1) as peer:
+        outputs = peer.output(Output.IMAGE)
+        camera = peer.camera()
+        round_trip(peer, camera, image_of(GREY), outputs)
+        peer.status("derain: camera", lambda s: s.level == DiagnosticStatus.WARN and "limit" in s.message)
+        for second in range(12):
+            round_trip(peer, camera, image_of(GREY, second=second), outputs)
+        peer.status(
+            "derain: camera", lambda s: s.level == DiagnosticStatus.ERROR and "every frame" in s.message
+        )
+        assert peer.set_parameter("diagnostics.max_latency_ms", 60000.0).successful
+        peer.status("derain: camera", lambda s: s.level == DiagnosticStatus.OK)
+
+
+def test_a_failing_network_is_an_error(make_restorer, restorer):
+    restorer.fail_frames = RuntimeError("CUDA out of memory")
+    with derain_node(make_restorer) as peer:
+        outputs = peer.output(Output.IMAGE)
+        camera = peer.camera()
+        camera.publish(image_of(GREY))
+        status = peer.status("derain: camera", lambda s: s.level == DiagnosticStatus.ERROR)
+        assert status.message == "processing failed: CUDA out of memory"
+        restorer.fail_frames = None
+        round_trip(peer, camera, image_of(GREY, second=2), outputs)
