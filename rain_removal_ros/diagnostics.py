@@ -154,7 +154,7 @@ def _judge_camera(snapshot: CameraSnapshot, state: CameraState, limits: Limits) 
 
 def _why_silent(state: CameraState) -> str:
     if state.connected:
-        return f"{state.topic} is connected, so its publisher is silent, or lacks the DDS profile for large images"
+        return f"{state.topic} is connected, so its publisher is silent or lacks the DDS profile"
     if state.publishers:
         return f"{state.topic} is published, but with an incompatible QoS or type"
     return f"nobody publishes {state.topic}"

@@ -213,21 +213,25 @@ def test_a_deactivated_node_is_silent_and_goes_on_when_activated_again(make_rest
 
 
 @pytest.mark.parametrize(
-    "error",
-    [WeightsError("weights file /x does not exist"), BackendError("no CUDA device"), RuntimeError("?!")],
+    ("kind", "reason"),
+    [
+        (WeightsError, "weights file /x does not exist"),
+        (BackendError, "no CUDA device"),
+        (RuntimeError, "?!"),
+    ],
 )
-def test_a_failed_configure_says_why_and_can_be_repeated(restorer, error):
-    failures = [error]
+def test_a_failed_configure_says_why_and_can_be_repeated(restorer, kind, reason):
+    failures = [reason]
 
     def make_restorer(settings, on_progress):
         if failures:
-            raise failures.pop()
+            raise kind(failures.pop())
         return restorer
 
     with derain_node(make_restorer) as peer:
         status = peer.status("derain: runtime", lambda s: s.level == DiagnosticStatus.ERROR)
-        assert status.message.startswith("configure failed: ") and str(error) in status.message
-        assert peer.told(str(error))
+        assert status.message.startswith("configure failed: ") and reason in status.message
+        assert peer.told(reason)
         assert peer.state() == "unconfigured"
         assert peer.change_state(CONFIGURE) and peer.change_state(ACTIVATE)
         status = peer.status("derain: runtime", lambda s: s.level == DiagnosticStatus.OK)
