@@ -92,7 +92,9 @@ class LevelsGraph(nn.Module):
 def to_bytes(outputs: Collection[Output], results: Collection[Tensor]) -> tuple[Tensor, ...]:
     """What a LevelsGraph gives -> what a FrameGraph gives, on the device."""
     converted = {
-        Output.IMAGE: lambda levels: levels.permute(0, 2, 3, 1).to(torch.uint8),
+        Output.IMAGE: lambda levels: levels.permute(0, 2, 3, 1).to(
+            torch.uint8, memory_format=torch.contiguous_format
+        ),
         Output.INVERSE_DEPTH: lambda inverse_depth: inverse_depth,
         Output.LABELS: lambda labels: labels.to(torch.uint8),
     }

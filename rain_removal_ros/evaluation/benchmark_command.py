@@ -1,0 +1,109 @@
+"""`derain benchmark`: latency, throughput and memory as a table and as JSON. Knows no backend by itself."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from dataclasses import replace
+from pathlib import Path
+
+from rain_removal_ros.errors import RainRemovalError
+from rain_removal_ros.runtime_options import add_runtime_arguments, settings_from
+
+YARDSTICKS = ("fast", "paper", "dgnl-fast")
+
+
+def size(text: str) -> tuple[int, int]:
+    """`1024x512` -> (512, 1024), height before width."""
+    try:
+        width, height = (int(part) for part in text.lower().split("x"))
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text!r} is no size; write WIDTHxHEIGHT, as 1024x512") from error
+    return height, width
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add_runtime_arguments(parser)
+    group = parser.add_argument_group("what is measured")
+    group.add_argument(
+        "--presets", nargs="+", default=YARDSTICKS, metavar="PRESET",
+        help="networks, with packaged weights where there are any, else with random ones (%(default)s)",
+    )  # fmt: skip
+    group.add_argument("--weights", type=Path, help="a .safetensors file instead of the presets")
+    group.add_argument(
+        "--sizes", nargs="+", type=size, default=[(512, 1024)], metavar="WxH", help="(1024x512)"
+    )
+    group.add_argument("--frames", type=int, default=100, help="calls a row (%(default)s)")
+    group.add_argument(
+        "--both-precisions", action="store_true", help="measure fp32 beside the backend's own precision"
+    )
+    group.add_argument(
+        "--memory-frames", type=int, default=0, metavar="N", help="also watch the memory over N frames"
+    )
+    group.add_argument(
+        "--node", action="store_true",
+        help="also measure the ROS 2 node: its own share of the latency, the sustained rate, its memory",
+    )  # fmt: skip
+    group.add_argument("--node-frames", type=int, default=300, metavar="N", help="(%(default)s)")
+    group.add_argument("--node-size", type=size, default=(720, 1280), metavar="WxH", help="(1280x720)")
+    group.add_argument("--node-rate", type=float, default=10.0, help="camera frames a second (%(default)s)")
+    parser.add_argument("--json", type=Path, help="also write the figures and their conditions to this file")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Exit status 1 where something could not be measured or an engine is too far from float32."""
+    from rain_removal_ros.evaluation import benchmark
+    from rain_removal_ros.evaluation.machine import describe_machine, versions
+
+    say = benchmark.say_on_stderr
+    results: dict = {"machine": describe_machine(), "versions": versions()}
+
+    def keep(part: str, rows: list) -> None:
+        results[part] = benchmark.as_data(rows)
+        if arguments.json:
+            arguments.json.parent.mkdir(parents=True, exist_ok=True)
+            arguments.json.write_text(json.dumps(results, indent=2) + "\n")
+
+    if arguments.backend == "tensorrt":
+        return _run_gpu(arguments, say, keep)
+    settings = replace(_settings(arguments), weights=arguments.weights)
+    presets = arguments.presets if arguments.weights is None else [settings.preset]
+    precisions = [arguments.precision, *(["fp32"] if arguments.both_precisions else [])]
+    rows = benchmark.benchmark_inference(
+        settings, presets, arguments.sizes, precisions, arguments.frames, say
+    )
+    keep("inference", rows)
+    print(benchmark.inference_table(rows))
+    if arguments.memory_frames:
+        memory = benchmark.benchmark_memory(
+            settings, presets[0], arguments.sizes[0], arguments.memory_frames, say
+        )
+        keep("memory", [memory])
+        print(benchmark.memory_line(memory))
+        rows.append(memory)
+    if arguments.node:
+        from rain_removal_ros.evaluation.node_benchmark import benchmark_node, node_lines
+
+        node = benchmark_node(settings, arguments.node_size, arguments.node_frames, arguments.node_rate, say)
+        keep("node", node)
+        print("\n".join(node_lines(node)))
+        rows += node
+    return int(any(isinstance(row, benchmark.Failure) for row in rows))
+
+
+def _settings(arguments: argparse.Namespace):
+    return settings_from(argparse.Namespace(**vars(arguments), preset="fast"))
+
+
+def _run_gpu(arguments: argparse.Namespace, say, keep) -> int:
+    from rain_removal_ros.evaluation import benchmark, gpu_benchmark
+    from rain_removal_ros.runtime.selection import choose
+
+    choose(_settings(arguments))
+    rows = gpu_benchmark.benchmark_gpu(arguments.device, say, lambda rows: keep("gpu", rows))
+    print(gpu_benchmark.gpu_table(rows))
+    if far := gpu_benchmark.too_far_from_float32(rows):
+        raise RainRemovalError(
+            f"{len(far)} engines are further than {gpu_benchmark.MIN_PSNR:g} dB from float32, first: {far[0]}"
+        )
+    return int(any(isinstance(row, benchmark.Failure) for row in rows))
