@@ -22,7 +22,7 @@ import torch
 from torch import nn
 
 from rain_removal_ros.errors import RainRemovalError
-from rain_removal_ros.network import PRESETS, build_network, save_network
+from rain_removal_ros.network import build_network, save_network
 from rain_removal_ros.network.presets import Preset
 from rain_removal_ros.runtime import Output, RuntimeSettings, create_restorer
 from rain_removal_ros.share import share_folder
@@ -37,7 +37,7 @@ def random_network(preset: Preset | str, seed: int = 0) -> nn.Module:
     For latency, which does not depend on the weights, and for tests.
     """
     torch.manual_seed(seed)
-    network = build_network(PRESETS[preset] if isinstance(preset, str) else preset)
+    network = build_network(preset)
     for module in network.modules():
         if isinstance(module, nn.BatchNorm2d):
             module.weight.data.uniform_(0.5, 1)

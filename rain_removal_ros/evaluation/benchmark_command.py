@@ -52,6 +52,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Exit status 1 where something could not be measured or an engine is too far from float32."""
+    if arguments.node:
+        _import_ros()
     from rain_removal_ros.evaluation import benchmark
     from rain_removal_ros.evaluation.machine import describe_machine, versions
 
@@ -89,6 +91,16 @@ def run(arguments: argparse.Namespace) -> int:
         print("\n".join(node_lines(node)))
         rows += node
     return int(any(isinstance(row, benchmark.Failure) for row in rows))
+
+
+def _import_ros() -> None:
+    """First of all, since ROS' wheels start the interpreter once more when they are first imported."""
+    try:
+        import rclpy  # noqa: F401
+    except ModuleNotFoundError as error:
+        raise RainRemovalError(
+            f'--node needs {error.name}; source a ROS 2 installation or pip install "rain_removal_ros[ros]"'
+        ) from error
 
 
 def _settings(arguments: argparse.Namespace):

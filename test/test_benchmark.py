@@ -1,0 +1,144 @@
+"""The benchmark and build commands: what they write, and that one failure leaves the rest standing."""
+
+from __future__ import annotations
+
+import json
+import os
+
+import numpy as np
+import pytest
+from runtime_fixtures import write_weights
+
+from rain_removal_ros.cli import main
+from rain_removal_ros.errors import BackendError
+from rain_removal_ros.evaluation import gpu_benchmark
+from rain_removal_ros.evaluation.benchmark import Failure, Quantiles, isolated, markdown_table, resident_mib
+from rain_removal_ros.evaluation.gpu_benchmark import (
+    EngineReuse,
+    GpuRow,
+    benchmark_gpu,
+    gpu_table,
+    too_far_from_float32,
+)
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory):
+    return str(write_weights(tmp_path_factory.mktemp("weights") / "fast.safetensors"))
+
+
+def test_the_benchmark_prints_a_table_and_writes_json(weights, tmp_path, capsys):
+    path = tmp_path / "new" / "figures.json"
+    command = f"benchmark --weights {weights} --sizes 96x64 --frames 5 --memory-frames 20 --backend torch-cpu"
+    status = main([*command.split(), "--json", str(path)])
+    assert status == 0
+    printed = capsys.readouterr().out
+    assert "| fast   | 96x64 | torch-cpu | fp32 " in printed
+    assert "memory over 20 frames of 96x64" in printed
+    results = json.loads(path.read_text())
+    (row,) = results["inference"]
+    assert row["milliseconds"]["median"] <= row["milliseconds"]["p95"] <= row["milliseconds"]["p99"]
+    assert row["peak_memory_mib"] > 50
+    assert results["machine"]["cores"] == len(os.sched_getaffinity(0))
+    assert "torch" in results["versions"]
+
+
+def test_a_configuration_that_fails_is_reported_and_the_others_are_measured(weights, capsys):
+    command = f"benchmark --weights {weights} --sizes 64x64 --frames 1 --backend torch-cpu --precision fp16"
+    status = main([*command.split(), "--both-precisions"])
+    assert status == 1
+    printed = capsys.readouterr().out
+    assert "| torch-cpu | fp32 " in printed
+    assert "not measured: fast 64x64 torch-cpu fp16: backend torch-cpu cannot run" in printed
+
+
+def fail() -> None:
+    raise BackendError("no such device")
+
+
+def die() -> None:
+    os._exit(3)
+
+
+def test_a_process_that_raises_dies_or_hangs_is_a_failure():
+    assert isolated("it", fail) == Failure("it", "no such device")
+    assert isolated("it", die) == Failure("it", "its process died with exit status 3")
+    assert "longer than 0 s" in isolated("it", fail, timeout=0).error
+    assert isolated("it", int, "7") == 7
+
+
+def test_quantiles_are_those_of_numpy():
+    values = list(range(1, 101))
+    assert Quantiles.of(values) == Quantiles(50.5, round(float(np.percentile(values, 95)), 3), 99.01)
+
+
+def test_resident_memory_grows_with_what_is_held():
+    before = resident_mib()
+    held = np.ones((64, 1 << 20), np.uint8)
+    assert resident_mib() - before > 50
+    assert held.any()
+
+
+def test_a_markdown_table_is_aligned():
+    assert markdown_table(("a", "long"), [(1, 2)]) == "| a | long |\n|---|------|\n| 1 | 2    |"
+
+
+def gpu_row(runner: str, psnr_db: float) -> GpuRow:
+    ms = Quantiles(1.0, 1.1, 1.2)
+    return GpuRow(
+        "fast", "packaged", runner, "1024x512", 1, 2.0, ms, ms, ms, ms, ms, psnr_db, inverse_depth_error=0.001
+    )
+
+
+def test_the_gpu_table_shows_rows_reuse_and_failures():
+    reuse = EngineReuse("fast", "1024x512", 20.0, 0.5, 1 << 20, True, True, "fp16", {})
+    rows = [gpu_row("engine", 55.0), reuse, Failure("engine paper", "Traceback\nout of memory")]
+    text = gpu_table(rows)
+    assert "| fast   | 1024x512 | 1     | engine | 1.00 " in text
+    assert "built in 20.0 s, loaded again in 0.5 s" in text
+    assert "not measured: engine paper: out of memory" in text
+
+
+def test_an_engine_below_50_db_is_found():
+    bad = gpu_row("engine + CUDA graph", 49.9)
+    assert too_far_from_float32([gpu_row("eager", 40.0), gpu_row("engine", 50.1), bad]) == [bad]
+
+
+def test_the_gpu_table_keeps_what_it_has_and_stops_when_its_time_is_up(monkeypatch):
+    measured, kept = [], []
+
+    def pretend(what, function, *arguments, timeout):
+        measured.append(what)
+        return gpu_row("engine", 55.0)
+
+    monkeypatch.setattr(gpu_benchmark, "isolated", pretend)
+    rows = benchmark_gpu(0, lambda what: None, lambda rows: kept.append(len(rows)), presets=["fast"])
+    assert len(measured) == 1 + 4 * len(gpu_benchmark.RUNNERS)
+    assert measured[0] == "engine reuse fast 1024x512"
+    assert "torch.compile" in measured[-1]
+    assert kept[0] == 1
+    assert kept[-1] == len(rows)
+    late = benchmark_gpu(0, lambda what: None, lambda rows: None, presets=["fast"], budget_seconds=1)
+    assert all(isinstance(row, Failure) and "used up" in row.error for row in late)
+
+
+def test_build_builds_lists_verifies_and_clears(weights, tmp_path, capsys):
+    def build(*arguments):
+        status = main(["build", "--cache-dir", str(tmp_path), *arguments])
+        printed = capsys.readouterr()
+        return status, printed.out + printed.err
+
+    status, said = build("--weights", weights, "--backend", "openvino", "--outputs", "image", "--", "96x64")
+    assert status == 0
+    assert "built" in said
+    assert build("--list")[1].startswith("openvino fast 96x64 image ")
+    assert build("--verify")[0] == 0
+    (blob,) = tmp_path.glob("*.engine")
+    blob.write_bytes(blob.read_bytes()[:100])
+    status, said = build("--verify")
+    assert status == 1
+    assert "100 bytes instead of" in said
+    assert "1 engines removed" in build("--clear")[1]
+    assert build("--list")[1].startswith("0 engines")
+    assert "give the image sizes" in build("--weights", weights)[1]
+    assert "nothing to build ahead" in build("--weights", weights, "--backend", "torch-cpu", "64x64")[1]
