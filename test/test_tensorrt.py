@@ -6,6 +6,7 @@ import threading
 
 import numpy as np
 import pytest
+import tensorrt_rtx
 import torch
 from runtime_fixtures import TINY, street_like, write_weights
 
@@ -16,7 +17,13 @@ from rain_removal_ros.runtime.graph import LevelsGraph
 from rain_removal_ros.runtime.networks import Networks
 from rain_removal_ros.runtime.progress import reporting
 from rain_removal_ros.runtime.selection import Backend, choose
-from rain_removal_ros.runtime.tensorrt import PlanError, TensorRTRestorer, build_options, export
+from rain_removal_ros.runtime.tensorrt import (
+    PlanError,
+    TensorRTRestorer,
+    build_options,
+    engine_obstacle,
+    export,
+)
 
 IMAGE = (Output.IMAGE,)
 
@@ -255,6 +262,11 @@ def test_on_a_machine_without_a_gpu_auto_explains_itself(weights, monkeypatch):
     assert "not tensorrt: this PyTorch" in restorer.info.reason
     assert "not torch-cuda: this PyTorch" in restorer.info.reason
     restorer.close()
+
+
+def test_a_tensorrt_that_cannot_load_an_engine_here_is_an_obstacle():
+    """TensorRT-RTX builds engines without a GPU, but cannot load them."""
+    assert "cannot build and load an engine on this GPU" in engine_obstacle(tensorrt_rtx)
 
 
 def test_strong_typing_is_asked_for_wherever_the_option_exists():

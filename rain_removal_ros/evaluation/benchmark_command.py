@@ -111,7 +111,7 @@ def _run_gpu(arguments: argparse.Namespace, say, keep) -> int:
     from rain_removal_ros.evaluation import benchmark, gpu_benchmark
     from rain_removal_ros.runtime.selection import choose
 
-    choose(_settings(arguments))
+    choose(replace(_settings(arguments), backend="torch-cuda"))  # PyTorch's rows need no TensorRT
     rows = gpu_benchmark.benchmark_gpu(arguments.device, say, lambda rows: keep("gpu", rows))
     print(gpu_benchmark.gpu_table(rows))
     if far := gpu_benchmark.too_far_from_float32(rows):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import logging
 from collections.abc import Callable
@@ -23,6 +24,7 @@ from rain_removal_ros.runtime.tensorrt import (
     PRECISION,
     TensorRTRestorer,
     TorchTensorRTCompiler,
+    engine_obstacle,
     load_torch_tensorrt,
 )
 
@@ -73,11 +75,12 @@ def _tensorrt_obstacle(settings: RuntimeSettings) -> str | None:
         )
     try:
         load_torch_tensorrt()
+        with torch.cuda.device(settings.device):
+            return engine_obstacle(importlib.import_module("tensorrt"))
     except (ImportError, OSError, RuntimeError) as error:
         return (
             f"torch_tensorrt cannot be loaded ({error}); it must be the version for torch {torch.__version__}"
         )
-    return None
 
 
 def _torch_cuda_obstacle(settings: RuntimeSettings) -> str | None:

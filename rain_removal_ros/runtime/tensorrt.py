@@ -69,6 +69,29 @@ def _plugins_are_broken() -> bool:
     return importlib.util.find_spec("tensorrt_rtx_bindings.plugin") is None
 
 
+def engine_obstacle(tensorrt: ModuleType) -> str | None:
+    """Why this TensorRT cannot build and load even the smallest engine on the current device; None: it can.
+
+    TensorRT-RTX, for one, refuses data centre GPUs, which shows only here.
+    """
+    logger = tensorrt.Logger(tensorrt.Logger.ERROR)
+    strongly_typed = getattr(tensorrt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED", None)
+    name = f"{getattr(tensorrt, '_package_name', tensorrt.__name__)} {tensorrt.__version__}"
+    try:
+        builder = tensorrt.Builder(logger)
+        network = builder.create_network(0 if strongly_typed is None else 1 << int(strongly_typed))
+        levels = network.add_input("levels", tensorrt.DataType.HALF, (1, 8))
+        network.mark_output(network.add_activation(levels, tensorrt.ActivationType.RELU).get_output(0))
+        plan = builder.build_serialized_network(network, builder.create_builder_config())
+        if plan is None or tensorrt.Runtime(logger).deserialize_cuda_engine(plan) is None:
+            return (
+                f"{name} cannot build and load an engine on this GPU; see its messages and docs/tensorrt.md"
+            )
+    except (RuntimeError, TypeError) as error:
+        return f"{name} cannot build and load an engine on this GPU ({error}); see docs/tensorrt.md"
+    return None
+
+
 def export(graph: LevelsGraph, levels: Tensor) -> torch.export.ExportedProgram:
     """The graph as one exported program. Raises BackendError where a weight is not half precision."""
     with torch.no_grad():
