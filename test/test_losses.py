@@ -19,6 +19,13 @@ def test_image_l1_is_the_mean_absolute_difference() -> None:
     assert float(losses.image_l1(restored, clean)) == pytest.approx(0.6 / 12)
 
 
+def test_fidelity_is_minus_the_psnr_in_tens_of_decibels() -> None:
+    clean = torch.zeros(2, 3, 4, 4)
+    restored = torch.stack([torch.full((3, 4, 4), 0.1), torch.full((3, 4, 4), 0.01)])
+    expected = (math.log10(0.01 + 1e-5) + math.log10(0.0001 + 1e-5)) / 2
+    assert float(losses.fidelity(restored, clean)) == pytest.approx(expected, rel=1e-5)
+
+
 def test_gradient_l1_counts_edges_and_not_offsets() -> None:
     clean = torch.rand(1, 3, 8, 8)
     assert float(losses.gradient_l1(clean + 0.3, clean)) == pytest.approx(0, abs=1e-6)
@@ -72,7 +79,7 @@ def test_the_semantic_term_teaches_the_derain_network_and_leaves_the_frozen_one_
         "labels": torch.full((1, 64, 64), 255, dtype=torch.uint8),
     }
     terms, _, _ = objective(batch)
-    assert set(terms) == {"image", "gradient", "structural", "depth", "semantic"}
+    assert set(terms) == {"image", "fidelity", "gradient", "structural", "depth", "semantic"}
     terms["semantic"].backward()
     assert network.output.weight.grad.abs().sum() > 0
     assert all(parameter.grad is None for parameter in frozen.parameters())

@@ -27,6 +27,7 @@ class CropSettings:
     dry_share: float = 0.12
     fog_only_share: float = 0.05
     streaks_only_share: float = 0.10
+    light_share: float = 0.4
     noise_share: float = 0.3
     jpeg_share: float = 0.2
     blur_share: float = 0.1
@@ -111,7 +112,8 @@ class RainySamples(TorchDataset):
         example = self._draw(generator)
         clean, rainy, depth, labels, reference_height = self._crop(example, generator)
         if rainy is None:
-            clean = _other_light(clean, generator)
+            if generator.random() < self.settings.light_share:
+                clean = _other_light(clean, generator)
             rainy, clean = (
                 self._weather(clean, depth, reference_height, generator) if self.rain else (clean, clean)
             )
@@ -190,8 +192,6 @@ def _size_of(example: Example) -> int:
 
 def _other_light(image: np.ndarray, generator: np.random.Generator) -> np.ndarray:
     """The same scene in other light: gain, gamma and colour cast; now and then night."""
-    if generator.random() < 0.4:
-        return image
     night = generator.random() < 0.12
     gain = generator.uniform(0.25, 0.6) if night else generator.uniform(0.75, 1.2)
     gamma = generator.uniform(1.0, 1.8) if night else generator.uniform(0.7, 1.4)

@@ -201,7 +201,7 @@ class DriveDataset:
     Every split drives streets of its own; a view every two seconds, so that none resembles the last.
     """
 
-    STREETS: ClassVar = {"train": range(0, 24), "val": range(1000, 1006), "test": range(2000, 2006)}
+    STREETS: ClassVar = {"train": range(100, 124), "val": range(1000, 1006), "test": range(2000, 2006)}
     VIEWS_PER_STREET = 8
 
     def __init__(self, split: str = "val", width: int = 640, height: int = 360):

@@ -43,6 +43,7 @@ class LossWeights:
     """What each term of the loss counts; 0 leaves it out (and, for depth, leaves the depth head untaught)."""
 
     image: float = 1.0
+    fidelity: float = 0.04
     gradient: float = 0.5
     structural: float = 0.1
     depth: float = 0.1
@@ -118,6 +119,7 @@ class Objective(nn.Module):
         weights = self.settings.weights
         terms = {
             "image": weights.image * losses.image_l1(restored, clean),
+            "fidelity": weights.fidelity * losses.fidelity(restored, clean),
             "gradient": weights.gradient * losses.gradient_l1(restored, clean),
             "structural": weights.structural * losses.structural(restored, clean),
             "depth": weights.depth * losses.depth_l1(inverse_depth, batch["inverse_depth"]),
@@ -360,7 +362,8 @@ class LogFile:
         figure, axes = pyplot.subplots(figsize=(9, 5))
         for name in [key for key in rows[0] if key not in ("step", "learning_rate", "samples_per_second")]:
             axes.plot([int(row["step"]) for row in rows], [float(row[name]) for row in rows], label=name)
-        axes.set(xlabel="step", ylabel="loss (weighted)", yscale="log")
+        axes.set(xlabel="step", ylabel="loss (weighted)")
+        axes.set_yscale("symlog", linthresh=1e-3)
         axes.legend()
         figure.tight_layout()
         figure.savefig(path, dpi=110)
