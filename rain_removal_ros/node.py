@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import logging
 import os
-import queue
 import signal
 import sys
 import threading
@@ -28,7 +27,7 @@ import rclpy
 from diagnostic_msgs.msg import DiagnosticArray
 from lifecycle_msgs.srv import ChangeState
 from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor, SetParametersResult
-from rclpy._rclpy_pybind11 import RCLError
+from rclpy._rclpy_pybind11 import RCLError, UnknownROSArgsError
 from rclpy.callback_groups import ReentrantCallbackGroup
 from rclpy.clock import Clock, ClockType
 from rclpy.exceptions import ParameterException
@@ -91,7 +90,8 @@ class DerainNode(LifecycleNodeMixin, Node):
         Node.__init__(self, "derain", **node_options)
         LifecycleNodeMixin.__init__(self, callback_group=ReentrantCallbackGroup())
         self._make_restorer = make_restorer or runtime.create_restorer
-        self._transitions = ThreadPoolExecutor(1, thread_name_prefix="transition")
+        self._transition_threads = f"transition-{id(self)}"
+        self._transitions = ThreadPoolExecutor(1, thread_name_prefix=self._transition_threads)
         self._run_transition = self._service_change_state.callback
         self._service_change_state.callback = self._on_change_state
         self._state = "unconfigured"
@@ -120,19 +120,21 @@ class DerainNode(LifecycleNodeMixin, Node):
         return self._transitions.submit(self._autostart if self._value("autostart") else lambda: None)
 
     def close(self, timeout: float = PATIENCE_S) -> bool:
-        """End threads and entities. False where a compilation is still running: none can be interrupted."""
+        """End threads and entities. False where a load or a compilation is still under way."""
         deadline = time.perf_counter() + timeout
         self._transitions.shutdown(wait=False, cancel_futures=True)
+        for thread in threading.enumerate():
+            if thread.name.startswith(self._transition_threads):
+                thread.join(timeout)
+                if thread.is_alive():
+                    return False
         pipeline, self._pipeline = self._pipeline, None
         for topics in self._topics.values():
             topics.close()
-        finished = pipeline is None or pipeline.close(timeout)
-        for thread in threading.enumerate():
-            if thread.name.startswith("transition") and thread is not threading.current_thread():
-                thread.join(max(0.0, deadline - time.perf_counter()))
-                finished = finished and not thread.is_alive()
+        if pipeline is not None and not pipeline.close(max(0.0, deadline - time.perf_counter())):
+            return False
         self.destroy_node()
-        return finished
+        return True
 
     def _autostart(self) -> None:
         if self.trigger_configure() == TransitionCallbackReturn.SUCCESS:
@@ -388,21 +390,71 @@ def _descriptor(parameter: Parameter) -> ParameterDescriptor:
     return descriptor
 
 
+class Spinner:
+    """Spins an executor in a thread of its own until it is stopped.
+
+    rclpy's own `spin` may wait for ever when `shutdown` comes from another thread, and its
+    `spin_until_future_complete` keeps something for every callback that it runs.
+    """
+
+    def __init__(self, executor: SingleThreadedExecutor, on_failure: Callable[[], None]):
+        self._executor, self._on_failure = executor, on_failure
+        self._stopped = threading.Event()
+        self._thread = threading.Thread(target=self._spin, name="executor")
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End the thread and the executor."""
+        self._stopped.set()
+        self._executor.create_task(lambda: None)  # something to do, so that it comes back
+        self._thread.join()
+        self._executor.shutdown()
+
+    def _spin(self) -> None:
+        try:
+            while not self._stopped.is_set():
+                self._executor.spin_once()
+        except Exception:
+            traceback.print_exc()
+            self._on_failure()
+
+
+class Ending:
+    """Waits for what ends the node: SIGINT, SIGTERM, or a word from another thread.
+
+    All of them write a byte into a pipe. Python tells the main thread alone of a signal, and a main thread that
+    waits at a lock does not wake up for one that another thread received; every signal gets into the pipe.
+    """
+
+    def __init__(self) -> None:
+        self._read, self._write = os.pipe()
+        os.set_blocking(self._write, False)
+        signal.set_wakeup_fd(self._write, warn_on_full_buffer=False)
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, lambda *_: None)  # the byte of its number is in the pipe already
+
+    def ask(self, status: int) -> None:
+        """End the node with this exit status."""
+        os.write(self._write, bytes([signal.NSIG + status]))
+
+    def wait(self) -> int:
+        """Wait until something ends the node; gives the exit status."""
+        [byte] = os.read(self._read, 1)
+        return max(0, byte - signal.NSIG)
+
+
 def main(args: list[str] | None = None) -> int:
     """Run the node until SIGINT or SIGTERM. Status: 0; 1 where it could not start or `build_only` failed.
 
-    Signals only put a word into a queue that the main thread waits at, so that neither a second Ctrl-C nor
-    one in the middle of the shutdown does harm. Fast DDS gets the profile for large images unless the user
-    has set one.
+    A second Ctrl-C, or one in the middle of the shutdown, changes nothing. Fast DDS gets the profile for large
+    images unless the user has set one.
     """
-    stop: queue.SimpleQueue[int] = queue.SimpleQueue()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: stop.put(0))
+    ending = Ending()
     os.environ.update(dds_profile_environment(os.environ))
     try:
         rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
         node = DerainNode()
-    except (RainRemovalError, ParameterException, RCLError, ValueError) as error:
+    except (RainRemovalError, ParameterException, RCLError, UnknownROSArgsError, ValueError) as error:
         print(f"derain node: {error}", file=sys.stderr)
         rclpy.try_shutdown()
         return 1
@@ -411,27 +463,16 @@ def main(args: list[str] | None = None) -> int:
     log.addHandler(_RosLog(node.get_logger()))
     executor = SingleThreadedExecutor()
     executor.add_node(node)
-    spinner = threading.Thread(target=_spin, args=(executor, stop), name="executor")
-    spinner.start()
-    node.start(lambda built: stop.put(0 if built else 1))
-    status = stop.get()
-    executor.shutdown()
-    spinner.join()
-    finished = node.close()
-    rclpy.try_shutdown()
-    if not finished:
+    spinner = Spinner(executor, on_failure=lambda: ending.ask(1))
+    node.start(lambda built: ending.ask(0 if built else 1))
+    status = ending.wait()
+    spinner.stop()
+    if not node.close():
         sys.stdout.flush()
         sys.stderr.flush()
-        os._exit(status)  # a compilation under way would keep the process
+        os._exit(status)  # what is still compiling would keep the process
+    rclpy.try_shutdown()
     return status
-
-
-def _spin(executor: SingleThreadedExecutor, stop: queue.SimpleQueue[int]) -> None:
-    try:
-        executor.spin()
-    except Exception:
-        traceback.print_exc()
-        stop.put(1)
 
 
 if __name__ == "__main__":

@@ -27,7 +27,7 @@ from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from std_msgs.msg import Header
 
 from rain_removal_ros import node as node_module
-from rain_removal_ros.node import DerainNode, MakeRestorer
+from rain_removal_ros.node import DerainNode, MakeRestorer, Spinner
 from rain_removal_ros.runtime import Output
 
 PATIENCE = 30.0
@@ -39,6 +39,10 @@ LATCHED = QoSProfile(depth=1000, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 
 CONFIGURE, ACTIVATE = Transition.TRANSITION_CONFIGURE, Transition.TRANSITION_ACTIVATE
 DEACTIVATE, CLEANUP = Transition.TRANSITION_DEACTIVATE, Transition.TRANSITION_CLEANUP
+
+
+def failed() -> None:
+    raise AssertionError("an executor ended; its traceback is above")
 
 
 class Received(list):
@@ -55,10 +59,9 @@ class Peer:
         rclpy.init(context=self._context)
         self.node = Node("peer", context=self._context)
         self._arrived = threading.Condition()
-        self._executor = SingleThreadedExecutor(context=self._context)
-        self._executor.add_node(self.node)
-        self._thread = threading.Thread(target=self._executor.spin)
-        self._thread.start()
+        executor = SingleThreadedExecutor(context=self._context)
+        executor.add_node(self.node)
+        self._spinner = Spinner(executor, on_failure=failed)
         self.logs = self.subscribe(Log, "/rosout", LATCHED)
         self.diagnostics = self.subscribe(DiagnosticArray, "/diagnostics", RELIABLE)
         # Made before the node starts: a reply to a client that DDS has only just announced may be lost.
@@ -73,8 +76,7 @@ class Peer:
         }
 
     def close(self) -> None:
-        self._executor.shutdown()
-        self._thread.join()
+        self._spinner.stop()
         self.node.destroy_node()
         rclpy.shutdown(context=self._context)
 
@@ -188,18 +190,16 @@ def derain_node(make_restorer: MakeRestorer | None = None, **parameters: Any) ->
         node = DerainNode(make_restorer, parameter_overrides=overrides)
     executor = SingleThreadedExecutor()
     executor.add_node(node)
-    thread = threading.Thread(target=executor.spin)
-    thread.start()
+    spinner = Spinner(executor, on_failure=failed)
     try:
         node.start(lambda _: None)
         yield peer
     finally:
-        executor.shutdown()
-        thread.join()
+        spinner.stop()
         finished = node.close(PATIENCE)
         peer.close()
         rclpy.shutdown()
-        del node, executor, thread
+        del node, executor, spinner
         gc.collect()  # rclpy keeps a lifecycle node's services until then; the next test would meet them
     assert finished
 
