@@ -422,8 +422,8 @@ class Spinner:
 class Ending:
     """Waits for what ends the node: SIGINT, SIGTERM, or a word from another thread.
 
-    All of them write a byte into a pipe. Python tells the main thread alone of a signal, and a main thread that
-    waits at a lock does not wake up for one that another thread received; every signal gets into the pipe.
+    All of them write a byte into a pipe. Python tells the main thread alone of a signal, and a main thread
+    that waits at a lock does not wake up for one that another thread received; the pipe gets every signal.
     """
 
     def __init__(self) -> None:
@@ -446,8 +446,8 @@ class Ending:
 def main(args: list[str] | None = None) -> int:
     """Run the node until SIGINT or SIGTERM. Status: 0; 1 where it could not start or `build_only` failed.
 
-    A second Ctrl-C, or one in the middle of the shutdown, changes nothing. Fast DDS gets the profile for large
-    images unless the user has set one.
+    A second Ctrl-C, or one in the middle of the shutdown, changes nothing. Fast DDS gets the profile for
+    large images unless the user has set one.
     """
     ending = Ending()
     os.environ.update(dds_profile_environment(os.environ))

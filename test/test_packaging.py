@@ -1,0 +1,129 @@
+"""One version number and the package's files, however it is installed."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import sysconfig
+import venv
+import xml.etree.ElementTree as ElementTree
+from pathlib import Path
+
+import pytest
+
+import rain_removal_ros
+from rain_removal_ros import share
+from rain_removal_ros.errors import RainRemovalError
+
+ROOT = Path(__file__).resolve().parents[1]
+PROBE = """
+from rain_removal_ros import __version__, share
+print(__version__, share.share_folder(), *share.node_program("python"), sep="\\n")
+"""
+
+
+def test_package_xml_and_setup_py_have_the_version_of_the_package():
+    package = ElementTree.parse(ROOT / "package.xml").getroot()
+    assert package.findtext("version") == rain_removal_ros.__version__
+    version = subprocess.run(
+        [sys.executable, "setup.py", "--version"], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert version.stdout.split()[-1] == rain_removal_ros.__version__
+
+
+def test_package_xml_names_what_the_node_imports():
+    package = ElementTree.parse(ROOT / "package.xml").getroot()
+    named = {element.text for element in package.iter("exec_depend")}
+    assert {
+        "rclpy",
+        "sensor_msgs",
+        "std_msgs",
+        "diagnostic_msgs",
+        "lifecycle_msgs",
+        "rcl_interfaces",
+    } <= named
+    assert {"launch", "launch_ros", "python3-numpy", "python3-opencv"} <= named
+
+
+def run(*command: str | Path, cwd: Path) -> str:
+    """What a command prints, in an environment that does not know where this source tree is."""
+    hidden = ("PYTHONPATH", "AMENT_PREFIX_PATH", "PIP_NO_INDEX")
+    environment = {name: value for name, value in os.environ.items() if name not in hidden}
+    done = subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def installed_environment(folder: Path, *pip_options: str) -> Path:
+    """The Python of a virtual environment with the package in it; the libraries are the tests' own."""
+    venv.create(folder, with_pip=False)
+    python = folder / "bin" / "python"
+    here = sysconfig.get_path("purelib")
+    site = run(python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))", cwd=folder).strip()
+    Path(site, "libraries.pth").write_text(here + "\n")
+    options = ["-q", "--no-deps", "--no-index", "--no-build-isolation", "--disable-pip-version-check"]
+    run(python, "-m", "pip", "install", *options, *pip_options, cwd=folder)
+    return python
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory) -> Path:
+    """What is tracked of the source tree, elsewhere, so that builds leave nothing behind here."""
+    folder = tmp_path_factory.mktemp("source")
+    names = [
+        "setup.py",
+        "setup.cfg",
+        "pyproject.toml",
+        "package.xml",
+        "resource",
+        "launch",
+        "config",
+        "models",
+    ]
+    subprocess.run(["cp", "-r", *names, "rain_removal_ros", str(folder)], cwd=ROOT, check=True)
+    return folder
+
+
+@pytest.mark.parametrize("editable", [False, True], ids=["pip install", "pip install -e"])
+def test_an_installed_package_finds_its_files_and_puts_its_commands_on_the_path(source, tmp_path, editable):
+    python = installed_environment(tmp_path / "env", *(["-e"] if editable else []), str(source))
+    version, folder, *program = run(python, "-c", PROBE, cwd=tmp_path).splitlines()
+    assert version == rain_removal_ros.__version__
+    assert Path(folder) == (source if editable else tmp_path / "env" / "share" / "rain_removal_ros")
+    for file in ("package.xml", "launch/derain.launch.py", "config/derain.yaml", share.DDS_PROFILE):
+        assert (Path(folder) / file).is_file()
+    assert program == ["python", "-m", "rain_removal_ros.node"]
+    answer = run(tmp_path / "env" / "bin" / "derain", "--version", cwd=tmp_path)
+    assert answer.strip() == f"rain_removal_ros {rain_removal_ros.__version__}"
+    assert (tmp_path / "env" / "bin" / "derain_node").is_file()
+
+
+def test_an_ament_prefix_is_searched_where_there_is_no_source_tree(tmp_path, monkeypatch):
+    prefix = tmp_path / "install"
+    folder = prefix / "share" / "rain_removal_ros"
+    (folder / "config").mkdir(parents=True)
+    (folder / "package.xml").write_text("<package/>")
+    monkeypatch.setattr(share, "__file__", str(tmp_path / "site-packages" / "rain_removal_ros" / "share.py"))
+    monkeypatch.setenv("AMENT_PREFIX_PATH", f"/opt/ros/none:{prefix}")
+    assert share.share_folder() == folder
+    program = prefix / "lib" / "rain_removal_ros" / "derain_node"
+    assert share.node_program("python") == ["python", "-m", "rain_removal_ros.node"]
+    program.parent.mkdir(parents=True)
+    program.touch()
+    assert share.node_program("python") == [str(program)]
+    with pytest.raises(RainRemovalError, match=r"config/derain\.yaml is missing"):
+        share.share_file("config/derain.yaml")
+    monkeypatch.setenv("AMENT_PREFIX_PATH", "")
+    monkeypatch.setattr(share.sysconfig, "get_path", lambda *_: str(tmp_path))
+    with pytest.raises(RainRemovalError, match="finds its files in none of"):
+        share.share_folder()
+
+
+def test_fast_dds_gets_the_profile_unless_the_user_has_set_one():
+    environment = share.dds_profile_environment({"HOME": "/root"})
+    assert set(environment) == {"FASTRTPS_DEFAULT_PROFILES_FILE", "FASTDDS_DEFAULT_PROFILES_FILE"}
+    profile = ElementTree.parse(environment["FASTDDS_DEFAULT_PROFILES_FILE"]).getroot()
+    space = "{http://www.eprosima.com/XMLSchemas/fastRTPS_Profiles}"
+    assert int(profile.find(f".//{space}segment_size").text) >= 2 * 1920 * 1080 * 3
+    assert share.dds_profile_environment({"FASTDDS_DEFAULT_PROFILES_FILE": "/mine.xml"}) == {}
