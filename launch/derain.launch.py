@@ -7,11 +7,11 @@ import os
 import sys
 from pathlib import Path
 
-from launch import LaunchContext, LaunchDescription
 from launch.actions import DeclareLaunchArgument, LogInfo, OpaqueFunction, SetEnvironmentVariable, Shutdown
 from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import Node
 
+from launch import LaunchContext, LaunchDescription
 from rain_removal_ros.parameters import PARAMETERS, launch_parameters, launch_remappings
 from rain_removal_ros.share import dds_profile_environment, node_program
 

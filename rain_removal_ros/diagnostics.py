@@ -78,12 +78,15 @@ def runtime_status(
     info: RuntimeInfo | None,
     building: str | None,
     failed_builds: Sequence[str],
-    configure_error: str | None,
+    failure: str | None,
     seconds_since_output: float | None,
 ) -> DiagnosticStatus:
-    """Status of what runs the network; `info` is None while none is loaded."""
-    if configure_error is not None:
-        level, message = DiagnosticStatus.ERROR, f"configure failed: {configure_error}"
+    """Status of what runs the network.
+
+    info: None while none is loaded. failure: of the last lifecycle transition, None where it succeeded.
+    """
+    if failure is not None:
+        level, message = DiagnosticStatus.ERROR, failure
     elif info is None:
         level, message = DiagnosticStatus.WARN, f"{lifecycle_state}: no network loaded"
     elif building is not None:

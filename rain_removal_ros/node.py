@@ -95,7 +95,7 @@ class DerainNode(LifecycleNodeMixin, Node):
         self._run_transition = self._service_change_state.callback
         self._service_change_state.callback = self._on_change_state
         self._state = "unconfigured"
-        self._configure_error: str | None = None
+        self._failure: str | None = None  # of the last transition
         self._pipeline: Pipeline | None = None
         self._topics: dict[str, CameraTopics] = {}
         self._activated: float | None = None
@@ -137,11 +137,10 @@ class DerainNode(LifecycleNodeMixin, Node):
         return True
 
     def _autostart(self) -> None:
-        if self.trigger_configure() == TransitionCallbackReturn.SUCCESS:
-            self.trigger_activate()
-        else:
+        succeeded = TransitionCallbackReturn.SUCCESS
+        if self.trigger_configure() != succeeded or self.trigger_activate() != succeeded:
             self.get_logger().error(
-                "autostart ended: mend what is wrong, then call the lifecycle transitions configure and "
+                "autostart ended: mend what is wrong, then call the lifecycle transitions, configure and "
                 f"activate (ros2 lifecycle set {self.get_fully_qualified_name()} configure)"
             )
 
@@ -172,27 +171,37 @@ class DerainNode(LifecycleNodeMixin, Node):
 
     def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Load the network and begin to compile for `image_sizes`. Can be repeated after a failure."""
-        self._state, self._configure_error = "configuring", None
+        self._state, self._failure = "configuring", None
         try:
             self._configure()
         except Exception as error:
             self._release()
-            self._state, self._configure_error = "unconfigured", str(error) or type(error).__name__
-            if not isinstance(error, RainRemovalError):
-                self._configure_error = f"{type(error).__name__}: {error}"
-                self.get_logger().error(traceback.format_exc())
-            self.get_logger().error(f"configure failed: {self._configure_error}")
-            return TransitionCallbackReturn.FAILURE
+            self._state = "unconfigured"
+            return self._report_failure("configure", error)
         self._state = "inactive"
         return super().on_configure(state)
 
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
-        """Open the topics."""
+        """Open the topics. Can be repeated after a failure."""
+        self._failure = None
         result = super().on_activate(state)
+        try:
+            for topics in self._topics.values():
+                topics.open()
+        except Exception as error:
+            self._deactivate()
+            super().on_deactivate(state)
+            return self._report_failure("activate", error)
         self._state, self._activated = "active", time.perf_counter()
-        for topics in self._topics.values():
-            topics.open()
         return result
+
+    def _report_failure(self, transition: str, error: Exception) -> TransitionCallbackReturn:
+        self._failure = f"{transition} failed: {error or type(error).__name__}"
+        if not isinstance(error, RainRemovalError):
+            self._failure = f"{transition} failed: {type(error).__name__}: {error}"
+            self.get_logger().error(traceback.format_exc())
+        self.get_logger().error(self._failure)
+        return TransitionCallbackReturn.FAILURE
 
     def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Close the inputs and publish nothing more; the network stays loaded."""
@@ -351,7 +360,7 @@ class DerainNode(LifecycleNodeMixin, Node):
                 pipeline.restorer.info if pipeline is not None else None,
                 f"building {building}" if building is not None else None,
                 pipeline.failed_builds if pipeline is not None else (),
-                self._configure_error,
+                self._failure,
                 min(outputs, default=None),
             )
         )

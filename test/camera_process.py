@@ -22,7 +22,6 @@ def main() -> None:
     peer = Peer()
     pixels = np.random.default_rng(0).integers(0, 255, (height, width, 3), np.uint8)
     images = peer.output(Output.IMAGE)
-    depths = peer.output(Output.INVERSE_DEPTH)
     infos = peer.subscribe(CameraInfo, "camera/derained/camera_info")
     info_publisher = peer.node.create_publisher(CameraInfo, "camera/camera_info", BEST_EFFORT)
     camera = peer.camera(qos=BEST_EFFORT)
@@ -39,7 +38,6 @@ def main() -> None:
     result = {
         **{key: after[key] - before[key] for key in after},
         "images": sorted({image.header.stamp.sec for image in images}),
-        "depths": len(depths),
         "infos": sorted({info.header.stamp.sec for info in infos}),
         "size": [images[-1].width, images[-1].height],
         "encoding": images[-1].encoding,

@@ -181,6 +181,14 @@ def test_qos_can_be_overridden_with_parameters(make_restorer):
         assert info.qos_profile.history in (HistoryPolicy.KEEP_LAST, HistoryPolicy.UNKNOWN)
 
 
+def test_a_qos_override_that_cannot_be_fails_activate_with_the_reason(make_restorer):
+    overrides = {"qos_overrides./camera/image_raw.subscription.reliability": "sometimes"}
+    with derain_node(make_restorer, **overrides) as peer:
+        status = peer.status("derain: runtime", lambda s: s.level == DiagnosticStatus.ERROR)
+        assert status.message.startswith("activate failed: ") and "sometimes" in status.message
+        assert peer.state() == "inactive"
+
+
 # -- lifecycle ------------------------------------------------------------------------------------
 
 

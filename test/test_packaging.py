@@ -127,3 +127,11 @@ def test_fast_dds_gets_the_profile_unless_the_user_has_set_one():
     space = "{http://www.eprosima.com/XMLSchemas/fastRTPS_Profiles}"
     assert int(profile.find(f".//{space}segment_size").text) >= 2 * 1920 * 1080 * 3
     assert share.dds_profile_environment({"FASTDDS_DEFAULT_PROFILES_FILE": "/mine.xml"}) == {}
+
+
+def test_without_ros_the_node_command_says_what_to_install():
+    hidden = "import sys; sys.modules['rclpy'] = None"
+    code = f"{hidden}; from rain_removal_ros.cli import main; sys.exit(main(['node']))"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert 'pip install "rain_removal_ros[ros]"' in done.stderr and "Traceback" not in done.stderr
