@@ -11,6 +11,8 @@ import importlib.util
 import inspect
 import re
 import sys
+import tempfile
+from pathlib import Path
 from types import ModuleType
 from typing import Protocol
 
@@ -108,7 +110,7 @@ def export(graph: LevelsGraph, levels: Tensor) -> torch.export.ExportedProgram:
     return program
 
 
-def build_options(convert: object, version: str) -> dict[str, bool]:
+def build_options(convert: object, version: str) -> dict[str, object]:
     """The options that make this torch-tensorrt build a strongly typed network, which fixes the precision.
 
     `convert` is its `convert_exported_program_to_serialized_trt_engine`, `version` its version. Raises
@@ -135,6 +137,8 @@ class TorchTensorRTCompiler:
         self._cuda_graph = cuda_graph
         self._logger = self._tensorrt.Logger(self._tensorrt.Logger.WARNING)
         self.device_name = torch.cuda.get_device_name(self._device)
+        # torch-tensorrt's own place for it is shared by all users and written by several processes at once
+        self._timing_cache_folder = tempfile.TemporaryDirectory(prefix="rain_removal_ros-")
 
     def versions(self) -> dict[str, str]:
         major, minor = torch.cuda.get_device_capability(self._device)
@@ -151,6 +155,7 @@ class TorchTensorRTCompiler:
     def build(self, graph: LevelsGraph, levels: Tensor) -> bytes:
         convert = self._torch_tensorrt.dynamo.convert_exported_program_to_serialized_trt_engine
         options = build_options(convert, self._torch_tensorrt.__version__)
+        options["timing_cache_path"] = str(Path(self._timing_cache_folder.name) / "timing_cache.bin")
         with torch.cuda.device(self._device):
             program = export(graph.to(self._device), levels.to(self._device))
             try:
