@@ -1,5 +1,4 @@
-"""The ROS face: parameters, lifecycle, diagnostics. Knows ROS and the pipeline; of networks how to ask for
-one.
+"""The ROS face: parameters, lifecycle, diagnostics. Knows nothing of networks but how to ask for one.
 
 Threads: the executor's only stores the newest message of a camera; the pipeline's worker computes and
 publishes; the pipeline's builder compiles. Lifecycle transitions run one after another in a thread of their
@@ -41,12 +40,12 @@ from rclpy.signals import SignalHandlerOptions
 from rain_removal_ros import parameters, runtime
 from rain_removal_ros.camera_topics import CameraTopics, InputMessage, Outgoing
 from rain_removal_ros.diagnostics import CameraState, Limits, Throttle, camera_status, runtime_status
-from rain_removal_ros.errors import ParameterError, RainRemovalError
+from rain_removal_ros.errors import ParameterError, RainRemovalError, WeightsError
 from rain_removal_ros.messages import Picture
 from rain_removal_ros.parameters import PARAMETERS, Changes, Parameter
 from rain_removal_ros.pipeline import Build, Outputs, Pipeline, Problem
 from rain_removal_ros.runtime import Output, Progress, Restored, Restorer, RuntimeSettings
-from rain_removal_ros.share import dds_profile_environment
+from rain_removal_ros.share import dds_profile_environment, share_file
 
 MakeRestorer = Callable[[RuntimeSettings, Progress], Restorer]
 
@@ -103,9 +102,7 @@ class DerainNode(LifecycleNodeMixin, Node):
         self._progress_told = time.perf_counter()
         self._declare_parameters()
         self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", 10)
-        steady = Clock(
-            clock_type=ClockType.STEADY_TIME
-        )  # simulated time may stand still, and that is to be told
+        steady = Clock(clock_type=ClockType.STEADY_TIME)  # simulated time may stand still
         self._timer = self.create_timer(DIAGNOSTICS_EVERY_S, self._on_timer, clock=steady)
 
     # -- starting and ending -----------------------------------------------------------------------
@@ -233,22 +230,25 @@ class DerainNode(LifecycleNodeMixin, Node):
         values = {parameter.name: self._value(parameter.name) for parameter in PARAMETERS}
         settings = parameters.runtime_settings(values)
         segmentation = values["segmentation"]
+        if segmentation:  # the runtime would read it, and miss it, with the first frame only
+            weights = settings.segmentation_weights or share_file("models/segmentation.safetensors")
+            if not weights.is_file():
+                raise WeightsError(
+                    f"segmentation_weights file {weights} does not exist; give another, or none"
+                )
         restorer = self._make_restorer(settings, self._on_load_progress)
         info = restorer.info
         self.get_logger().info(
             f"{info.weights} ({info.weights_sha256[:12]}): {info.backend} {info.precision}, {info.device}"
         )
-        stand_in = STAND_INS.get(info.backend)
+        stand_in = replace(settings, backend=STAND_INS.get(info.backend, ""), precision="auto")
         self._pipeline = Pipeline(
             values["cameras"],
             restorer,
             self,
-            make_stand_in=stand_in
-            and (
-                lambda: self._make_restorer(
-                    replace(settings, backend=stand_in, precision="auto"), self._on_load_progress
-                )
-            ),
+            make_stand_in=(lambda: self._make_restorer(stand_in, self._on_load_progress))
+            if info.backend in STAND_INS
+            else None,
             serve_while_building=lambda: self._value("while_building") == "torch",
         )
         for name in values["cameras"]:

@@ -101,7 +101,8 @@ def test_a_compressed_stream_gives_raw_derained_images(make_restorer):
 
 
 def test_every_output_of_every_camera_has_the_image_header(make_restorer, restorer):
-    with derain_node(make_restorer, cameras=["front", "rear/left"], segmentation=True) as peer:
+    parameters = {"cameras": ["front", "rear/left"], "segmentation": True, "segmentation_weights": __file__}
+    with derain_node(make_restorer, **parameters) as peer:
         for second, name in enumerate(("front", "rear/left"), start=3):
             topics = {
                 topic: peer.subscribe(message_type, f"{name}/{topic}")
@@ -244,6 +245,12 @@ def test_a_failed_configure_says_why_and_can_be_repeated(restorer, kind, reason)
         assert peer.change_state(CONFIGURE) and peer.change_state(ACTIVATE)
         status = peer.status("derain: runtime", lambda s: s.level == DiagnosticStatus.OK)
         assert values_of(status)["state"] == "active"
+
+
+def test_segmentation_without_its_weights_fails_configure(make_restorer):
+    with derain_node(make_restorer, segmentation=True, segmentation_weights="/nowhere") as peer:
+        status = peer.status("derain: runtime", lambda s: s.level == DiagnosticStatus.ERROR)
+        assert "segmentation_weights file /nowhere does not exist" in status.message
 
 
 def test_while_the_network_loads_the_node_answers(restorer):

@@ -1,0 +1,112 @@
+"""How snapshots are judged, and how often a thing is told."""
+
+from __future__ import annotations
+
+import pytest
+from diagnostic_msgs.msg import DiagnosticStatus
+
+from rain_removal_ros import diagnostics
+from rain_removal_ros.diagnostics import CameraState, Limits, Throttle, camera_status, runtime_status
+from rain_removal_ros.pipeline import CameraSnapshot, Distribution, Problem, Stage
+from rain_removal_ros.runtime import Output, RuntimeInfo
+
+LIMITS = Limits(max_latency_s=0.1, stale_after_s=2.0)
+INFO = RuntimeInfo("openvino", "a CPU", "bf16", "it is the best", "fast", "fast.safetensors", "ab" * 32)
+
+
+def snapshot(*totals: float, since_received: float | None = 0.1, rate_out: float = 30.0, **problems: int):
+    recent = {problem: problems.get(problem.name, 0) for problem in Problem}
+    total = Distribution.of(totals)
+    return CameraSnapshot(
+        camera="front",
+        received=100,
+        published=90,
+        dropped=10,
+        idle=0,
+        problems=recent,
+        recent_problems=recent,
+        last_problem="bad input: cut" if any(recent.values()) else None,
+        rate_in=30.0,
+        rate_out=rate_out,
+        stages={} if total is None else {Stage.TOTAL: total},
+        image_age=None,
+        seconds_since_received=since_received,
+        seconds_since_published=None,
+    )
+
+
+def state(active: bool = True, publishers: int = 1, connected: int = 1, active_for: float = 9.0, wanted=True):
+    outputs = frozenset({Output.IMAGE}) if wanted else frozenset()
+    return CameraState(
+        active, "/front/image_raw", publishers, connected, outputs, active_for if active else None
+    )
+
+
+@pytest.mark.parametrize(
+    ("seen", "camera", "level", "message"),
+    [
+        (snapshot(0.05), state(), DiagnosticStatus.OK, "30.0 Hz"),
+        (snapshot(0.05), state(wanted=False), DiagnosticStatus.OK, "nobody subscribes"),
+        (snapshot(0.05), state(active=False), DiagnosticStatus.OK, "not active"),
+        (snapshot(0.05, 0.2), state(), DiagnosticStatus.WARN, "up to 200.0 ms passed the limit of 100 ms"),
+        (snapshot(*[0.2] * 9), state(), DiagnosticStatus.WARN, "passed the limit"),
+        (snapshot(*[0.2] * 10), state(), DiagnosticStatus.ERROR, "every frame passes the limit"),
+        (snapshot(0.05, BAD_INPUT=1), state(), DiagnosticStatus.WARN, "bad input: cut"),
+        (snapshot(0.05, BAD_INPUT=1, rate_out=0.0), state(), DiagnosticStatus.ERROR, "bad input: cut"),
+        (snapshot(0.05, FAILED=1), state(), DiagnosticStatus.ERROR, "cut"),
+        (snapshot(0.05, BUILD=1), state(), DiagnosticStatus.ERROR, "cut"),
+        (
+            snapshot(since_received=2.1),
+            state(),
+            DiagnosticStatus.STALE,
+            "2.1 s; /front/image_raw is connected",
+        ),
+        (snapshot(since_received=None), state(connected=0), DiagnosticStatus.STALE, "incompatible QoS"),
+        (
+            snapshot(since_received=None),
+            state(publishers=0, connected=0),
+            DiagnosticStatus.STALE,
+            "nobody publishes",
+        ),
+        (snapshot(since_received=60.0, rate_out=0.0), state(active_for=1.0), DiagnosticStatus.OK, "0.0 Hz"),
+    ],
+)
+def test_a_camera_is_judged_by_what_matters_most(seen, camera, level, message):
+    status = camera_status("derain: front", seen, camera, LIMITS)
+    assert status.level == level and message in status.message
+    assert status.name == "derain: front"
+
+
+@pytest.mark.parametrize(
+    ("info", "building", "failed", "failure", "level", "message"),
+    [
+        (INFO, None, [], None, DiagnosticStatus.OK, "openvino bf16 on a CPU"),
+        (None, None, [], None, DiagnosticStatus.WARN, "active: no network loaded"),
+        (INFO, "building engine", [], None, DiagnosticStatus.WARN, "building engine"),
+        (INFO, None, ["96x72: no tactic"], None, DiagnosticStatus.ERROR, "build failed: 96x72: no tactic"),
+        (
+            None,
+            None,
+            [],
+            "configure failed: no weights",
+            DiagnosticStatus.ERROR,
+            "configure failed: no weights",
+        ),
+    ],
+)
+def test_the_runtime_is_judged_by_what_matters_most(info, building, failed, failure, level, message):
+    status = runtime_status("derain: runtime", "active", info, building, failed, failure, None)
+    assert status.level == level and message in status.message
+
+
+def test_a_throttle_lets_one_event_of_a_kind_through_in_a_second_and_counts_the_others(monkeypatch):
+    now = 100.0
+    monkeypatch.setattr(diagnostics.time, "perf_counter", lambda: now)
+    throttle = Throttle()
+    assert throttle.pass_("cut") == 0
+    assert throttle.pass_("cut") is None and throttle.pass_("cut") is None
+    assert throttle.pass_("unknown") == 0
+    now = 101.0
+    assert throttle.pass_("cut") == 2
+    now = 103.0
+    assert throttle.pass_("cut") == 0
