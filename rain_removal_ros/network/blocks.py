@@ -56,6 +56,24 @@ class ResidualBlock(nn.Module):
         return x + self.second(F.relu(self.first(x)))
 
 
+class GlobalContext(nn.Module):
+    """x + MLP(mean of x over the whole map): whether it rains, how thick the fog and how bright the light is.
+
+    The mean is taken in float32: a half-precision sum over a large map overflows. Starts as the identity.
+    """
+
+    def __init__(self, channels: int):
+        super().__init__()
+        self.hidden = nn.Conv2d(channels, channels, 1)
+        self.output = nn.Conv2d(channels, channels, 1)
+        nn.init.zeros_(self.output.weight)
+        nn.init.zeros_(self.output.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        mean = x.float().mean(dim=(2, 3), keepdim=True).to(x.dtype)
+        return x + self.output(F.relu(self.hidden(mean)))
+
+
 class Upsample(nn.Module):
     """1x1 convolution and PixelShuffle: twice the size, with learned interpolation."""
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from rain_removal_ros.network.blocks import ConvNorm, DepthGuidedTransform, Upsample
+from rain_removal_ros.network.blocks import ConvNorm, DepthGuidedTransform, GlobalContext, Upsample
 from rain_removal_ros.network.encoder import STRIDE, Encoder, stage_block
 from rain_removal_ros.network.presets import MAX_INVERSE_DEPTH, DerainPreset
 
@@ -55,6 +55,7 @@ class FastDerainNetwork(nn.Module):
         self.preset = preset
         channels = preset.channels
         self.encoder = Encoder(channels, preset.encoder_depths, preset.mlp_ratio)
+        self.context = GlobalContext(channels[-1])
         self.depth_head = DepthHead(channels, preset.depth_channels)
         self.up = nn.ModuleList(Upsample(channels[i + 1], channels[i]) for i in range(3))
         self.guide = nn.ModuleList(
@@ -73,13 +74,17 @@ class FastDerainNetwork(nn.Module):
 
     def depth(self, image: Tensor) -> Tensor:
         """Inverse depth alone, without what only the image needs."""
-        return self.depth_head(self.encoder(image))[0]
+        return self.depth_head(self._features(image))[0]
+
+    def _features(self, image: Tensor) -> list[Tensor]:
+        *finer, coarsest = self.encoder(image)
+        return [*finer, self.context(coarsest)]
 
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
         """(N, 3, H, W) RGB in [0, 1] -> correction (N, 3, H, W), to be added to the image; inverse depth (N,
         1, H/4, W/4) in 1/m.
         """
-        features = self.encoder(image)
+        features = self._features(image)
         inverse_depth, depth_features = self.depth_head(features)
         x = features[3]
         for level in (2, 1, 0):

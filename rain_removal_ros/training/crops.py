@@ -23,11 +23,11 @@ class CropSettings:
     """How samples are drawn. Shares are of all samples."""
 
     size: int = 256  # pixels, a multiple of 32
-    scales: tuple[float, float] = (0.5, 1.5)  # how much an example is resized, log-uniform
-    dry_share: float = 0.12
+    scales: tuple[float, float] = (0.4, 1.2)  # how much an example is resized, log-uniform
+    dry_share: float = 0.15
     fog_only_share: float = 0.05
     streaks_only_share: float = 0.10
-    light_share: float = 0.4
+    light_share: float = 0.3
     noise_share: float = 0.3
     jpeg_share: float = 0.2
     blur_share: float = 0.1
