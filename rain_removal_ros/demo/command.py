@@ -69,7 +69,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--width", type=int, default=640)
     parser.add_argument("--height", type=int, default=360)
     parser.add_argument(
-        "--seed", type=int, default=0, help="another seed, another street and other rain (%(default)s)"
+        "--seed", type=int, default=10, help="another seed, another street and other rain (%(default)s)"
     )
     parser.add_argument(
         "--level", choices=tuple(PAPER_LEVELS), default="medium", help="strength of the rain (%(default)s)"
