@@ -105,3 +105,19 @@ def test_a_cache_folder_that_cannot_be_written_is_a_warning_and_frames_are_resto
         camera.publish(image_of(street_like(HEIGHT, WIDTH)))
         peer.wait_for(lambda: images, "for an image without a cache")
         assert peer.told(str(in_the_way))
+
+
+def test_the_packaged_weights_restore_depth_and_labels_without_any_parameter_but_segmentation(tmp_path):
+    frame = street_like(HEIGHT, WIDTH)
+    with derain_node(cache_dir=str(tmp_path), segmentation=True) as peer:
+        images, depths, masks = (peer.output(output) for output in Output)
+        camera = peer.camera()
+        while not (images and depths and masks):
+            camera.publish(image_of(frame, second=5))
+            peer.status("derain: camera", lambda s: True)
+        runtime = peer.status("derain: runtime", lambda s: "weights" in values_of(s))
+        assert values_of(runtime)["weights"] == "fast.safetensors"
+        assert (array_of(images[-1], 3) != frame).any()
+        depth = array_of(depths[-1], 1, np.float32)
+        assert np.isfinite(depth).all() and (depth > 0).all() and (depth < 1).all()
+        assert set(np.unique(array_of(masks[-1], 1))) <= set(range(19))
