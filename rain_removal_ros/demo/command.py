@@ -24,6 +24,7 @@ from rain_removal_ros.weather import PAPER_LEVELS, Rain, level_parameters
 READY_WITHIN = 900.0
 """Seconds in which the node must be ready, a TensorRT engine built included."""
 
+SHEET, VIDEO, FRAME, FIGURES = "sheet.png", "side_by_side.mp4", "before_after.png", "summary.json"
 SHEET_ROWS = 4
 STAGES = ("receive to start", "conversion", "inference", "publish", "total")
 
@@ -132,14 +133,14 @@ def run(arguments: argparse.Namespace) -> int:
     summary = summarise(
         frames, rainy, recording, recording.diagnostics[CAMERA_STATUS], recording.diagnostics[RUNTIME_STATUS]
     )
-    (output / "summary.json").write_text(json.dumps(asdict(summary), indent=2) + "\n")
-    sheet, video = output / "sheet.png", output / "side_by_side.mp4"
-    draw_results(frames, rainy, recording, sheet, video, arguments.rate)
+    (output / FIGURES).write_text(json.dumps(asdict(summary), indent=2) + "\n")
+    draw_results(frames, rainy, recording, output, arguments.rate)
     print(table(summary))
     print(
-        f"side-by-side video: {video}\n"
-        f"contact sheet:      {sheet}\n"
-        f"figures:            {output / 'summary.json'}"
+        f"side-by-side video: {output / VIDEO}\n"
+        f"contact sheet:      {output / SHEET}\n"
+        f"one frame:          {output / FRAME}\n"
+        f"figures:            {output / FIGURES}"
     )
     if not summary.improved:
         print("the node did not improve the images")
@@ -205,8 +206,8 @@ def table(summary: Summary) -> str:
     return "\n".join([*lines, ""])
 
 
-def draw_results(frames, rainy, recording, sheet: Path, video: Path, rate: float) -> None:
-    """Write the contact sheet, and the video: rainy and derained above inverse depth and truth."""
+def draw_results(frames, rainy, recording, output: Path, rate: float) -> None:
+    """Write the contact sheet, the video (rainy, derained, inverse depth, truth) and one frame."""
     from rain_removal_ros.files.video import VideoSink
 
     shown = [i for i in sorted(recording.derained) if i in recording.inverse_depth]
@@ -219,9 +220,9 @@ def draw_results(frames, rainy, recording, sheet: Path, video: Path, rate: float
         caption = f"frame {i}: rainy | derained ({gain:+.1f} dB) | inverse depth | truth"
         depth = colour_inverse_depth(recording.inverse_depth[i])
         rows.append(SheetRow(caption, (rainy[i], recording.derained[i], depth, frames[i].image)))
-    write_picture(sheet, draw_sheet(rows))
+    write_picture(output / SHEET, draw_sheet(rows))
     fraction = Fraction(rate).limit_denominator(1001)
-    with VideoSink(video, fraction, 1 / fraction) as sink:
+    with VideoSink(output / VIDEO, fraction, 1 / fraction) as sink:
         for i in tqdm(shown, desc="write the video", unit="frame"):
             depth = colour_inverse_depth(recording.inverse_depth[i])
             tiles = {
@@ -231,6 +232,8 @@ def draw_results(frames, rainy, recording, sheet: Path, video: Path, rate: float
                 "truth": frames[i].image,
             }
             named = [_named(tile, name) for name, tile in tiles.items()]
+            if i == shown[len(shown) // 2]:
+                write_picture(output / FRAME, np.hstack(named[:3]))
             sink.write(np.vstack([np.hstack(named[:2]), np.hstack(named[2:])]), i)
 
 

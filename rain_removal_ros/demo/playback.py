@@ -128,15 +128,17 @@ class Player:
         deadline = time.monotonic() + timeout
         with self._changed:
             while not self._changed.wait_for(ready, timeout=0.5):
-                if process.poll() is not None or time.monotonic() > deadline:
-                    lines = "\n".join(log.read_text().splitlines()[-12:])
-                    ended = process.poll() is not None
-                    state = (
-                        f"ended with status {process.poll()}"
-                        if ended
-                        else f"was not ready after {timeout:.0f} s"
-                    )
-                    raise RainRemovalError(f"the node {state}; the end of its log {log}:\n{lines}")
+                runtime = self.recording.diagnostics.get(RUNTIME_STATUS, {})
+                if process.poll() is not None:
+                    fate = f"ended with status {process.poll()}"
+                elif runtime.get("level") == "error":
+                    fate = f"says: {runtime['message']}"
+                elif time.monotonic() > deadline:
+                    fate = f"was not ready after {timeout:.0f} s"
+                else:
+                    continue
+                lines = "\n".join(log.read_text().splitlines()[-12:])
+                raise RainRemovalError(f"the node {fate}; the end of its log {log}:\n{lines}")
 
     def play(
         self,
