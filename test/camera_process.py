@@ -18,35 +18,41 @@ from rain_removal_ros.runtime import Output
 
 
 def main() -> None:
-    width, height, hertz, frames = map(int, sys.argv[1:])
     peer = Peer()
+    try:
+        print(json.dumps(play(peer, *map(int, sys.argv[1:]))))
+    finally:
+        peer.close()
+
+
+def play(peer: Peer, width: int, height: int, hertz: int, frames: int) -> dict:
+    """Publish frames at a camera's rate; what the node made of them."""
     pixels = np.random.default_rng(0).integers(0, 255, (height, width, 3), np.uint8)
     images = peer.output(Output.IMAGE)
     infos = peer.subscribe(CameraInfo, "camera/derained/camera_info")
     info_publisher = peer.node.create_publisher(CameraInfo, "camera/camera_info", BEST_EFFORT)
     camera = peer.camera(qos=BEST_EFFORT)
-    camera.publish(image_of(pixels, "bgr8"))  # compiles the network
-    peer.wait_for(lambda: images, "for the first output")
-    before = {key: int(value) for key, value in counts(peer).items()}
-    ticker = threading.Event()
+    while not images:  # the network is compiled for the first frame that arrives
+        camera.publish(image_of(pixels, "bgr8"))
+        counts(peer)
+    before = counts(peer)
+    clock = threading.Event()  # never set: its timeout keeps the rate
     begin = time.perf_counter()
     for number in range(frames):
         info_publisher.publish(camera_info_of(number + 2))
         camera.publish(image_of(pixels, "bgr8", second=number + 2))
-        ticker.wait(max(0.0, begin + (number + 1) / hertz - time.perf_counter()))  # nothing sets it: a clock
-    after = {key: int(value) for key, value in counts(peer).items()}
-    result = {
+        clock.wait(max(0.0, begin + (number + 1) / hertz - time.perf_counter()))
+    after = counts(peer)
+    return {
         **{key: after[key] - before[key] for key in after},
         "images": sorted({image.header.stamp.sec for image in images}),
         "infos": sorted({info.header.stamp.sec for info in infos}),
         "size": [images[-1].width, images[-1].height],
         "encoding": images[-1].encoding,
     }
-    peer.close()
-    print(json.dumps(result))
 
 
-def counts(peer: Peer) -> dict[str, str]:
+def counts(peer: Peer) -> dict[str, int]:
     """The node's counts when all that it received is done with."""
 
     def idle(status) -> bool:
@@ -55,7 +61,7 @@ def counts(peer: Peer) -> dict[str, str]:
         return int(values["received"]) == sum(int(values[key]) for key in done)
 
     values = values_of(peer.status("derain: camera", idle))
-    return {key: values[key] for key in ("received", "published", "dropped")}
+    return {key: int(values[key]) for key in ("received", "published", "dropped")}
 
 
 if __name__ == "__main__":
