@@ -171,4 +171,7 @@ class CameraTopics:
 
 
 def _has_subscribers(publisher: Publisher | None) -> bool:
-    return publisher is not None and publisher.get_subscription_count() > 0
+    try:
+        return publisher is not None and publisher.get_subscription_count() > 0
+    except InvalidHandle:  # destroyed meanwhile, in another thread
+        return False

@@ -14,6 +14,15 @@ BACKENDS = ("auto", "tensorrt", "torch-cuda", "openvino", "torch-cpu")
 PRECISIONS = ("auto", "fp32", "fp16", "bf16")
 
 
+def image_size(text: str) -> tuple[int, int]:
+    """`1280x720` -> (720, 1280), height before width."""
+    try:
+        width, height = (int(part) for part in text.lower().split("x"))
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text!r} is no size; write WIDTHxHEIGHT, as 1280x720") from error
+    return height, width
+
+
 def add_runtime_arguments(parser: argparse.ArgumentParser) -> None:
     """Add what runs a network and how: --backend, --precision, --threads, --device, --cache-dir."""
     defaults = RuntimeSettings()

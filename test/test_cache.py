@@ -98,9 +98,15 @@ def write_another_format(blob, description):
     description.write_text(json.dumps(content | {"format": 0}))
 
 
+def write_a_foreign_description(blob, description):
+    content = json.loads(description.read_text())
+    description.write_text(json.dumps(content | {"key": "of something else"}))
+
+
 @pytest.mark.parametrize(
     ("damage", "reason"),
     [
+        (write_a_foreign_description, "cannot be read"),
         (truncate, "2 bytes instead of 4"),
         (flip, "checksum is wrong"),
         (tear_description, "cannot be read"),
@@ -138,6 +144,24 @@ def test_an_engine_of_another_user_is_not_trusted(cache, said, monkeypatch):
 
     monkeypatch.setattr(type(cache.folder), "stat", lambda path, **options: Foreign(stat(path, **options)))
     assert "another user" in cache.verify()[KEY.name]
+
+
+def test_an_engine_that_cannot_be_read_is_built_again(cache, said, monkeypatch):
+    def refuse(path):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    keep(cache)
+    monkeypatch.setattr("rain_removal_ros.runtime.cache.sha256_of", refuse)
+    assert cache.find(KEY) is None
+    assert "Permission denied" in said[0]
+
+
+def test_a_folder_that_cannot_be_searched_holds_nothing(cache, monkeypatch):
+    def refuse(path, **options):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(type(cache.folder), "stat", refuse)
+    assert cache.find(KEY) is None
 
 
 def test_the_folder_is_the_users_alone(cache):

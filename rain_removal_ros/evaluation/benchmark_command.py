@@ -8,18 +8,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from rain_removal_ros.errors import RainRemovalError
-from rain_removal_ros.runtime_options import add_runtime_arguments, settings_from
+from rain_removal_ros.runtime_options import add_runtime_arguments, image_size, settings_from
 
 YARDSTICKS = ("fast", "paper", "dgnl-fast")
-
-
-def size(text: str) -> tuple[int, int]:
-    """`1024x512` -> (512, 1024), height before width."""
-    try:
-        width, height = (int(part) for part in text.lower().split("x"))
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(f"{text!r} is no size; write WIDTHxHEIGHT, as 1024x512") from error
-    return height, width
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -31,7 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     group.add_argument("--weights", type=Path, help="a .safetensors file instead of the presets")
     group.add_argument(
-        "--sizes", nargs="+", type=size, default=[(512, 1024)], metavar="WxH", help="(1024x512)"
+        "--sizes", nargs="+", type=image_size, default=[(512, 1024)], metavar="WxH", help="(1024x512)"
     )
     group.add_argument("--frames", type=int, default=100, help="calls a row (%(default)s)")
     group.add_argument(
@@ -45,7 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="also measure the ROS 2 node: its own share of the latency, the sustained rate, its memory",
     )  # fmt: skip
     group.add_argument("--node-frames", type=int, default=300, metavar="N", help="(%(default)s)")
-    group.add_argument("--node-size", type=size, default=(720, 1280), metavar="WxH", help="(1280x720)")
+    group.add_argument("--node-size", type=image_size, default=(720, 1280), metavar="WxH", help="(1280x720)")
     group.add_argument("--node-rate", type=float, default=10.0, help="camera frames a second (%(default)s)")
     parser.add_argument("--json", type=Path, help="also write the figures and their conditions to this file")
 

@@ -10,18 +10,14 @@ from pathlib import Path
 from rain_removal_ros.errors import BackendError, RainRemovalError
 from rain_removal_ros.runtime import Output, create_restorer
 from rain_removal_ros.runtime.cache import EngineCache
-from rain_removal_ros.runtime_options import add_runtime_arguments, add_weights_arguments, settings_from
+from rain_removal_ros.runtime_options import (
+    add_runtime_arguments,
+    add_weights_arguments,
+    image_size,
+    settings_from,
+)
 
 BUILT_AHEAD = ("tensorrt", "openvino")
-
-
-def size(text: str) -> tuple[int, int]:
-    """`1280x720` -> (720, 1280), height before width."""
-    try:
-        width, height = (int(part) for part in text.lower().split("x"))
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(f"{text!r} is no size; write WIDTHxHEIGHT, as 1280x720") from error
-    return height, width
 
 
 def outputs(text: str) -> tuple[Output, ...]:
@@ -39,7 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_runtime_arguments(parser)
     add_weights_arguments(parser)
     parser.add_argument(
-        "sizes", nargs="*", type=size, metavar="WxH", help="image sizes to build for, as 1280x720"
+        "sizes", nargs="*", type=image_size, metavar="WxH", help="image sizes to build for, as 1280x720"
     )
     parser.add_argument(
         "--outputs", nargs="+", type=outputs, metavar="A+B",
@@ -89,7 +85,7 @@ def _list(cache: EngineCache) -> int:
     for entry in entries:
         used = datetime.datetime.fromtimestamp(entry.last_used).isoformat(" ", "minutes")
         what = " ".join(
-            entry.fields[f] for f in ("backend", "preset", "size", "outputs", "precision", "device")
+            entry.fields.get(f, "?") for f in ("backend", "preset", "size", "outputs", "precision", "device")
         )
         print(f"{what}: {entry.bytes / 2**20:.1f} MiB, used {used}, {entry.blob.name}")
     print(f"{len(entries)} engines, {sum(e.bytes for e in entries) / 2**20:.1f} MiB in {cache.folder}")

@@ -80,7 +80,10 @@ class EngineCache:
         """
         description = self._description(key.name)
         blob = self._blob(key.name)
-        if not description.exists() and not blob.exists():
+        try:
+            if not description.exists() and not blob.exists():
+                return None
+        except PermissionError:  # nor can it be written, of which `store` warns
             return None
         problem = self._problem(key.name, key)
         if problem:
@@ -155,7 +158,7 @@ class EngineCache:
                     Entry(
                         name=description.stem,
                         blob=self._blob(description.stem),
-                        fields=content["key"],
+                        fields=dict(content["key"]),
                         bytes=content["bytes"],
                         sha256=content["sha256"],
                         last_used=description.stat().st_mtime,
@@ -179,6 +182,12 @@ class EngineCache:
         return len(names)
 
     def _problem(self, name: str, key: EngineKey | None = None) -> str | None:
+        try:
+            return self._mismatch(name, key)
+        except OSError as error:  # of another user, or removed meanwhile to make room
+            return f"it cannot be read ({error})"
+
+    def _mismatch(self, name: str, key: EngineKey | None) -> str | None:
         blob, description = self._blob(name), self._description(name)
         if not description.is_file():
             return "it has no description beside it"
@@ -189,13 +198,13 @@ class EngineCache:
                 return f"{path.name} belongs to another user"
         try:
             content = json.loads(description.read_text())
-            fields, size, digest = content["key"], content["bytes"], content["sha256"]
-            written = content["format"]
+            fields, size, digest = dict(content["key"]), content["bytes"], content["sha256"]
+            written, described = content["format"], EngineKey(fields).name
         except (ValueError, KeyError, TypeError) as error:
             return f"its description cannot be read ({type(error).__name__}: {error})"
         if written != FORMAT:
             return f"it was written in format {written!r}, this is {FORMAT}"
-        if EngineKey(fields).name != name:
+        if described != name:
             return "its description belongs to another engine"
         if key is not None and dict(key.fields) != fields:
             changed = sorted(f for f in {*fields, *key.fields} if fields.get(f) != key.fields.get(f))

@@ -145,7 +145,7 @@ class OpenVINORestorer(CompilingRestorer):
             return None
         try:
             return self._core.import_model(io.BytesIO(blob.read_bytes()), "CPU", self._configuration)
-        except RuntimeError as error:
+        except (RuntimeError, OSError) as error:
             self._cache.discard(key, f"OpenVINO cannot import it ({error})")
             return None
 

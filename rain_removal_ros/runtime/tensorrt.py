@@ -298,7 +298,7 @@ class TensorRTRestorer(CompilingRestorer):
             return None
         try:
             return self._compiler.load(blob.read_bytes(), graph, key.digest)
-        except PlanError as error:
+        except (PlanError, OSError) as error:
             self._cache.discard(key, str(error))
             return None
 
