@@ -152,6 +152,8 @@ def _judge_camera(snapshot: CameraSnapshot, state: CameraState, limits: Limits) 
         return DiagnosticStatus.WARN, f"latency of up to {total.maximum * 1e3:.1f} ms passed {limit}"
     if not state.wanted:
         return DiagnosticStatus.OK, "nobody subscribes, so nothing is computed"
+    if not snapshot.rate_out and state.active_for_s > limits.stale_after_s:
+        return DiagnosticStatus.WARN, "images come in, but none comes out; the runtime's status may say why"
     return DiagnosticStatus.OK, f"{snapshot.rate_out:.1f} Hz"
 
 

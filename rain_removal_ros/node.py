@@ -446,21 +446,22 @@ class Ending:
         """End the node with this exit status."""
         os.write(self._write, bytes([signal.NSIG + status]))
 
-    def wait(self) -> int:
-        """Wait until something ends the node; gives the exit status."""
+    def wait(self) -> int | None:
+        """Wait until something ends the node; gives the exit status that was asked for, None for a signal."""
         [byte] = os.read(self._read, 1)
-        return max(0, byte - signal.NSIG)
+        return byte - signal.NSIG if byte >= signal.NSIG else None
 
 
 def main(args: list[str] | None = None) -> int:
-    """Run the node until SIGINT or SIGTERM. Status: 0; 1 where it could not start or `build_only` failed.
+    """Run the node until SIGINT or SIGTERM. Status: 0; 1 where it could not start, or `build_only`
+    failed or was interrupted.
 
     A second Ctrl-C, or one in the middle of the shutdown, changes nothing. Fast DDS gets the profile for
     large images unless the user has set one.
     """
     ending = Ending()
-    os.environ.update(dds_profile_environment(os.environ))
     try:
+        os.environ.update(dds_profile_environment(os.environ))
         rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
         node = DerainNode()
     except (RainRemovalError, ParameterException, RCLError, UnknownROSArgsError, ValueError) as error:
@@ -475,6 +476,8 @@ def main(args: list[str] | None = None) -> int:
     spinner = Spinner(executor, on_failure=lambda: ending.ask(1))
     node.start(lambda built: ending.ask(0 if built else 1))
     status = ending.wait()
+    if status is None:  # a signal; what `build_only` was to build is not there
+        status = int(node.get_parameter("build_only").value)
     spinner.stop()
     if not node.close():
         sys.stdout.flush()

@@ -53,6 +53,8 @@ def state(active: bool = True, publishers: int = 1, connected: int = 1, active_f
         (snapshot(*[0.2] * 10), state(), DiagnosticStatus.ERROR, "every frame passes the limit"),
         (snapshot(0.05, BAD_INPUT=1), state(), DiagnosticStatus.WARN, "bad input: cut"),
         (snapshot(0.05, BAD_INPUT=1, rate_out=0.0), state(), DiagnosticStatus.ERROR, "bad input: cut"),
+        (snapshot(rate_out=0.0), state(), DiagnosticStatus.WARN, "images come in, but none comes out"),
+        (snapshot(rate_out=0.0), state(wanted=False), DiagnosticStatus.OK, "nobody subscribes"),
         (snapshot(0.05, FAILED=1), state(), DiagnosticStatus.ERROR, "cut"),
         (snapshot(0.05, BUILD=1), state(), DiagnosticStatus.ERROR, "cut"),
         (
