@@ -25,7 +25,6 @@ setup(
     maintainer="rain_removal_ros maintainers",
     maintainer_email="maintainers@rain-removal-ros.invalid",
     packages=find_packages(include=[NAME, f"{NAME}.*"]),
-    package_data={NAME: ["*.md"]},
     data_files=[
         ("share/ament_index/resource_index/packages", [f"resource/{NAME}"]),
         (f"share/{NAME}", ["package.xml"]),
@@ -73,7 +72,6 @@ setup(
             "onnx",
             "onnxscript",
             "onnxruntime",
-            "psutil",
             "tensorrt-rtx; platform_system=='Linux' and platform_machine=='x86_64'",
         ],
     },

@@ -1,6 +1,5 @@
-"""`derain image IN...
-
-OUT`: restores image files one after the other. A file that fails is named, and the rest goes on.
+"""`derain image IN ... OUT`: restores image files one after the other. A file that fails is named, and the
+rest goes on.
 """
 
 from __future__ import annotations
