@@ -83,6 +83,12 @@ def test_a_markdown_table_is_aligned():
     assert markdown_table(("a", "long"), [(1, 2)]) == "| a | long |\n|---|------|\n| 1 | 2    |"
 
 
+@pytest.mark.parametrize("option", ["--node", "--both-precisions", "--memory-frames 9", "--weights w"])
+def test_the_gpu_table_refuses_options_that_it_would_ignore(option, capsys):
+    assert main(["benchmark", "--backend", "tensorrt", *option.split()]) == 1
+    assert f"{option.split()[0]} is not part of the table" in capsys.readouterr().err
+
+
 def gpu_row(runner: str, psnr_db: float) -> GpuRow:
     ms = Quantiles(1.0, 1.1, 1.2)
     return GpuRow(

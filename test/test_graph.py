@@ -12,8 +12,10 @@ from runtime_fixtures import TINY, random_network, street_like
 
 from rain_removal_ros.errors import ImageError
 from rain_removal_ros.network import fold_batch_norms
-from rain_removal_ros.runtime import Output
+from rain_removal_ros.runtime import Output, RuntimeSettings
 from rain_removal_ros.runtime.graph import FrameGraph, LevelsGraph
+from rain_removal_ros.runtime.networks import Networks
+from rain_removal_ros.runtime.pytorch import frame_graph
 from rain_removal_ros.runtime.tensorrt import export
 
 FRAME = (Output.IMAGE, Output.INVERSE_DEPTH)
@@ -66,6 +68,17 @@ def test_half_precision_stays_within_a_grey_level_of_float64(networks, preset, i
     difference = (exact.int() - half.int()).abs()
     assert difference.max() <= 1
     assert difference.float().mean() <= 0.1
+    assert (exact_depth - half_depth).abs().max() <= HIGH_INVERSE_DEPTH_ERROR
+
+
+def test_half_precision_of_the_packaged_weights_stays_within_a_grey_level():
+    networks = Networks(RuntimeSettings())
+    frame = torch.from_numpy(street_like(192, 256))[None]
+    with torch.inference_mode():
+        (exact, exact_depth), (half, half_depth) = (
+            frame_graph(networks, 192, 256, FRAME, precision)(frame) for precision in ("fp32", "fp16")
+        )
+    assert (exact.int() - half.int()).abs().max() <= 1
     assert (exact_depth - half_depth).abs().max() <= HIGH_INVERSE_DEPTH_ERROR
 
 

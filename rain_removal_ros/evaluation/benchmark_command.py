@@ -11,19 +11,23 @@ from rain_removal_ros.errors import RainRemovalError
 from rain_removal_ros.runtime_options import add_runtime_arguments, image_size, settings_from
 
 YARDSTICKS = ("fast", "paper", "dgnl-fast")
+SIZES = ((512, 1024),)
+"""(height, width)"""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_runtime_arguments(parser)
     group = parser.add_argument_group("what is measured")
     group.add_argument(
-        "--presets", nargs="+", default=YARDSTICKS, metavar="PRESET",
-        help="networks, with packaged weights where there are any, else with random ones (%(default)s)",
+        "--presets", nargs="+", metavar="PRESET",
+        help="networks, with packaged weights where there are any, else with random ones "
+        f"({' '.join(YARDSTICKS)}; with tensorrt: fast paper)",
     )  # fmt: skip
     group.add_argument("--weights", type=Path, help="a .safetensors file instead of the presets")
     group.add_argument(
-        "--sizes", nargs="+", type=image_size, default=[(512, 1024)], metavar="WxH", help="(1024x512)"
-    )
+        "--sizes", nargs="+", type=image_size, metavar="WxH",
+        help="(1024x512; with tensorrt: 1024x512 1920x1080)",
+    )  # fmt: skip
     group.add_argument("--frames", type=int, default=100, help="calls a row (%(default)s)")
     group.add_argument(
         "--both-precisions", action="store_true", help="measure fp32 beside the backend's own precision"
@@ -60,17 +64,14 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.backend == "tensorrt":
         return _run_gpu(arguments, say, keep)
     settings = replace(_settings(arguments), weights=arguments.weights)
-    presets = arguments.presets if arguments.weights is None else [settings.preset]
+    presets = (arguments.presets or YARDSTICKS) if arguments.weights is None else [settings.preset]
+    sizes = arguments.sizes or SIZES
     precisions = [arguments.precision, *(["fp32"] if arguments.both_precisions else [])]
-    rows = benchmark.benchmark_inference(
-        settings, presets, arguments.sizes, precisions, arguments.frames, say
-    )
+    rows = benchmark.benchmark_inference(settings, presets, sizes, precisions, arguments.frames, say)
     keep("inference", rows)
     print(benchmark.inference_table(rows))
     if arguments.memory_frames:
-        memory = benchmark.benchmark_memory(
-            settings, presets[0], arguments.sizes[0], arguments.memory_frames, say
-        )
+        memory = benchmark.benchmark_memory(settings, presets[0], sizes[0], arguments.memory_frames, say)
         keep("memory", [memory])
         print(benchmark.memory_line(memory))
         rows.append(memory)
@@ -102,8 +103,26 @@ def _run_gpu(arguments: argparse.Namespace, say, keep) -> int:
     from rain_removal_ros.evaluation import benchmark, gpu_benchmark
     from rain_removal_ros.runtime.selection import choose
 
+    for given, option in (
+        (arguments.weights, "--weights"),
+        (arguments.both_precisions, "--both-precisions"),
+        (arguments.memory_frames, "--memory-frames"),
+        (arguments.node, "--node"),
+    ):
+        if given:
+            raise RainRemovalError(
+                f"{option} is not part of the table that --backend tensorrt makes; "
+                "leave it out, or choose --backend auto"
+            )
     choose(replace(_settings(arguments), backend="torch-cuda"))  # PyTorch's rows need no TensorRT
-    rows = gpu_benchmark.benchmark_gpu(arguments.device, say, lambda rows: keep("gpu", rows))
+    rows = gpu_benchmark.benchmark_gpu(
+        arguments.device,
+        say,
+        lambda rows: keep("gpu", rows),
+        arguments.presets or gpu_benchmark.PRESETS,
+        arguments.sizes or gpu_benchmark.SIZES,
+        calls=arguments.frames,
+    )
     print(gpu_benchmark.gpu_table(rows))
     if far := gpu_benchmark.too_far_from_float32(rows):
         raise RainRemovalError(
