@@ -90,6 +90,14 @@ def test_a_damaged_weights_file_fails_configure_and_the_right_file_in_its_place_
         assert peer.change_state(CONFIGURE) and peer.state() == "inactive"
 
 
+def test_a_damaged_segmentation_file_fails_configure(weights, tmp_path):
+    damaged = tmp_path / "segmentation.safetensors"
+    damaged.write_bytes(weights.read_bytes()[:5000])
+    with derain_node(segmentation=True, segmentation_weights=str(damaged), cache_dir=str(tmp_path)) as peer:
+        status = peer.status("derain: runtime", lambda s: s.level == DiagnosticStatus.ERROR)
+        assert f"{damaged} is damaged" in status.message
+
+
 def test_an_unknown_preset_fails_configure_and_the_message_names_the_known_ones(tmp_path):
     with derain_node(preset="hurricane", cache_dir=str(tmp_path)) as peer:
         status = peer.status("derain: runtime", lambda s: s.level == DiagnosticStatus.ERROR)

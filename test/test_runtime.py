@@ -240,9 +240,8 @@ def test_missing_and_foreign_weights_are_named(folder, restorer, tmp_path):
         restorer(weights=tmp_path / "absent.safetensors")
     with pytest.raises(WeightsError, match="holds a segmentation network"):
         restorer(weights=folder / "segmentation.safetensors")
-    subject = restorer(segmentation_weights=folder / "fast.safetensors")
     with pytest.raises(WeightsError, match="not a segmentation network"):
-        subject.prepare(64, 64, [Output.LABELS])
+        restorer(segmentation_weights=folder / "fast.safetensors")
     with pytest.raises(PresetError, match="unknown preset 'swift'"):
         restorer(preset="swift")
 

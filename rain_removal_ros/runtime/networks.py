@@ -20,7 +20,10 @@ class Networks:
     """The derain network and, once labels are asked for, the segmentation network; float32, folded."""
 
     def __init__(self, settings: RuntimeSettings):
-        """Load the derain network. Raises PresetError or WeightsError."""
+        """Load the derain network, and the segmentation network where a file of it is given.
+
+        Raises PresetError or WeightsError.
+        """
         get_preset(settings.preset)
         self.weights = settings.weights or share_folder() / "models" / f"{settings.preset}.safetensors"
         self.derain, self.weights_sha256 = _load(self.weights)
@@ -31,6 +34,8 @@ class Networks:
         self.preset: str = self.derain.preset.name
         self._segmentation_weights = settings.segmentation_weights
         self._segmentation: tuple[nn.Module, str] | None = None
+        if settings.segmentation_weights is not None:  # a file that cannot be is told at once
+            self.segmentation((Output.LABELS,))
 
     def segmentation(self, outputs: Collection[Output]) -> nn.Module | None:
         """The segmentation network if these outputs need it. Raises WeightsError."""
