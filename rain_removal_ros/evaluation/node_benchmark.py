@@ -10,6 +10,7 @@ import os
 import random
 import tempfile
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -122,7 +123,13 @@ def _run(settings: RuntimeSettings, size: tuple[int, int], frames: int, rate: fl
             with running_node(parameters, log) as process:
                 player.wait_until_ready(process, log, READY_WITHIN)
                 memory = _MemoryWatch(process.pid)
-                player.play([images[n % len(images)] for n in range(frames)], camera, rate, lambda _: None)
+                began, sent = time.perf_counter(), []
+                player.play(
+                    [images[n % len(images)] for n in range(frames)],
+                    camera,
+                    rate,
+                    lambda _: sent.append(time.perf_counter()),
+                )
                 memory.stop()
         finally:
             player.close()
@@ -136,7 +143,7 @@ def _run(settings: RuntimeSettings, size: tuple[int, int], frames: int, rate: fl
         camera_rate=rate,
         frames_sent=frames,
         frames_back=len(ages),
-        rate_out=round(len(ages) * rate / frames, 2),
+        rate_out=round(len(ages) / (sent[-1] - began + 1 / rate), 2),  # the player may be slower than `rate`
         stage_median_ms=medians,
         stage_p95_ms={stage: float(values[f"{stage} p95 (ms)"]) for stage in STAGES},
         overhead_median_ms=round(sum(medians[s] for s in STAGES if s not in ("inference", "total")), 3),
