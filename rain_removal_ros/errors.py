@@ -29,9 +29,5 @@ class DatasetError(RainRemovalError):
     """A dataset with a file missing or two files that do not belong together."""
 
 
-class BagError(RainRemovalError):
-    """A bag that is missing, damaged, or holds no camera images."""
-
-
 class ParameterError(RainRemovalError):
     """A parameter or launch argument with a value that cannot be."""
