@@ -7,7 +7,16 @@ import platform
 from importlib import metadata
 from pathlib import Path
 
-PACKAGES = ("torch", "openvino", "torch-tensorrt", "torch-tensorrt-rtx", "numpy", "opencv-python-headless")
+PACKAGES = (
+    "torch",
+    "openvino",
+    "torch-tensorrt",
+    "torch-tensorrt-rtx",
+    "tensorrt",
+    "tensorrt_rtx",
+    "numpy",
+    "opencv-python-headless",
+)
 
 
 def describe_machine() -> dict[str, str | int | float]:
