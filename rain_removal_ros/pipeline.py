@@ -296,10 +296,17 @@ class Pipeline:
 
     @property
     def failed_builds(self) -> list[str]:
-        """What could not be compiled of late, and why."""
+        """What could not be compiled, and why, until it is tried again.
+
+        A size that no network takes is the images' fault: it is told for `RETRY_AFTER_S` only.
+        """
         start = time.perf_counter() - RETRY_AFTER_S
         with self._changed:
-            failures = [(size, error) for (size, _), (when, error) in self._failed.items() if when > start]
+            failures = [
+                (size, error)
+                for (size, _), (when, error) in self._failed.items()
+                if when > start or _problem_of_build(error) is Problem.BUILD
+            ]
         return [f"{size[1]}x{size[0]}: {error}" for size, error in failures]
 
     def snapshot(self) -> dict[str, CameraSnapshot]:

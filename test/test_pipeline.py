@@ -226,6 +226,28 @@ def test_frames_that_no_build_can_serve_are_counted_and_do_not_start_builds_with
     assert not pipeline.wait_until_built(PATIENCE)
 
 
+def test_a_build_stays_failed_until_it_is_tried_again_with_success(make, restorer, handler, monkeypatch):
+    restorer.fail_builds = RuntimeError("no tactic")
+    pipeline = make()
+    pipeline.build(SIZE, IMAGE)
+    assert not pipeline.wait_until_built(PATIENCE)
+    monkeypatch.setattr(pipeline_module, "RETRY_AFTER_S", 0.0)
+    assert pipeline.failed_builds == ["96x72: no tactic"]
+    restorer.fail_builds = None
+    pipeline.submit("front", (0, *SIZE))
+    handler.wait_for(lambda: handler.published)
+    assert pipeline.failed_builds == []
+
+
+def test_a_size_that_no_network_takes_is_not_held_against_the_runtime_for_ever(make, monkeypatch):
+    pipeline = make()
+    pipeline.build((32, 32), IMAGE)
+    assert not pipeline.wait_until_built(PATIENCE)
+    assert len(pipeline.failed_builds) == 1
+    monkeypatch.setattr(pipeline_module, "RETRY_AFTER_S", 0.0)
+    assert pipeline.failed_builds == []
+
+
 def test_a_size_that_no_network_takes_is_the_images_fault(make, handler):
     pipeline = make()
     pipeline.submit("front", (0, 32, 32))
