@@ -27,10 +27,11 @@ WINDOW_S = 10.0
 """Rates and latencies are those of the last ten seconds."""
 
 RETRY_AFTER_S = 10.0
-"""A network that could not be compiled is tried again after this long."""
+"""A network that could not be compiled, or a stand-in that could not be made, is tried again after this long."""
 
 Outputs = frozenset[Output]
 Size = tuple[int, int]  # height, width
+Failure = tuple[float, Exception]  # time.perf_counter(), what was raised
 
 
 class Stage(Enum):
@@ -239,6 +240,7 @@ class Pipeline:
         self._handler = handler
         self._make_stand_in = make_stand_in
         self._stand_in: Restorer | None = None
+        self._stand_in_failure: Failure | None = None
         self._changed = threading.Condition()
         self._cameras = {name: _Camera(name) for name in cameras}
         self._turns = deque(self._cameras.values())
@@ -247,7 +249,7 @@ class Pipeline:
         self._ready: set[tuple[Size, Outputs]] = set()
         self._asked: deque[tuple[Size, Outputs]] = deque()
         self._build: Build | None = None
-        self._failed: dict[tuple[Size, Outputs], tuple[float, Exception]] = {}
+        self._failed: dict[tuple[Size, Outputs], Failure] = {}
         self._worker = threading.Thread(target=self._work, name="restore", daemon=True)
         self._builder = threading.Thread(target=self._build_all, name="build", daemon=True)
         self._worker.start()
@@ -410,7 +412,7 @@ class Pipeline:
             if key in self._ready:
                 return self.restorer, wanted
             failure = self._failed.get(key)
-            if failure is None or time.perf_counter() - failure[0] > RETRY_AFTER_S:
+            if _may_be_tried(failure):
                 self._ask(size, wanted)
                 failure = None
             others = [outputs for other, outputs in self._ready if other == size and outputs & wanted]
@@ -426,8 +428,14 @@ class Pipeline:
         if failure is not None:
             self._count(camera, _problem_of_build(failure[1]), failure[1])
             return None
+        if self._stand_in is None and _may_be_tried(self._stand_in_failure):
+            try:
+                self._stand_in = self._make_stand_in()
+            except Exception as error:  # of whatever backend; not every frame is to load it in vain
+                self._stand_in_failure = time.perf_counter(), error
         if self._stand_in is None:
-            self._stand_in = self._make_stand_in()
+            self._count(camera, Problem.FAILED, self._stand_in_failure[1])
+            return None
         return self._stand_in, wanted
 
     def _count(self, camera: _Camera, problem: Problem, error: Exception) -> None:
@@ -479,6 +487,10 @@ class Pipeline:
     def _on_progress(self, message: str) -> None:
         with self._changed:
             self._build = Build(self._build.size, self._build.outputs, self._build.started, message)
+
+
+def _may_be_tried(failure: Failure | None) -> bool:
+    return failure is None or time.perf_counter() - failure[0] > RETRY_AFTER_S
 
 
 def _problem_of_build(error: Exception) -> Problem:

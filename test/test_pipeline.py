@@ -175,6 +175,30 @@ def test_while_building_a_stand_in_serves_when_it_may(make, restorer, handler):
     assert pipeline.close(PATIENCE) and stand_in.closed and restorer.closed
 
 
+def test_a_stand_in_that_cannot_be_made_is_not_made_for_every_frame(make, restorer, handler, monkeypatch):
+    tried = []
+    mended = False
+
+    def make_stand_in():
+        tried.append(len(tried))
+        if not mended:
+            raise RuntimeError("no memory left")
+        return FakeRestorer("torch-cpu")
+
+    restorer.build_gate.clear()
+    pipeline = make(make_stand_in=make_stand_in, serve_while_building=lambda: True)
+    for number in range(3):
+        pipeline.submit("front", (number, *SIZE))
+        handler.wait_for(lambda number=number: len(handler.problems) == number + 1)
+    assert handler.problems == [("front", Problem.FAILED, "no memory left")] * 3
+    assert len(tried) == 1
+    mended = True
+    monkeypatch.setattr(pipeline_module, "RETRY_AFTER_S", 0.0)
+    pipeline.submit("front", (3, *SIZE))
+    handler.wait_for(lambda: handler.published)
+    assert len(tried) == 2
+
+
 def test_a_bad_image_is_counted_and_the_next_good_one_comes_out(make, handler):
     pipeline = built(make())
     pipeline.submit("front", ImageError("cut on its way"))
