@@ -27,7 +27,7 @@ WINDOW_S = 10.0
 """Rates and latencies are those of the last ten seconds."""
 
 RETRY_AFTER_S = 10.0
-"""A network that could not be compiled or a stand-in that could not be made is tried again after this long."""
+"""A network that could not be compiled, or a stand-in not be made, is tried again after this long."""
 
 Outputs = frozenset[Output]
 Size = tuple[int, int]  # height, width
