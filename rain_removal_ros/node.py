@@ -112,9 +112,20 @@ class DerainNode(LifecycleNodeMixin, Node):
 
         on_built: told whether everything was built, once, with `build_only`.
         """
-        if self._value("build_only"):
-            return self._transitions.submit(lambda: on_built(self._build_all()))
-        return self._transitions.submit(self._autostart if self._value("autostart") else lambda: None)
+        return self._transitions.submit(self._start, on_built)
+
+    def _start(self, on_built: Callable[[bool], None]) -> None:
+        build_only, built = self._value("build_only"), False
+        try:
+            if build_only:
+                built = self._build_all()
+            elif self._value("autostart"):
+                self._autostart()
+        except Exception:  # nobody asks the future
+            asked = "build_only" if build_only else "autostart"
+            self.get_logger().error(f"{asked} failed unexpectedly\n{traceback.format_exc()}")
+        if build_only:
+            on_built(built)
 
     def close(self, timeout: float = PATIENCE_S) -> bool:
         """End threads and entities. False where a load or a compilation is still under way."""

@@ -178,7 +178,11 @@ def values_of(status: DiagnosticStatus) -> dict[str, str]:
 
 
 @contextmanager
-def derain_node(make_restorer: MakeRestorer | None = None, **parameters: Any) -> Iterator[Peer]:
+def derain_node(
+    make_restorer: MakeRestorer | None = None,
+    on_built: Callable[[bool], None] = lambda _: None,
+    **parameters: Any,
+) -> Iterator[Peer]:
     """The node under test, started as its parameters say, and a peer that talks to it.
 
     In parameter names `__` stands for a dot.
@@ -192,7 +196,7 @@ def derain_node(make_restorer: MakeRestorer | None = None, **parameters: Any) ->
     executor.add_node(node)
     spinner = Spinner(executor, on_failure=failed)
     try:
-        node.start(lambda _: None)
+        node.start(on_built)
         yield peer
     finally:
         spinner.stop()

@@ -247,6 +247,23 @@ def test_a_failed_configure_says_why_and_can_be_repeated(restorer, kind, reason)
         assert values_of(status)["state"] == "active"
 
 
+@pytest.mark.parametrize("asked", ["autostart", "build_only"])
+def test_a_start_that_raises_is_logged_with_its_traceback_and_has_built_nothing(
+    make_restorer, monkeypatch, asked
+):
+    def fail(node):
+        raise KeyError("a defect")
+
+    outcomes = []
+    monkeypatch.setattr(DerainNode, "trigger_configure", fail)
+    with derain_node(
+        make_restorer, outcomes.append, image_sizes="96x72", build_only=asked == "build_only"
+    ) as peer:
+        [log] = peer.told(f"{asked} failed unexpectedly")
+        assert "KeyError: 'a defect'" in log.msg and "Traceback" in log.msg
+    assert outcomes == ([False] if asked == "build_only" else [])
+
+
 def test_segmentation_without_its_weights_fails_configure(make_restorer):
     with derain_node(make_restorer, segmentation=True, segmentation_weights="/nowhere") as peer:
         status = peer.status("derain: runtime", lambda s: s.level == DiagnosticStatus.ERROR)
