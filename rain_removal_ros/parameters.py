@@ -14,6 +14,7 @@ from typing import Any
 
 from rain_removal_ros.errors import ParameterError
 from rain_removal_ros.runtime import RuntimeSettings
+from rain_removal_ros.runtime.sizes import SIZES_TAKEN, is_taken
 
 
 class Changes(Enum):
@@ -176,7 +177,10 @@ def _check_cameras(names: Iterable[str]) -> None:
 
 
 def image_sizes(text: str) -> tuple[tuple[int, int], ...]:
-    """(height, width) of each size in a list such as `1280x720, 1920x1080` (width x height)."""
+    """(height, width) of each size in a list such as `1280x720, 1920x1080` (width x height).
+
+    Raises ParameterError for what is no size, or one that the networks do not take.
+    """
     sizes = []
     for part in filter(None, (part.strip() for part in text.split(","))):
         match = _SIZE.fullmatch(part)
@@ -184,7 +188,10 @@ def image_sizes(text: str) -> tuple[tuple[int, int], ...]:
             raise ParameterError(
                 f"parameter image_sizes holds '{part}'; sizes are written widthxheight, as 1280x720,1920x1080"
             )
-        sizes.append((int(match[2]), int(match[1])))
+        width, height = int(match[1]), int(match[2])
+        if not is_taken(height, width):
+            raise ParameterError(f"parameter image_sizes holds '{part}'; sizes {SIZES_TAKEN} are taken")
+        sizes.append((height, width))
     return tuple(sizes)
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -61,6 +63,14 @@ def test_launch_has_an_argument_for_every_parameter():
     compile(text, "derain.launch.py", "exec")
 
 
+def test_the_table_loads_neither_pytorch_nor_ros():
+    script = "import sys, rain_removal_ros.parameters; print({'torch', 'rclpy'} & set(sys.modules))"
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert done.stdout == "set()\n"
+
+
 def test_the_defaults_are_the_runtimes_own():
     assert runtime_settings(DEFAULTS) == RuntimeSettings()
 
@@ -99,6 +109,9 @@ def test_a_launch_argument_becomes_a_value_of_the_parameters_type(name, text, va
         ("cameras", "[a, a]", "twice"),
         ("cache_limit_mb", "-1", "from 0 to"),
         ("image_sizes", "1280X720", "widthxheight"),
+        ("image_sizes", "1280x720,63x64", "'63x64'; sizes from 64x64 to 3840x2160 are taken"),
+        ("image_sizes", "3841x2160", "3841x2160"),
+        ("image_sizes", "2160x3840", "2160x3840"),
     ],
 )
 def test_a_launch_argument_that_cannot_be_is_refused_with_the_reason(name, text, reason):
@@ -124,4 +137,5 @@ def test_remappings_are_read_in_pairs():
 
 def test_image_sizes_are_height_and_width():
     assert image_sizes(" 1280x720,1920x1080 ,") == ((720, 1280), (1080, 1920))
+    assert image_sizes("64x64,3840x2160") == ((64, 64), (2160, 3840))
     assert image_sizes("") == ()

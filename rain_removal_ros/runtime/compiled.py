@@ -15,8 +15,8 @@ import numpy as np
 
 from rain_removal_ros.errors import BackendError, ImageError
 from rain_removal_ros.runtime import Output, Progress, Restored, RuntimeInfo
-from rain_removal_ros.runtime.graph import check_size
 from rain_removal_ros.runtime.networks import Networks
+from rain_removal_ros.runtime.sizes import check_size
 
 MAX_COMPILED = 8
 """Compiled graphs kept in memory; the one used longest ago gives way."""

@@ -13,19 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from rain_removal_ros.errors import ImageError
 from rain_removal_ros.runtime import Output
-
-MIN_SIDE, MAX_HEIGHT, MAX_WIDTH = 64, 2160, 3840
-
-
-def check_size(height: int, width: int) -> None:
-    """Raise ImageError for an image that the networks are not made for."""
-    if not (MIN_SIDE <= height <= MAX_HEIGHT and MIN_SIDE <= width <= MAX_WIDTH):
-        raise ImageError(
-            f"image of {width}x{height} pixels; "
-            f"images from {MIN_SIDE}x{MIN_SIDE} to {MAX_WIDTH}x{MAX_HEIGHT} are taken"
-        )
+from rain_removal_ros.runtime.sizes import check_size
 
 
 class LevelsGraph(nn.Module):

@@ -14,9 +14,10 @@ from rain_removal_ros.errors import BackendError
 from rain_removal_ros.runtime import Progress
 from rain_removal_ros.runtime.cache import EngineCache, EngineKey
 from rain_removal_ros.runtime.compiled import CompiledFrame, CompilingRestorer, Outputs, describe
-from rain_removal_ros.runtime.graph import MIN_SIDE, FrameGraph
+from rain_removal_ros.runtime.graph import FrameGraph
 from rain_removal_ros.runtime.networks import Networks
 from rain_removal_ros.runtime.progress import reporting
+from rain_removal_ros.runtime.sizes import MIN_SIDE
 
 ELEMENT_TYPES = {"fp32": "f32", "bf16": "bf16", "fp16": "f16"}
 
