@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from rain_removal_ros.errors import ParameterError
-from rain_removal_ros.runtime import RuntimeSettings
+from rain_removal_ros.runtime import BACKENDS, PRECISIONS, RuntimeSettings
 from rain_removal_ros.runtime.sizes import SIZES_TAKEN, is_taken
 
 
@@ -72,13 +72,13 @@ PARAMETERS: tuple[Parameter, ...] = (
         "backend",
         "auto",
         "What runs the network; auto takes the best that this machine can run and says why.",
-        choices=("auto", "tensorrt", "torch-cuda", "openvino", "torch-cpu"),
+        choices=BACKENDS,
     ),
     Parameter(
         "precision",
         "auto",
         "Arithmetic of the network; auto takes the fastest that the device does well.",
-        choices=("auto", "fp32", "fp16", "bf16"),
+        choices=PRECISIONS,
     ),
     Parameter("preset", "fast", "Network whose packaged weights are used where `weights` is empty."),
     Parameter("weights", "", "Weights file (.safetensors) of the derain network; empty: the packaged one."),

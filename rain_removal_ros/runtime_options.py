@@ -8,10 +8,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from rain_removal_ros.runtime import RuntimeSettings
-
-BACKENDS = ("auto", "tensorrt", "torch-cuda", "openvino", "torch-cpu")
-PRECISIONS = ("auto", "fp32", "fp16", "bf16")
+from rain_removal_ros.runtime import BACKENDS, PRECISIONS, RuntimeSettings
 
 
 def image_size(text: str) -> tuple[int, int]:

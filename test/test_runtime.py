@@ -9,7 +9,7 @@ from runtime_fixtures import TINY, TINY_SEGMENTATION, random_network, street_lik
 
 from rain_removal_ros.errors import BackendError, ImageError, PresetError, WeightsError
 from rain_removal_ros.network import sha256_of
-from rain_removal_ros.runtime import Output, RuntimeSettings, create_restorer
+from rain_removal_ros.runtime import BACKENDS, Output, RuntimeSettings, create_restorer, selection
 from rain_removal_ros.runtime import openvino as openvino_backend
 from rain_removal_ros.runtime.compiled import MAX_COMPILED
 from rain_removal_ros.runtime.graph import FrameGraph
@@ -54,6 +54,10 @@ def eager(folder, image, outputs=EVERYTHING):
     ).eval()
     with torch.inference_mode():
         return [output[0].numpy() for output in graph(torch.from_numpy(image)[None])]
+
+
+def test_every_backend_that_can_be_asked_for_can_be_chosen():
+    assert ("auto", *(backend.name for backend in selection.BACKENDS)) == BACKENDS
 
 
 @pytest.mark.parametrize(

@@ -31,12 +31,17 @@ class Restored:
     labels: np.ndarray | None  # uint8 (H, W), Cityscapes train ids, 255 = unlabelled
 
 
+TENSORRT, TORCH_CUDA, OPENVINO, TORCH_CPU = "tensorrt", "torch-cuda", "openvino", "torch-cpu"
+BACKENDS = ("auto", TENSORRT, TORCH_CUDA, OPENVINO, TORCH_CPU)
+PRECISIONS = ("auto", "fp32", "fp16", "bf16")
+
+
 @dataclass(frozen=True)
 class RuntimeSettings:
     """What the user chose. `auto` lets the machine decide; `RuntimeInfo.reason` says what and why."""
 
-    backend: str = "auto"  # auto | tensorrt | torch-cuda | openvino | torch-cpu
-    precision: str = "auto"  # auto | fp32 | fp16 | bf16
+    backend: str = "auto"  # one of BACKENDS
+    precision: str = "auto"  # one of PRECISIONS
     preset: str = "fast"  # used to find the packaged weights when `weights` is None
     weights: Path | None = None  # safetensors of the derain network; None: the packaged weights of the preset
     segmentation_weights: Path | None = None  # None: the packaged segmentation network
@@ -50,7 +55,7 @@ class RuntimeSettings:
 class RuntimeInfo:
     """What runs, and why."""
 
-    backend: str  # tensorrt | torch-cuda | openvino | torch-cpu
+    backend: str  # one of BACKENDS, never auto
     device: str  # human-readable device name
     precision: str  # fp32 | fp16 | bf16: what really runs, not what was asked for
     reason: str  # why this backend, and why not the better ones

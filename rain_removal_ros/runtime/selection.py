@@ -11,7 +11,15 @@ from dataclasses import dataclass
 import torch
 
 from rain_removal_ros.errors import BackendError
-from rain_removal_ros.runtime import Progress, Restorer, RuntimeSettings
+from rain_removal_ros.runtime import (
+    OPENVINO,
+    TENSORRT,
+    TORCH_CPU,
+    TORCH_CUDA,
+    Progress,
+    Restorer,
+    RuntimeSettings,
+)
 from rain_removal_ros.runtime.cache import EngineCache
 from rain_removal_ros.runtime.networks import Networks
 from rain_removal_ros.runtime.pytorch import (
@@ -133,10 +141,10 @@ def _create_torch_cpu(
 
 
 BACKENDS = (
-    Backend("tensorrt", _tensorrt_obstacle, _create_tensorrt),
-    Backend("torch-cuda", _torch_cuda_obstacle, _create_torch_cuda),
-    Backend("openvino", _openvino_obstacle, _create_openvino),
-    Backend("torch-cpu", _torch_cpu_obstacle, _create_torch_cpu),
+    Backend(TENSORRT, _tensorrt_obstacle, _create_tensorrt),
+    Backend(TORCH_CUDA, _torch_cuda_obstacle, _create_torch_cuda),
+    Backend(OPENVINO, _openvino_obstacle, _create_openvino),
+    Backend(TORCH_CPU, _torch_cpu_obstacle, _create_torch_cpu),
 )
 """The better first: the order in which `auto` tries them."""
 
