@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import multiprocessing
 import os
 
 import pytest
 
+from rain_removal_ros.errors import RainRemovalError
 from rain_removal_ros.runtime.cache import EngineCache, EngineKey, default_folder
 
 FIELDS = {
@@ -216,6 +218,40 @@ def test_clear_removes_everything(cache):
             keep(cache, key)
     assert cache.clear() == 2
     assert list(cache.folder.iterdir()) == []
+
+
+def leave_half_an_engine(cache, name):
+    """What a builder that is killed while it writes leaves behind."""
+    partial = cache.folder / f".partial-{name}"
+    partial.mkdir(parents=True)
+    (partial / "half.engine").write_bytes(b"pl")
+    return partial
+
+
+def test_clear_removes_what_killed_builders_left(cache):
+    keep(cache)
+    leave_half_an_engine(cache, "killed")
+    assert cache.clear() == 1
+    assert list(cache.folder.iterdir()) == []
+
+
+def test_what_killed_builders_left_goes_after_a_day(cache):
+    old, young = leave_half_an_engine(cache, "old"), leave_half_an_engine(cache, "young")
+    os.utime(old, (1000, 1000))
+    keep(cache)
+    assert not old.exists() and young.exists()
+    assert cache.find(KEY)
+
+
+def test_a_folder_that_cannot_be_written_is_not_cleared_and_says_so(cache, monkeypatch):
+    def refuse(path, **options):
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(path))
+
+    keep(cache)
+    monkeypatch.setattr(type(cache.folder), "unlink", refuse)
+    with pytest.raises(RainRemovalError, match=r"cannot be cleared .*Read-only file system"):
+        cache.clear()
+    assert cache.verify() == {KEY.name: None}
 
 
 def test_the_folder_follows_the_xdg_convention(monkeypatch, tmp_path):

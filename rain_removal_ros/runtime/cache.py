@@ -11,16 +11,23 @@ import hashlib
 import json
 import logging
 import os
+import shutil
 import tempfile
+import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from rain_removal_ros.errors import RainRemovalError
 from rain_removal_ros.network import sha256_of
 from rain_removal_ros.runtime import Progress
 
 FORMAT = 1
+PARTIAL = ".partial-"
+PARTIAL_KEPT_S = 24 * 3600.0
+"""A half-written engine that was not touched for so long was left by a builder that was killed."""
+
 log = logging.getLogger(__name__)
 
 
@@ -105,7 +112,7 @@ class EngineCache:
         blob, description = self._blob(key.name), self._description(key.name)
         try:
             self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-            with tempfile.TemporaryDirectory(prefix=".partial-", dir=self.folder) as work:
+            with tempfile.TemporaryDirectory(prefix=PARTIAL, dir=self.folder) as work:
                 partial = Path(work) / blob.name
                 write(partial)
                 entry = {
@@ -174,11 +181,23 @@ class EngineCache:
         return {name: self._problem(name) for name in sorted(names)}
 
     def clear(self) -> int:
-        """Remove every entry; how many there were."""
+        """Remove every entry, and what killed builders left; how many entries there were.
+
+        Raises RainRemovalError where the folder cannot be written.
+        """
         names = {path.stem for ending in ("json", "engine") for path in self.folder.glob(f"*.{ending}")}
-        for name in names:
-            self._remove(name)
-            self._lock(name).unlink(missing_ok=True)
+        try:
+            for name in names:
+                for path in (self._description(name), self._blob(name), self._lock(name)):
+                    path.unlink(missing_ok=True)
+            for partial in self.folder.glob(f"{PARTIAL}*"):
+                with suppress(FileNotFoundError):  # a builder has just finished
+                    shutil.rmtree(partial)
+        except OSError as error:
+            raise RainRemovalError(
+                f"cache folder {self.folder} cannot be cleared ({error}); "
+                "clear it as the user who may write to it, or give another cache folder"
+            ) from error
         return len(names)
 
     def _problem(self, name: str, key: EngineKey | None = None) -> str | None:
@@ -222,6 +241,12 @@ class EngineCache:
             if used > self.limit_bytes and entry.name != keep:
                 log.info("removing %s, the cache is above %d bytes", entry.blob, self.limit_bytes)
                 self._remove(entry.name)
+        for partial in self.folder.glob(f"{PARTIAL}*"):
+            try:
+                if time.time() - partial.stat().st_mtime > PARTIAL_KEPT_S:
+                    shutil.rmtree(partial)
+            except OSError as error:  # another process was quicker, or it is another user's
+                log.debug("cannot remove %s: %s", partial, error)
 
     def _remove(self, name: str) -> None:
         for path in (self._description(name), self._blob(name)):
