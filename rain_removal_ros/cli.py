@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import shlex
 import sys
 
 from rain_removal_ros import __version__
@@ -53,6 +54,7 @@ def main(arguments: list[str] | None = None) -> int:
     if arguments[:1] == ["node"]:  # ROS arguments are not ours to parse
         return importlib.import_module(SUBCOMMANDS["node"][0]).run_with_ros_arguments(arguments[1:])
     parsed = parser.parse_args(arguments)
+    parsed.command_line = shlex.join(["derain", *arguments])  # for reports that say how they were made
     try:
         return importlib.import_module(SUBCOMMANDS[parsed.subcommand][0]).run(parsed)
     except RainRemovalError as error:

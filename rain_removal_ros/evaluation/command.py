@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import shlex
 import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -179,7 +178,7 @@ def _conditions(
 ) -> dict:
     data = arguments.data
     return {
-        "command": shlex.join(["derain", *sys.argv[1:]]),
+        "command": arguments.command_line,
         "dataset": {
             "kind": arguments.dataset,
             "name": "/".join(data.resolve().parts[-2:]) if data else arguments.dataset,

@@ -1,0 +1,46 @@
+"""The packaged weights: they load, they are small enough, and they do what their card says."""
+
+from __future__ import annotations
+
+import re
+
+import numpy as np
+import pytest
+
+from rain_removal_ros.evaluation.metrics import psnr
+from rain_removal_ros.network import load_network
+from rain_removal_ros.runtime import Output, RuntimeSettings, create_restorer
+from rain_removal_ros.share import share_file
+from rain_removal_ros.training.datasets import DriveDataset
+from rain_removal_ros.weather import PAPER_LEVELS, Rain, level_parameters
+
+VIEWS = (0, 17, 42)  # of the drive's validation streets
+
+
+@pytest.mark.parametrize("name", ["fast", "segmentation"])
+def test_packaged_weights_describe_their_network_and_training(name: str) -> None:
+    path = share_file(f"models/{name}.safetensors")
+    network, training = load_network(path)
+    assert network.preset.name == name
+    assert path.stat().st_size <= 16 << 20
+    card = share_file("models/README.md").read_text()
+    assert f"{training['step']:,} steps" in card, f"the card of {name} tells of another run"
+
+
+def test_the_packaged_network_gains_on_the_drive_what_its_card_says(tmp_path) -> None:
+    card = share_file("models/README.md").read_text()
+    stated = re.search(r"drive subset: gain \+([\d.]+) dB, dry images ([\d.]+) dB", card)
+    drive = DriveDataset("val")
+    restorer = create_restorer(RuntimeSettings(backend="torch-cpu", precision="fp32", cache_dir=tmp_path))
+    gains, dry = [], []
+    for index in VIEWS:
+        view = drive[index]
+        clean = np.ascontiguousarray(view.clean)
+        dry.append(psnr(restorer(clean, [Output.IMAGE]).image, clean))
+        for level in PAPER_LEVELS:
+            rain = Rain(level_parameters(level, index % 12), *clean.shape[:2], index)
+            rainy = rain.render(clean, view.inverse_depth)
+            gains.append(psnr(restorer(rainy, [Output.IMAGE]).image, clean) - psnr(rainy, clean))
+    print(f"drive subset: gain +{np.mean(gains):.2f} dB, dry images {np.mean(dry):.1f} dB")
+    assert np.mean(gains) == pytest.approx(float(stated[1]), abs=0.15)
+    assert np.mean(dry) == pytest.approx(float(stated[2]), abs=1.0)
