@@ -14,8 +14,8 @@ import torch
 
 from rain_removal_ros.cli import main
 from rain_removal_ros.errors import DatasetError, WeightsError
-from rain_removal_ros.network import get_preset, load_network
-from rain_removal_ros.training.crops import CropSettings, RainySamples
+from rain_removal_ros.network import get_preset, load_network, sha256_of
+from rain_removal_ros.training.crops import CropSettings, RainySamples, other_sky
 from rain_removal_ros.training.datasets import Example, FolderDataset
 from rain_removal_ros.training.trainer import LossWeights, TrainingSettings, learning_rate_at, train
 
@@ -72,6 +72,18 @@ def test_samples_for_segmentation_are_dry_and_labelled(street: FolderDataset) ->
         assert set(sample["labels"].unique().tolist()) <= {0, 10}
 
 
+def test_another_sky_is_laid_over_what_is_overexposed_and_nothing_else() -> None:
+    image = np.full((64, 64, 3), 250, np.uint8)
+    image[20:] = 90  # a dark sky lies between the bright one and the street
+    sky = np.zeros((64, 64), bool)
+    sky[:40] = True
+    changed = other_sky(image, sky, np.random.default_rng(3))
+    assert np.array_equal(changed[24:], image[24:])
+    assert changed[:16].std() > 3
+    assert changed[:16].mean() < 245
+    assert np.array_equal(other_sky(image, np.zeros_like(sky), np.random.default_rng(3)), image)
+
+
 def test_a_dataset_pair_keeps_its_own_rain() -> None:
     clean = np.full((80, 80, 3), 50, np.uint8)
     pair = [Example("pair_0", clean, rainy=clean + 100)]
@@ -96,6 +108,25 @@ def test_a_resumed_run_ends_with_the_very_weights_of_an_uninterrupted_one(street
     one, other = load_network(whole)[0].state_dict(), load_network(parts)[0].state_dict()
     for name, tensor in one.items():
         assert torch.equal(tensor, other[name]), name
+
+
+def test_weights_name_the_weights_that_the_run_started_from(street, tmp_path) -> None:
+    first = train(settings(steps=1), [street], tmp_path / "first", workers=0, show_progress=False)
+    assert load_network(first)[1]["start_from"] is None
+    train(
+        settings(),
+        [street],
+        tmp_path / "next",
+        workers=0,
+        stop_after=0.0,
+        start_from=first,
+        show_progress=False,
+    )
+    resumed = train(settings(), [street], tmp_path / "next", workers=0, show_progress=False)
+    assert load_network(resumed)[1]["start_from"] == {
+        "file": "weights.safetensors",
+        "sha256": sha256_of(first),
+    }
 
 
 def test_a_run_is_not_resumed_with_other_settings(street, tmp_path) -> None:

@@ -27,7 +27,9 @@ class CropSettings:
     dry_share: float = 0.15
     fog_only_share: float = 0.05
     streaks_only_share: float = 0.10
-    light_share: float = 0.3
+    light_share: float = 0.5
+    sky_share: float = 0.3
+    dark_fog_share: float = 0.4  # fog as dark as the scene; in the rest it is bright, however dark the scene
     noise_share: float = 0.3
     jpeg_share: float = 0.2
     blur_share: float = 0.1
@@ -112,6 +114,8 @@ class RainySamples(TorchDataset):
         example = self._draw(generator)
         clean, rainy, depth, labels, reference_height = self._crop(example, generator)
         if rainy is None:
+            if generator.random() < self.settings.sky_share:
+                clean = other_sky(clean, depth == 0, generator)
             if generator.random() < self.settings.light_share:
                 clean = _other_light(clean, generator)
             rainy, clean = (
@@ -165,8 +169,9 @@ class RainySamples(TorchDataset):
             near, far = generator.uniform(0.03, 0.3), generator.uniform(0.003, 0.03)
             depth = np.linspace(far, near, size, dtype=np.float32)[:, None].repeat(size, axis=1)
         parameters = random_rain(generator)
-        brightness = min(1.0, clean.mean() / 90)  # by night, fog is dark
-        airlight = parameters.airlight * (0.3 + 0.7 * brightness)
+        airlight = parameters.airlight
+        if generator.random() < settings.dark_fog_share:
+            airlight *= 0.3 + 0.7 * min(1.0, clean.mean() / 90)
         beta, layers = parameters.beta, parameters.layers
         if kind < settings.dry_share + settings.fog_only_share:
             layers = ()
@@ -191,14 +196,41 @@ def _size_of(example: Example) -> int:
 
 
 def _other_light(image: np.ndarray, generator: np.random.Generator) -> np.ndarray:
-    """The same scene in other light: gain, gamma and colour cast; now and then night."""
-    night = generator.random() < 0.12
-    gain = generator.uniform(0.25, 0.6) if night else generator.uniform(0.75, 1.2)
-    gamma = generator.uniform(1.0, 1.8) if night else generator.uniform(0.7, 1.4)
+    """The same scene in other light, from bright noon to dusk, with a colour cast; now and then night."""
+    night = generator.random() < 0.08
+    gain = np.exp(generator.uniform(*np.log((0.25, 0.6) if night else (0.75, 1.25))))
+    gamma = generator.uniform(1.0, 1.8) if night else generator.uniform(0.7, 1.8)
     cast = gain * generator.normal(1, 0.04, 3)
     levels = (np.arange(256) / 255) ** gamma
     table = np.clip(255 * levels[:, None] * cast + 0.5, 0, 255).astype(np.uint8)
     return cv2.LUT(image, table.reshape(1, 256, 3))
+
+
+def other_sky(image: np.ndarray, sky: np.ndarray, generator: np.random.Generator) -> np.ndarray:
+    """The same scene under another sky: clouds, a gradient and a tint, laid over what the camera overexposed.
+
+    image: uint8 (H, W, 3) RGB; sky: bool (H, W). Nothing else changes, but for a soft edge of a pixel.
+    """
+    share = np.clip((image.min(axis=2).astype(np.float32) - 150) / 60, 0, 1) * sky
+    if share.mean() < 0.01:
+        return image
+    share = cv2.GaussianBlur(share, (0, 0), 0.7)[..., None]
+    height, width = sky.shape
+    clouds = np.zeros((height, width), np.float32)
+    for octave in range(5):
+        noise = generator.standard_normal((2 << octave, 2 << octave)).astype(np.float32)
+        clouds += 0.6**octave * cv2.resize(noise, (width, height), interpolation=cv2.INTER_CUBIC)
+    clouds = cv2.normalize(clouds, None, 0, 1, cv2.NORM_MINMAX)
+    slope = generator.uniform(-0.15, 0.15) * np.linspace(0, 1, height, dtype=np.float32)[:, None]
+    bright = generator.uniform(0.9, 1.0)
+    field = np.clip(bright * (1 - generator.uniform(0, 0.45) * clouds - slope), 0.15, 1.05)
+    blue = np.array((0.7, 0.87, 1.0)) ** (generator.uniform(0, 1) if generator.random() < 0.5 else 0)
+    if generator.random() < 0.5:  # the tint between white clouds, or over all the sky
+        tint = 1 + (blue - 1) * (1 - clouds[..., None])
+    else:
+        tint = np.broadcast_to(blue, (1, 1, 3))
+    factor = 1 + share * (field[..., None] * tint.astype(np.float32) - 1)
+    return np.clip(image * factor + np.float32(0.5), 0, 255).astype(np.uint8)
 
 
 def _camera_faults(image: np.ndarray, settings: CropSettings, generator: np.random.Generator) -> np.ndarray:

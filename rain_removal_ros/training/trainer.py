@@ -30,6 +30,7 @@ from rain_removal_ros.network import (
     fold_batch_norms,
     load_network,
     save_network,
+    sha256_of,
 )
 from rain_removal_ros.network.judge import JudgeNetwork
 from rain_removal_ros.network.presets import Preset, SegmentationPreset
@@ -172,9 +173,8 @@ def train(
     """Train (or resume what lies in `output`) and return the path of the averaged weights.
 
     `stop_after` seconds the run is checkpointed and left, to be resumed. `start_from` gives first weights;
-    `compile_network` spends a minute or two on torch.compile first and then saves a third of every step.
-    Raises WeightsError where `output` holds a run with other settings, DatasetError where there is nothing to
-    train on.
+    the weights that come out name that file and its SHA-256. Raises WeightsError where `output` holds a run
+    with other settings, DatasetError where there is nothing to train on.
     """
     began = time.monotonic()
     output = Path(output)
@@ -182,8 +182,10 @@ def train(
     torch.manual_seed(settings.seed)
     accelerator = Accelerator(mixed_precision=settings.precision)
     network = build_network(settings.preset)
+    origin = None
     if start_from is not None:
         network.load_state_dict(load_network(start_from)[0].state_dict())
+        origin = {"file": start_from.name, "sha256": sha256_of(start_from)}
     elif isinstance(network, JudgeNetwork):
         network.load_pretrained()
     network.to(accelerator.device, memory_format=torch.channels_last)
@@ -217,6 +219,7 @@ def train(
         average.network.load_state_dict(checkpoint["average"])
         optimizer.load_state_dict(checkpoint["optimizer"])
         step = checkpoint["step"]
+        origin = checkpoint.get("start_from")
 
     objective, optimizer = accelerator.prepare(objective, optimizer)
     consumed = step * settings.batch * accelerator.num_processes
@@ -245,6 +248,7 @@ def train(
         state = {
             "settings": plain_settings(settings),
             "step": step,
+            "start_from": origin,
             "network": network.state_dict(),
             "average": average.network.state_dict(),
             "optimizer": optimizer.state_dict(),
@@ -255,6 +259,7 @@ def train(
         training = {
             **plain_settings(settings),
             "step": step,
+            "start_from": origin,
             "processes": accelerator.num_processes,
             "examples": samples.example_count,
             "torch": torch.__version__,
