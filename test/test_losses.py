@@ -9,7 +9,8 @@ import torch
 
 from rain_removal_ros.network import MAX_INVERSE_DEPTH, build_network, get_preset
 from rain_removal_ros.training import losses
-from rain_removal_ros.training.trainer import Objective, TrainingSettings
+from rain_removal_ros.training.perceptual import PerceptualFeatures
+from rain_removal_ros.training.trainer import LossWeights, Objective, TrainingSettings
 
 
 def test_image_l1_is_the_mean_absolute_difference() -> None:
@@ -51,6 +52,25 @@ def test_depth_l1_compares_roots_and_leaves_unknown_pixels_out() -> None:
     assert float(losses.depth_l1(estimate, torch.full((1, 8, 8), math.nan))) == 0
 
 
+def test_perceptual_is_the_mean_over_layers_of_the_relative_difference() -> None:
+    clean = [torch.full((1, 2, 4, 4), 2.0), torch.full((1, 3, 2, 2), -4.0)]
+    restored = [clean[0] + 0.5, clean[1] - 1.0]
+    assert float(losses.perceptual(restored, clean)) == pytest.approx((0.5 / 2 + 1 / 4) / 2)
+    assert float(losses.perceptual(clean, clean)) == 0
+
+
+def test_perceptual_features_come_from_trained_weights_and_see_a_faint_streak() -> None:
+    features = PerceptualFeatures()
+    assert not any(p.requires_grad for p in features.parameters())
+    image = torch.full((1, 3, 64, 64), 0.15)
+    streak = image.clone()
+    streak[..., 20:44, 30] += 0.04
+    maps = features(image)
+    assert [tuple(m.shape[2:]) for m in maps] == [(32, 32), (32, 32), (16, 16), (16, 16)]
+    noticed = float(losses.perceptual(features(streak), maps))
+    assert noticed > 5 * float((streak - image).abs().mean() / image.mean())
+
+
 def test_semantic_is_the_divergence_of_class_probabilities() -> None:
     p, q = torch.tensor([0.75, 0.25]), torch.tensor([0.5, 0.5])
     logits_clean, logits_restored = p.log().view(1, 2, 1, 1), q.log().view(1, 2, 1, 1)
@@ -71,7 +91,9 @@ def test_the_semantic_term_teaches_the_derain_network_and_leaves_the_frozen_one_
     torch.manual_seed(0)
     network = build_network("fast")
     frozen = build_network("segmentation").eval().requires_grad_(False)
-    objective = Objective(network, TrainingSettings(get_preset("fast"), steps=1), frozen)
+    objective = Objective(
+        network, TrainingSettings(get_preset("fast"), steps=1, weights=LossWeights(perceptual=0.1)), frozen
+    )
     batch = {
         "rainy": torch.randint(0, 256, (1, 3, 64, 64), dtype=torch.uint8),
         "clean": torch.randint(0, 256, (1, 3, 64, 64), dtype=torch.uint8),
@@ -79,8 +101,10 @@ def test_the_semantic_term_teaches_the_derain_network_and_leaves_the_frozen_one_
         "labels": torch.full((1, 64, 64), 255, dtype=torch.uint8),
     }
     terms, _, _ = objective(batch)
-    assert set(terms) == {"image", "fidelity", "gradient", "structural", "depth", "semantic"}
-    terms["semantic"].backward()
-    assert network.output.weight.grad.abs().sum() > 0
+    assert set(terms) == {"image", "fidelity", "gradient", "structural", "depth", "semantic", "perceptual"}
+    for term in ("semantic", "perceptual"):
+        network.zero_grad()
+        terms[term].backward(retain_graph=True)
+        assert network.output.weight.grad.abs().sum() > 0, term
     assert all(parameter.grad is None for parameter in frozen.parameters())
     assert not any("decoder" in name for name, _ in objective.named_parameters())

@@ -17,7 +17,7 @@ from rain_removal_ros.weather import PAPER_LEVELS, Rain, level_parameters
 VIEWS = (0, 17, 42)  # of the drive's validation streets
 
 
-@pytest.mark.parametrize("name", ["fast", "segmentation"])
+@pytest.mark.parametrize("name", ["fast", "segmentation", "judge"])
 def test_packaged_weights_describe_their_network_and_training(name: str) -> None:
     path = share_file(f"models/{name}.safetensors")
     network, training = load_network(path)

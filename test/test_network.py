@@ -56,6 +56,16 @@ def test_an_untrained_fast_network_leaves_the_image_alone() -> None:
     assert not correction.any()
 
 
+def test_the_gain_of_fast_is_a_contrast_about_the_airlight() -> None:
+    network = build_network("fast").eval()
+    torch.nn.init.constant_(network.output.bias[:16], 2.0)  # the gain's sixteen pixels
+    with torch.no_grad():
+        network.airlight.output.bias.fill_(0.7)
+        image = torch.rand(1, 3, 32, 32)
+        correction, _ = network(image)
+    torch.testing.assert_close(correction, 2 * (image - 0.7))
+
+
 def test_the_loss_on_the_image_reaches_depth_through_guidance_alone() -> None:
     image = torch.rand(1, 3, 64, 64)
     for name, reached in (("fast", True), ("fast-unguided", False)):

@@ -64,12 +64,20 @@ def test_the_stated_share_of_samples_is_dry_and_the_rest_is_not(street: FolderDa
     assert 20 <= dry <= 52  # 36 expected, standard deviation 5
 
 
-def test_samples_for_segmentation_are_dry_and_labelled(street: FolderDataset) -> None:
-    samples = RainySamples([street], SMALL, seed=0, count=4, rain=False)
-    for index in range(4):
-        sample = samples[index]
-        assert torch.equal(sample["rainy"], sample["clean"])
-        assert set(sample["labels"].unique().tolist()) <= {0, 10}
+def test_samples_for_segmentation_are_dry_labelled_and_come_through_a_real_camera(street) -> None:
+    noisy = dataclasses.replace(SMALL, noise_share=1.0)
+    quiet = dataclasses.replace(SMALL, noise_share=0.0)
+    noises = []
+    for settings in (noisy, quiet):
+        samples = RainySamples([street], settings, seed=0, count=6, rain=False)
+        for index in range(6):
+            sample = samples[index]
+            assert torch.equal(sample["rainy"], sample["clean"])
+            assert set(sample["labels"].unique().tolist()) <= {0, 10}
+        noises.append(
+            np.median([float(samples[i]["clean"].float().diff(dim=-1).abs().mean()) for i in range(6)])
+        )
+    assert noises[0] > noises[1]
 
 
 def test_another_sky_is_laid_over_what_is_overexposed_and_nothing_else() -> None:

@@ -74,6 +74,23 @@ class GlobalContext(nn.Module):
         return x + self.output(F.relu(self.hidden(mean)))
 
 
+class GlobalEstimate(nn.Module):
+    """One number for a whole map, MLP(mean of x), (N, C, H, W) -> (N, 1, 1, 1). Starts at `start` for every
+    map; the mean is taken in float32, as in GlobalContext.
+    """
+
+    def __init__(self, channels: int, start: float, hidden: int = 64):
+        super().__init__()
+        self.hidden = nn.Conv2d(channels, hidden, 1)
+        self.output = nn.Conv2d(hidden, 1, 1)
+        nn.init.zeros_(self.output.weight)
+        nn.init.constant_(self.output.bias, start)
+
+    def forward(self, x: Tensor) -> Tensor:
+        mean = x.float().mean(dim=(2, 3), keepdim=True).to(x.dtype)
+        return self.output(F.relu(self.hidden(mean)))
+
+
 class Upsample(nn.Module):
     """1x1 convolution and PixelShuffle: twice the size, with learned interpolation."""
 

@@ -8,7 +8,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from rain_removal_ros.network.blocks import ConvNorm, DepthGuidedTransform, GlobalContext, Upsample
+from rain_removal_ros.network.blocks import (
+    ConvNorm,
+    DepthGuidedTransform,
+    GlobalContext,
+    GlobalEstimate,
+    Upsample,
+)
 from rain_removal_ros.network.encoder import STRIDE, Encoder, stage_block
 from rain_removal_ros.network.presets import MAX_INVERSE_DEPTH, DerainPreset
 
@@ -43,9 +49,12 @@ class FastDerainNetwork(nn.Module):
     """Encoder, depth head, and an image head whose features depth transforms at 1/16, 1/8 and 1/4 of the
     image.
 
-    The imaging model O = I (1 - R - A) + R + A0 A makes the clean image affine in the rainy one, so the head
-    gives a gain (which brings back the contrast that fog took, full detail and all) and an offset (which
-    takes streaks and airlight away), four of each channel's pixels at once through PixelShuffle.
+    The imaging model O = I (1 - R - A) + R + A0 A makes the clean image affine in the rainy one. Without
+    streaks, I - O = (1 / t - 1) (O - A0), where t = 1 - A is the fog's transmission. So the network estimates
+    the airlight A0, one number for the image, and the head gives a gain, which brings back the contrast about
+    the airlight that fog took, full detail and all, and an offset, which takes streaks away; sixteen pixels
+    of each at once through PixelShuffle. Contrast about the airlight is small where the gain is large, so
+    little is lost to half precision.
     """
 
     stride = STRIDE
@@ -68,6 +77,7 @@ class FastDerainNetwork(nn.Module):
             )
             for i in range(3)
         )
+        self.airlight = GlobalEstimate(channels[-1], start=0.85)
         self.output = nn.Conv2d(channels[0], 4 * 16, 3, padding=1)
         nn.init.zeros_(self.output.weight)
         nn.init.zeros_(self.output.bias)
@@ -94,4 +104,4 @@ class FastDerainNetwork(nn.Module):
             x = self.stages[level](x)
         affine = F.pixel_shuffle(self.output(x), 4)
         gain, offset = affine[:, :1], affine[:, 1:]
-        return image * gain + offset, inverse_depth
+        return (image - self.airlight(features[3])) * gain + offset, inverse_depth

@@ -27,8 +27,8 @@ class CropSettings:
     dry_share: float = 0.15
     fog_only_share: float = 0.05
     streaks_only_share: float = 0.10
-    light_share: float = 0.5
-    sky_share: float = 0.3
+    light_share: float = 0.4
+    sky_share: float = 0.2
     dark_fog_share: float = 0.4  # fog as dark as the scene; in the rest it is bright, however dark the scene
     noise_share: float = 0.3
     jpeg_share: float = 0.2
@@ -118,9 +118,12 @@ class RainySamples(TorchDataset):
                 clean = other_sky(clean, depth == 0, generator)
             if generator.random() < self.settings.light_share:
                 clean = _other_light(clean, generator)
-            rainy, clean = (
-                self._weather(clean, depth, reference_height, generator) if self.rain else (clean, clean)
-            )
+            if generator.random() < self.settings.blur_share:
+                clean = cv2.GaussianBlur(clean, (0, 0), generator.uniform(0.4, 1.2))
+            if self.rain:
+                rainy, clean = self._weather(clean, depth, reference_height, generator)
+            else:  # what a segmentation network sees: dry, through a real camera
+                rainy = clean = _camera_faults(clean, self.settings, generator)
         return {
             "rainy": torch.from_numpy(np.ascontiguousarray(rainy.transpose(2, 0, 1))),
             "clean": torch.from_numpy(np.ascontiguousarray(clean.transpose(2, 0, 1))),
@@ -159,8 +162,6 @@ class RainySamples(TorchDataset):
         settings = self.settings
         size = settings.size
         kind = generator.random()
-        if generator.random() < settings.blur_share:
-            clean = cv2.GaussianBlur(clean, (0, 0), generator.uniform(0.4, 1.2))
         if kind < settings.dry_share:
             if generator.random() < settings.noise_share:
                 clean = _camera_faults(clean, settings, generator)
@@ -196,14 +197,20 @@ def _size_of(example: Example) -> int:
 
 
 def _other_light(image: np.ndarray, generator: np.random.Generator) -> np.ndarray:
-    """The same scene in other light, from bright noon to dusk, with a colour cast; now and then night."""
-    night = generator.random() < 0.08
-    gain = np.exp(generator.uniform(*np.log((0.25, 0.6) if night else (0.75, 1.25))))
-    gamma = generator.uniform(1.0, 1.8) if night else generator.uniform(0.7, 1.8)
+    """The same scene in other light, from bright noon to dusk, with a colour cast; now and then night.
+
+    What the camera overexposed was brighter than it shows, and so stays brighter when the rest grows dark.
+    """
+    night = generator.random() < 0.06
+    gain = np.exp(generator.uniform(*np.log((0.25, 0.6) if night else (0.85, 1.3))))
+    gamma = generator.uniform(1.0, 1.8) if night else generator.uniform(0.7, 1.7)
     cast = gain * generator.normal(1, 0.04, 3)
     levels = (np.arange(256) / 255) ** gamma
     table = np.clip(255 * levels[:, None] * cast + 0.5, 0, 255).astype(np.uint8)
-    return cv2.LUT(image, table.reshape(1, 256, 3))
+    changed = cv2.LUT(image, table.reshape(1, 256, 3))
+    overexposed = np.clip((image.min(axis=2).astype(np.float32) - 215) / 40, 0, 1)[..., None]
+    headroom = 1 + generator.uniform(0, 0.5) * overexposed
+    return np.clip(changed * headroom + np.float32(0.5), 0, 255).astype(np.uint8)
 
 
 def other_sky(image: np.ndarray, sky: np.ndarray, generator: np.random.Generator) -> np.ndarray:
@@ -223,7 +230,7 @@ def other_sky(image: np.ndarray, sky: np.ndarray, generator: np.random.Generator
     clouds = cv2.normalize(clouds, None, 0, 1, cv2.NORM_MINMAX)
     slope = generator.uniform(-0.15, 0.15) * np.linspace(0, 1, height, dtype=np.float32)[:, None]
     bright = generator.uniform(0.9, 1.0)
-    field = np.clip(bright * (1 - generator.uniform(0, 0.45) * clouds - slope), 0.15, 1.05)
+    field = np.clip(bright * (1 - generator.uniform(0, 0.4) * clouds - slope), 0.15, 1.05)
     blue = np.array((0.7, 0.87, 1.0)) ** (generator.uniform(0, 1) if generator.random() < 0.5 else 0)
     if generator.random() < 0.5:  # the tint between white clouds, or over all the sky
         tint = 1 + (blue - 1) * (1 - clouds[..., None])

@@ -80,6 +80,15 @@ def semantic(logits_restored: Tensor, logits_clean: Tensor) -> Tensor:
     return (log_p.exp() * (log_p - log_q)).sum(dim=1).mean()
 
 
+def perceptual(features_restored: list[Tensor], features_clean: list[Tensor]) -> Tensor:
+    """mean over layers of mean |f(J) - f(I)| / mean |f(I)|: the share of its features that an image lost."""
+    shares = [
+        (restored.float() - clean.float()).abs().mean() / clean.float().abs().mean().clamp(min=1e-6)
+        for restored, clean in zip(features_restored, features_clean, strict=True)
+    ]
+    return torch.stack(shares).mean()
+
+
 def segmentation_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
     """mean -log p(label) over labelled pixels; logits (N, C, h, w) are brought to the labels' (N, H, W) size
     first.

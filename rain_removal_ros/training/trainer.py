@@ -37,6 +37,7 @@ from rain_removal_ros.network.presets import Preset, SegmentationPreset
 from rain_removal_ros.training import losses
 from rain_removal_ros.training.crops import CropSettings, RainySamples
 from rain_removal_ros.training.datasets import Dataset
+from rain_removal_ros.training.perceptual import PerceptualFeatures
 
 
 @dataclass(frozen=True)
@@ -44,11 +45,12 @@ class LossWeights:
     """What each term of the loss counts; 0 leaves it out (and, for depth, leaves the depth head untaught)."""
 
     image: float = 1.0
-    fidelity: float = 0.04
+    fidelity: float = 0.08
     gradient: float = 0.5
     structural: float = 0.1
     depth: float = 0.1
     semantic: float = 0.04
+    perceptual: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -70,6 +72,7 @@ class TrainingSettings:
     seed: int = 0
     crops: CropSettings = field(default_factory=CropSettings)
     weights: LossWeights = field(default_factory=LossWeights)
+    perceptual_share: float = 0.5  # of each batch: the perceptual term costs as much as the network
     segmentation: str | None = None  # file name of the frozen network of the semantic loss
 
 
@@ -99,18 +102,24 @@ def learning_rate_at(step: int, settings: TrainingSettings) -> float:
     return settings.learning_rate * 0.5 * (1 + math.cos(math.pi * progress))
 
 
+def restores(settings: TrainingSettings) -> bool:
+    """Whether a run trains a derain network, and not a segmentation network."""
+    return not isinstance(settings.preset, SegmentationPreset)
+
+
 class Objective(nn.Module):
     """The network under training together with its loss: a batch in, named loss terms out."""
 
     def __init__(self, network: nn.Module, settings: TrainingSettings, segmentation: nn.Module | None):
         super().__init__()
         self.network, self.settings = network, settings
-        self._frozen = [segmentation]  # in a list: not a part of what is trained, saved or averaged
+        features = PerceptualFeatures() if settings.weights.perceptual and restores(settings) else None
+        self._frozen = [segmentation, features]  # in a list: no part of what is trained, saved or averaged
 
     def forward(self, batch: dict[str, Tensor]) -> tuple[dict[str, Tensor], Tensor, Tensor | None]:
         """Loss terms (weighted), and for looking at: the restored images or logits, and the inverse depth."""
         clean = batch["clean"].float() / 255
-        if isinstance(self.settings.preset, SegmentationPreset):
+        if not restores(self.settings):
             logits = self.network(clean)
             terms = {"cross_entropy": losses.segmentation_cross_entropy(logits, batch["labels"])}
             return terms, logits, None
@@ -131,6 +140,14 @@ class Objective(nn.Module):
                 logits_clean = segmentation(clean)
             logits_restored = segmentation(restored.clamp(0, 1))
             terms["semantic"] = weights.semantic * losses.semantic(logits_restored, logits_clean)
+        features = self._frozen[1]
+        if features is not None:
+            features.to(clean.device)
+            seen = slice(0, max(1, round(self.settings.perceptual_share * len(clean))))
+            with torch.no_grad():
+                features_clean = features(clean[seen])
+            features_restored = features(restored[seen].clamp(0, 1))
+            terms["perceptual"] = weights.perceptual * losses.perceptual(features_restored, features_clean)
         return terms, restored, inverse_depth
 
 
@@ -193,7 +210,7 @@ def train(
     if segmentation_weights is not None:
         segmentation = fold_batch_norms(load_network(segmentation_weights)[0]).requires_grad_(False)
         segmentation.to(accelerator.device, memory_format=torch.channels_last)
-    if isinstance(settings.preset, SegmentationPreset) and not any(d[0].labels is not None for d in datasets):
+    if not restores(settings) and not any(d[0].labels is not None for d in datasets):
         raise DatasetError("a segmentation network needs labels; none of the datasets has any")
 
     objective = Objective(network, settings, segmentation)
@@ -229,7 +246,7 @@ def train(
         settings.crops,
         settings.seed,
         total,
-        rain=not isinstance(settings.preset, SegmentationPreset),
+        rain=restores(settings),
     )
     loader = accelerator.prepare_data_loader(
         DataLoader(
