@@ -56,10 +56,15 @@ class ResidualBlock(nn.Module):
         return x + self.second(F.relu(self.first(x)))
 
 
+def mean_over_map(x: Tensor) -> Tensor:
+    """(N, C, H, W) -> (N, C, 1, 1), taken in float32: a half-precision sum over a large map overflows."""
+    return x.float().mean(dim=(2, 3), keepdim=True).to(x.dtype)
+
+
 class GlobalContext(nn.Module):
     """x + MLP(mean of x over the whole map): whether it rains, how thick the fog and how bright the light is.
 
-    The mean is taken in float32: a half-precision sum over a large map overflows. Starts as the identity.
+    Starts as the identity.
     """
 
     def __init__(self, channels: int):
@@ -70,14 +75,11 @@ class GlobalContext(nn.Module):
         nn.init.zeros_(self.output.bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        mean = x.float().mean(dim=(2, 3), keepdim=True).to(x.dtype)
-        return x + self.output(F.relu(self.hidden(mean)))
+        return x + self.output(F.relu(self.hidden(mean_over_map(x))))
 
 
 class GlobalEstimate(nn.Module):
-    """One number for a whole map, MLP(mean of x), (N, C, H, W) -> (N, 1, 1, 1). Starts at `start` for every
-    map; the mean is taken in float32, as in GlobalContext.
-    """
+    """One number for a whole map, MLP(mean of x), (N, C, H, W) -> (N, 1, 1, 1). Starts at `start`."""
 
     def __init__(self, channels: int, start: float, hidden: int = 64):
         super().__init__()
@@ -87,8 +89,7 @@ class GlobalEstimate(nn.Module):
         nn.init.constant_(self.output.bias, start)
 
     def forward(self, x: Tensor) -> Tensor:
-        mean = x.float().mean(dim=(2, 3), keepdim=True).to(x.dtype)
-        return self.output(F.relu(self.hidden(mean)))
+        return self.output(F.relu(self.hidden(mean_over_map(x))))
 
 
 class Upsample(nn.Module):

@@ -72,7 +72,7 @@ class TrainingSettings:
     seed: int = 0
     crops: CropSettings = field(default_factory=CropSettings)
     weights: LossWeights = field(default_factory=LossWeights)
-    perceptual_share: float = 0.5  # of each batch: the perceptual term costs as much as the network
+    perceptual_share: float = 0.5  # of each batch: the perceptual term is taken on it, to save time
     segmentation: str | None = None  # file name of the frozen network of the semantic loss
 
 
@@ -113,7 +113,9 @@ class Objective(nn.Module):
     def __init__(self, network: nn.Module, settings: TrainingSettings, segmentation: nn.Module | None):
         super().__init__()
         self.network, self.settings = network, settings
-        features = PerceptualFeatures() if settings.weights.perceptual and restores(settings) else None
+        features = None
+        if settings.weights.perceptual and restores(settings):
+            features = PerceptualFeatures().to(next(network.parameters()).device)
         self._frozen = [segmentation, features]  # in a list: no part of what is trained, saved or averaged
 
     def forward(self, batch: dict[str, Tensor]) -> tuple[dict[str, Tensor], Tensor, Tensor | None]:
@@ -134,15 +136,13 @@ class Objective(nn.Module):
             "structural": weights.structural * losses.structural(restored, clean),
             "depth": weights.depth * losses.depth_l1(inverse_depth, batch["inverse_depth"]),
         }
-        segmentation = self._frozen[0]
+        segmentation, features = self._frozen
         if segmentation is not None and weights.semantic:
             with torch.no_grad():
                 logits_clean = segmentation(clean)
             logits_restored = segmentation(restored.clamp(0, 1))
             terms["semantic"] = weights.semantic * losses.semantic(logits_restored, logits_clean)
-        features = self._frozen[1]
         if features is not None:
-            features.to(clean.device)
             seen = slice(0, max(1, round(self.settings.perceptual_share * len(clean))))
             with torch.no_grad():
                 features_clean = features(clean[seen])
