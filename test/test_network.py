@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch.nn import functional as F
 
 from rain_removal_ros.errors import PresetError, WeightsError
 from rain_removal_ros.network import (
@@ -15,7 +16,7 @@ from rain_removal_ros.network import (
     load_network,
     save_network,
 )
-from rain_removal_ros.network.blocks import ConvNorm
+from rain_removal_ros.network.blocks import ConvNorm, FarPattern, far_light, restore_far_pattern
 from rain_removal_ros.network.presets import DerainPreset
 
 DERAIN = [name for name, preset in PRESETS.items() if isinstance(preset, DerainPreset)]
@@ -64,6 +65,78 @@ def test_the_gain_of_fast_is_a_contrast_about_the_airlight() -> None:
         image = torch.rand(1, 3, 32, 32)
         correction, _ = network(image)
     torch.testing.assert_close(correction, 2 * (image - 0.7))
+
+
+def test_far_light_is_measured_on_what_is_farthest_and_not_on_what_strays_there() -> None:
+    generator = torch.Generator().manual_seed(0)
+    image = torch.full((1, 3, 32, 32), 0.2)
+    image[..., :16, :] = 0.8 + 0.01 * torch.randn(1, 3, 16, 32, generator=generator)  # the sky
+    image[..., :16, 7] = 0.1  # a trunk that depth took for sky, 3 % of it
+    inverse_depth = torch.full((1, 1, 32, 32), 0.1)  # 10 m
+    inverse_depth[..., :16, :] = 0.0005
+    light, spread = far_light(image, inverse_depth)
+    assert light.shape == spread.shape == (1, 1, 1, 1)
+    assert float(light) == pytest.approx(0.8, abs=0.002)
+    assert 0.008 < float(spread) < 0.014  # 0.008 without the trunk; the plain mean deviation is 0.05
+    near, _ = far_light(torch.full((1, 3, 8, 8), 0.4), torch.full((1, 1, 8, 8), 0.7))
+    assert float(near) == pytest.approx(0.4, abs=1e-4)  # nothing is far: the image's own mean
+
+
+def test_the_pattern_of_a_sky_is_the_same_whatever_fog_left_of_it() -> None:
+    torch.manual_seed(0)
+    pattern = FarPattern(8)
+    torch.nn.init.normal_(pattern.project.weight[:, :3])  # what sees the pattern, not its strength
+    sky = 0.5 + 0.2 * torch.rand(1, 3, 16, 16)
+    far = torch.zeros(1, 1, 16, 16)
+    with torch.no_grad():
+        clear = pattern(sky, far)
+        fogged = pattern(0.05 * sky + 0.95 * 0.85, far)
+    assert clear.abs().mean() > 0.5
+    assert F.cosine_similarity(fogged.flatten(), clear.flatten(), dim=0) > 0.99
+    assert 0.75 < float(fogged.std() / clear.std()) < 1  # of what is 20 times fainter
+
+
+SKY = slice(0, 32)  # rows of the view below
+
+
+def fogged_view(noise: float = 0.0) -> tuple[torch.Tensor, ...]:
+    """Clean and fogged view of clouds over a street, a correction that makes the sky flat and darker, inverse
+    depth.
+    """
+    generator = torch.Generator().manual_seed(0)
+    clouds = F.interpolate(torch.rand(1, 1, 6, 12, generator=generator), size=(64, 128), mode="bicubic")
+    clean = (0.45 + 0.3 * clouds).expand(1, 3, 64, 128).clone()
+    clean[..., 32:, :] = 0.25
+    fogged = clean.clone()
+    fogged[..., SKY, :] = 0.05 * clean[..., SKY, :] + 0.95 * 0.85
+    fogged = fogged + noise * torch.randn(fogged.shape, generator=generator)
+    fogged = (255 * fogged).round() / 255
+    correction = torch.zeros_like(fogged)
+    correction[..., SKY, :] = clean[..., SKY, :].mean() - fogged[..., SKY, :]
+    inverse_depth = torch.full((1, 1, 16, 32), 0.1)
+    inverse_depth[..., :8, :] = 0
+    return clean, fogged, correction, inverse_depth
+
+
+def test_the_pattern_of_a_sky_behind_fog_takes_the_place_of_a_guess() -> None:
+    clean, fogged, correction, inverse_depth = fogged_view()
+    restored = fogged + restore_far_pattern(fogged, correction, inverse_depth)
+    guessed = fogged + correction
+    inner = slice(0, 28)  # without the edge, where depth is interpolated
+    assert (restored - clean)[..., inner, :].abs().mean() < 0.5 * (guessed - clean)[
+        ..., inner, :
+    ].abs().mean()
+    assert float(restored[..., SKY, :].mean()) == pytest.approx(float(clean[..., SKY, :].mean()), abs=0.01)
+    torch.testing.assert_close(restored[..., 36:, :], fogged[..., 36:, :])
+
+
+def test_noise_and_dry_skies_are_not_taken_for_a_hidden_pattern() -> None:
+    _, fogged, correction, inverse_depth = fogged_view(noise=0.02)
+    unchanged = restore_far_pattern(fogged, correction, inverse_depth)
+    torch.testing.assert_close(unchanged, correction, atol=0.02, rtol=0)
+    clean, _, _, _ = fogged_view()
+    slight = torch.full_like(clean, 3 / 255)
+    torch.testing.assert_close(restore_far_pattern(clean, slight, inverse_depth), slight)
 
 
 def test_the_loss_on_the_image_reaches_depth_through_guidance_alone() -> None:

@@ -15,6 +15,7 @@ import numpy as np
 from rain_removal_ros.errors import DatasetError
 from rain_removal_ros.training.datasets import Example
 from rain_removal_ros.weather import (
+    PATTERNS,
     Rain,
     RainParameters,
     StreakLayer,
@@ -24,9 +25,6 @@ from rain_removal_ros.weather import (
     level_parameters,
     rain_transmission,
 )
-
-PATTERNS = 12
-"""Rain patterns of RainCityscapes, per strength."""
 
 ROBUSTNESS_LEVEL = "medium"
 

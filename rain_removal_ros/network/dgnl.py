@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from rain_removal_ros.network.blocks import upsample_bilinear
+from rain_removal_ros.network.blocks import as_weights, upsample_bilinear
 from rain_removal_ros.network.encoder import STRIDE
 from rain_removal_ros.network.presets import MAX_INVERSE_DEPTH, DerainPreset
 
@@ -114,11 +114,11 @@ class DGNLFastNetwork(nn.Module):
 
     def depth(self, image: Tensor) -> Tensor:
         """Inverse depth alone, (N, 1, H/4, W/4) in 1/m."""
-        return MAX_INVERSE_DEPTH * self.depth_network(4 * image - 2)
+        return MAX_INVERSE_DEPTH * self.depth_network(4 * as_weights(self, image) - 2)
 
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
         """(N, 3, H, W) RGB in [0, 1] -> correction (N, 3, H, W), inverse depth (N, 1, H/4, W/4) in 1/m."""
-        x = 4 * image - 2
+        x = 4 * as_weights(self, image) - 2
         depth = self.depth_network(x)
         features = self.non_local(self.body(self.head(x)), depth.detach())
         return self.tail(features) / 4, MAX_INVERSE_DEPTH * depth

@@ -7,12 +7,26 @@ packages of the extra `training`; a vehicle never loads it.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
 from rain_removal_ros.errors import PresetError
 from rain_removal_ros.network.presets import SegmentationPreset
 from rain_removal_ros.network.segmentation import Decoder
+
+
+def last_of_every_scale(blocks: Sequence[nn.Module], x: Tensor) -> list[Tensor]:
+    """What EfficientNet's blocks make of x at every scale, the last map before each halving, finest first."""
+    maps = [x]
+    for block in blocks:
+        following = block(maps[-1])
+        if following.shape[-1] == maps[-1].shape[-1]:
+            maps[-1] = following
+        else:
+            maps.append(following)
+    return maps
 
 
 class JudgeNetwork(nn.Module):
@@ -49,9 +63,4 @@ class JudgeNetwork(nn.Module):
         """(N, 3, H, W) RGB in [0, 1] -> logits (N, 19, H/4, W/4)."""
         backbone = self.backbone
         x = backbone._swish(backbone._bn0(backbone._conv_stem((image - 127 / 255) * (255 / 128))))
-        features = []
-        for block, following in zip(backbone._blocks, [*backbone._blocks[1:], None], strict=True):
-            x = block(x)
-            if following is None or following._depthwise_conv.stride[0] == 2:
-                features.append(x)
-        return self.decoder(features[-4:])
+        return self.decoder(last_of_every_scale(backbone._blocks, x)[-4:])

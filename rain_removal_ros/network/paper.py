@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from rain_removal_ros.network.blocks import upsample_bilinear
+from rain_removal_ros.network.blocks import as_weights, upsample_bilinear
 from rain_removal_ros.network.encoder import STRIDE
 from rain_removal_ros.network.presets import MAX_INVERSE_DEPTH, DerainPreset
 
@@ -147,11 +147,11 @@ class PaperNetwork(nn.Module):
 
     def depth(self, image: Tensor) -> Tensor:
         """Inverse depth alone, (N, 1, H/4, W/4) in 1/m."""
-        return MAX_INVERSE_DEPTH * F.avg_pool2d(self._depth(self.encoder(2 * image - 1)), 4)
+        return MAX_INVERSE_DEPTH * F.avg_pool2d(self._depth(self.encoder(2 * as_weights(self, image) - 1)), 4)
 
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
         """(N, 3, H, W) RGB in [0, 1] -> correction (N, 3, H, W), inverse depth (N, 1, H/4, W/4) in 1/m."""
-        rainy = 2 * image - 1
+        rainy = 2 * as_weights(self, image) - 1
         features = self.encoder(rainy)
         depth = self._depth(features)
         guided = self.transform(self.image_decoder(features), depth)

@@ -59,7 +59,7 @@ class LevelsGraph(nn.Module):
         grey_levels = levels.float()
         if any(self.padding):
             grey_levels = F.pad(grey_levels, self.padding, mode="replicate")
-        image = (grey_levels * (1 / 255)).to(self.dtype)
+        image = grey_levels * (1 / 255)
         if self.outputs == (Output.INVERSE_DEPTH,):
             return (self._full_size(self.network.depth(image).float()).squeeze(1),)
         correction, inverse_depth = self.network(image)

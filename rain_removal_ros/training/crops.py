@@ -15,7 +15,14 @@ from torch.utils.data import Dataset as TorchDataset
 
 from rain_removal_ros.errors import DatasetError
 from rain_removal_ros.training.datasets import UNLABELLED, Dataset, Example
-from rain_removal_ros.weather import PAPER_LEVELS, Rain, RainParameters, StreakLayer
+from rain_removal_ros.weather import (
+    PAPER_LEVELS,
+    PATTERNS,
+    Rain,
+    RainParameters,
+    StreakLayer,
+    level_parameters,
+)
 
 
 @dataclass(frozen=True)
@@ -27,8 +34,9 @@ class CropSettings:
     dry_share: float = 0.15
     fog_only_share: float = 0.05
     streaks_only_share: float = 0.10
+    level_share: float = 0.35  # of rain: exactly RainCityscapes' three strengths, with patterns of our own
     light_share: float = 0.4
-    sky_share: float = 0.2
+    sky_share: float = 0.5
     dark_fog_share: float = 0.4  # fog as dark as the scene; in the rest it is bright, however dark the scene
     noise_share: float = 0.3
     jpeg_share: float = 0.2
@@ -114,10 +122,10 @@ class RainySamples(TorchDataset):
         example = self._draw(generator)
         clean, rainy, depth, labels, reference_height = self._crop(example, generator)
         if rainy is None:
-            if generator.random() < self.settings.sky_share:
-                clean = other_sky(clean, depth == 0, generator)
             if generator.random() < self.settings.light_share:
                 clean = _other_light(clean, generator)
+            if generator.random() < self.settings.sky_share:
+                clean = other_sky(clean, depth == 0, generator)
             if generator.random() < self.settings.blur_share:
                 clean = cv2.GaussianBlur(clean, (0, 0), generator.uniform(0.4, 1.2))
             if self.rain:
@@ -169,9 +177,15 @@ class RainySamples(TorchDataset):
         if np.isnan(depth).any():  # no depth: any plausible one does, farther towards the top
             near, far = generator.uniform(0.03, 0.3), generator.uniform(0.003, 0.03)
             depth = np.linspace(far, near, size, dtype=np.float32)[:, None].repeat(size, axis=1)
-        parameters = random_rain(generator)
+        if generator.random() < settings.level_share:
+            level = list(PAPER_LEVELS)[generator.integers(len(PAPER_LEVELS))]
+            parameters = level_parameters(level, seed=PATTERNS + int(generator.integers(1 << 30)))
+            dark_fog = False
+        else:
+            parameters = random_rain(generator)
+            dark_fog = generator.random() < settings.dark_fog_share
         airlight = parameters.airlight
-        if generator.random() < settings.dark_fog_share:
+        if dark_fog:
             airlight *= 0.3 + 0.7 * min(1.0, clean.mean() / 90)
         beta, layers = parameters.beta, parameters.layers
         if kind < settings.dry_share + settings.fog_only_share:
@@ -201,9 +215,9 @@ def _other_light(image: np.ndarray, generator: np.random.Generator) -> np.ndarra
 
     What the camera overexposed was brighter than it shows, and so stays brighter when the rest grows dark.
     """
-    night = generator.random() < 0.06
-    gain = np.exp(generator.uniform(*np.log((0.25, 0.6) if night else (0.85, 1.3))))
-    gamma = generator.uniform(1.0, 1.8) if night else generator.uniform(0.7, 1.7)
+    night = generator.random() < 0.04
+    gain = np.exp(generator.uniform(*np.log((0.25, 0.6) if night else (0.9, 1.3))))
+    gamma = generator.uniform(1.0, 1.8) if night else generator.uniform(0.7, 1.9)
     cast = gain * generator.normal(1, 0.04, 3)
     levels = (np.arange(256) / 255) ** gamma
     table = np.clip(255 * levels[:, None] * cast + 0.5, 0, 255).astype(np.uint8)
@@ -229,8 +243,8 @@ def other_sky(image: np.ndarray, sky: np.ndarray, generator: np.random.Generator
         clouds += 0.6**octave * cv2.resize(noise, (width, height), interpolation=cv2.INTER_CUBIC)
     clouds = cv2.normalize(clouds, None, 0, 1, cv2.NORM_MINMAX)
     slope = generator.uniform(-0.15, 0.15) * np.linspace(0, 1, height, dtype=np.float32)[:, None]
-    bright = generator.uniform(0.9, 1.0)
-    field = np.clip(bright * (1 - generator.uniform(0, 0.4) * clouds - slope), 0.15, 1.05)
+    bright = generator.uniform(0.9, 1.05)
+    field = np.clip(bright * (1 - generator.uniform(0.1, 1.1) * (clouds - 0.3) - slope), 0.15, 1.05)
     blue = np.array((0.7, 0.87, 1.0)) ** (generator.uniform(0, 1) if generator.random() < 0.5 else 0)
     if generator.random() < 0.5:  # the tint between white clouds, or over all the sky
         tint = 1 + (blue - 1) * (1 - clouds[..., None])

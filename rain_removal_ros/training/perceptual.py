@@ -1,8 +1,8 @@
 """Features of a network that was trained on photographs, for the perceptual term of the loss: they see the
-fine detail and the faint traces of streaks that a mean over pixels hardly counts.
+fine detail and the faint traces of streaks that a mean over pixels hardly counts, and what things are.
 
-The publication takes VGG16; here it is the first layers of EfficientNet-Lite1, whose weights a package ships.
-The judge of the evaluation begins with another network's weights (EfficientNet-Lite0).
+The publication takes VGG16; here it is EfficientNet-Lite1 down to 1/16, whose weights a package ships. The
+judge of the evaluation begins with another network's weights (EfficientNet-Lite0).
 """
 
 from __future__ import annotations
@@ -11,13 +11,14 @@ import torch
 from torch import Tensor, nn
 
 from rain_removal_ros.errors import PresetError
+from rain_removal_ros.network.judge import last_of_every_scale
 
-BLOCKS = 3
-"""Blocks that are kept after the stem: features at 1/2 and 1/4 of the image."""
+BLOCKS = 15
+"""Blocks that are kept after the stem: all but those at 1/32 of the image."""
 
 
 class PerceptualFeatures(nn.Module):
-    """Frozen features of an image: the stem's and one block's at 1/2, two blocks' at 1/4 of its size."""
+    """Frozen features of an image: the stem's at 1/2, the last ones at 1/2, 1/4, 1/8 and 1/16 of its size."""
 
     def __init__(self):
         """Raises PresetError where the packages of the extra `training` are missing."""
@@ -39,7 +40,5 @@ class PerceptualFeatures(nn.Module):
 
     def forward(self, image: Tensor) -> list[Tensor]:
         """(N, 3, H, W) RGB in [0, 1] -> one map a layer, finest first."""
-        features = [self.stem((image - 127 / 255) * (255 / 128))]
-        for block in self.blocks:
-            features.append(block(features[-1]))
-        return features
+        stem = self.stem((image - 127 / 255) * (255 / 128))
+        return [stem, *last_of_every_scale(self.blocks, stem)]

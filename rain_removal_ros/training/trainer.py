@@ -72,7 +72,6 @@ class TrainingSettings:
     seed: int = 0
     crops: CropSettings = field(default_factory=CropSettings)
     weights: LossWeights = field(default_factory=LossWeights)
-    perceptual_share: float = 0.5  # of each batch: the perceptual term is taken on it, to save time
     segmentation: str | None = None  # file name of the frozen network of the semantic loss
 
 
@@ -143,10 +142,9 @@ class Objective(nn.Module):
             logits_restored = segmentation(restored.clamp(0, 1))
             terms["semantic"] = weights.semantic * losses.semantic(logits_restored, logits_clean)
         if features is not None:
-            seen = slice(0, max(1, round(self.settings.perceptual_share * len(clean))))
             with torch.no_grad():
-                features_clean = features(clean[seen])
-            features_restored = features(restored[seen].clamp(0, 1))
+                features_clean = features(clean)
+            features_restored = features(restored.clamp(0, 1))
             terms["perceptual"] = weights.perceptual * losses.perceptual(features_restored, features_clean)
         return terms, restored, inverse_depth
 

@@ -9,11 +9,19 @@ from rain_removal_ros.weather.imaging import (
     fog,
     rain_transmission,
 )
-from rain_removal_ros.weather.rain import PAPER_LEVELS, Rain, RainParameters, StreakLayer, level_parameters
+from rain_removal_ros.weather.rain import (
+    PAPER_LEVELS,
+    PATTERNS,
+    Rain,
+    RainParameters,
+    StreakLayer,
+    level_parameters,
+)
 
 __all__ = [
     "MAX_DISTANCE",
     "PAPER_LEVELS",
+    "PATTERNS",
     "Rain",
     "RainParameters",
     "StreakLayer",

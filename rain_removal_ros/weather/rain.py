@@ -41,11 +41,14 @@ PAPER_LEVELS = {"light": (0.01, 0.005, 0.01), "medium": (0.02, 0.01, 0.005), "he
 small ones.
 """
 
+PATTERNS = 12
+"""Rain patterns of RainCityscapes, per strength."""
+
 _STREAKS_OF_LEVEL = {"light": (0.0016, 0.7), "medium": (0.0036, 0.6), "heavy": (0.0060, 0.5)}
 
 
 def level_parameters(level: str, seed: int = 0) -> RainParameters:
-    """One of RainCityscapes' three strengths with a pattern drawn by `seed` (the dataset has twelve a
+    """One of RainCityscapes' three strengths with a pattern drawn by `seed` (the dataset has PATTERNS a
     strength).
 
     Raises ValueError for another level.
