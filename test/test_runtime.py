@@ -60,10 +60,12 @@ def test_every_backend_that_can_be_asked_for_can_be_chosen():
     assert ("auto", *(backend.name for backend in selection.BACKENDS)) == BACKENDS
 
 
+# With random weights what is farthest is anywhere, and where bfloat16 rounds depth it lies elsewhere: looser
+# bounds than a trained network, whose skies are at no distance, would need.
 @pytest.mark.parametrize(
     ("backend", "precision", "mean", "largest"),
-    [("torch-cpu", "fp32", 0.01, 1), ("torch-cpu", "bf16", 0.5, 3), ("openvino", "fp32", 0.01, 1)]
-    + [("openvino", "bf16", 0.5, 3)] * ("bf16" in native_precisions()),
+    [("torch-cpu", "fp32", 0.01, 1), ("torch-cpu", "bf16", 1.0, 6), ("openvino", "fp32", 0.01, 1)]
+    + [("openvino", "bf16", 1.0, 6)] * ("bf16" in native_precisions()),
 )
 def test_a_backend_gives_what_float32_pytorch_gives(restorer, folder, backend, precision, mean, largest):
     image = street_like(96, 160)
