@@ -5,6 +5,8 @@ and bilinear resizing.
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -96,13 +98,21 @@ FAR_REACH = 1000.0
 """Metres. What is nearer than a fraction of this hardly counts as far."""
 
 
-def far_light(image: Tensor, inverse_depth: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and mean deviation of what lies farthest in an image (N, 3, h, w), each float32 (N, 1, 1, 1).
+class FarLight(NamedTuple):
+    """What lies farthest in an image, all float32."""
 
-    The weight of a place is exp(-FAR_REACH (z - min z)), z the inverse depth (N, 1, h, w) in 1/m. Both are
-    taken again without what strays (twice; Huber, "Robust Estimation of a Location Parameter", 1964): a few
-    twigs before a sky outweigh all its clouds. They are one number an image, since fog is grey. No gradient
-    flows into the depth.
+    mean: Tensor  # (N, 1, 1, 1)
+    spread: Tensor  # mean deviation, (N, 1, 1, 1)
+    pattern: Tensor  # (image - mean) / spread, (N, 3, h, w)
+
+
+def far_light(image: Tensor, inverse_depth: Tensor) -> FarLight:
+    """Mean, mean deviation and pattern of what lies farthest in an image (N, 3, h, w).
+
+    The weight of a place is exp(-FAR_REACH (z - min z)), z the inverse depth (N, 1, h, w) in 1/m. Mean and
+    deviation are taken again without what strays (twice; Huber, "Robust Estimation of a Location Parameter",
+    1964): a few twigs before a sky outweigh all its clouds. They are one number an image, since fog is grey.
+    No gradient flows into the depth.
     """
     inverse_depth, image = inverse_depth.detach().float(), image.float()
     nearer = inverse_depth - inverse_depth.amin(dim=(2, 3), keepdim=True)
@@ -118,7 +128,8 @@ def far_light(image: Tensor, inverse_depth: Tensor) -> tuple[Tensor, Tensor]:
         limit = 2.5 * spread
         light = light + mean(torch.minimum(torch.maximum(image - light, -limit), limit))
         spread = mean(torch.minimum((image - light).abs(), limit))
-    return light, spread + FAINTEST_SPREAD
+    spread = spread + FAINTEST_SPREAD
+    return FarLight(light, spread, (image - light) / spread)
 
 
 class FarPattern(nn.Module):
@@ -135,12 +146,11 @@ class FarPattern(nn.Module):
         nn.init.zeros_(self.project.weight)
         nn.init.zeros_(self.project.bias)
 
-    def forward(self, image: Tensor, inverse_depth: Tensor) -> Tensor:
-        """(N, 3, h, w) RGB in [0, 1] in float32, inverse depth (N, 1, h, w) in 1/m -> (N, C, h, w)."""
-        light, spread = far_light(image, inverse_depth)
-        pattern = ((image - light) / spread).clamp(-3, 3)
-        strength = (torch.log(255 * spread) / 3).expand_as(inverse_depth)
-        return self.project(as_weights(self, torch.cat((pattern, strength), dim=1)))
+    def forward(self, far: FarLight) -> Tensor:
+        """What `far_light` measured at (h, w) -> (N, C, h, w)."""
+        strength = (torch.log(255 * far.spread) / 3).expand_as(far.pattern[:, :1])
+        seen = torch.cat((far.pattern.clamp(-3, 3), strength), dim=1)
+        return self.project(as_weights(self, seen))
 
 
 FAINTEST_SPREAD = 0.15 / 255
@@ -153,7 +163,7 @@ by source in the street images that `fast` was trained on.
 """
 
 
-def restore_far_pattern(image: Tensor, correction: Tensor, inverse_depth: Tensor) -> Tensor:
+def restore_far_pattern(image: Tensor, correction: Tensor, inverse_depth: Tensor, far: FarLight) -> Tensor:
     """The correction, with the pattern of what lies farthest as the image shows it, at FAR_DEVIATION.
 
     What a network makes of a sky behind fog is a guess; its mean brightness has to be one, its pattern need
@@ -162,21 +172,22 @@ def restore_far_pattern(image: Tensor, correction: Tensor, inverse_depth: Tensor
     and streaks without fog are left alone. Noise is told by its coherence, the correlation of neighbours. The
     pattern is grey: real fog has a faint colour, which would grow with the contrast.
 
-    image, correction (N, 3, H, W) in float32, inverse depth (N, 1, H/4, W/4) in 1/m -> (N, 3, H, W).
+    image, correction (N, 3, H, W) in float32, inverse depth (N, 1, H/4, W/4) in 1/m and what `far_light`
+    measured at that size -> (N, 3, H, W). What is measured reaches the output without a convolution between,
+    and so in float32 too where a backend lowers convolutions and all before them to bfloat16 (OpenVINO),
+    whose steps are a grey level of a bright sky.
     """
-    quarter = F.avg_pool2d(image, 4)
-    light, spread = far_light(quarter, inverse_depth)
-    far = torch.exp(-FAR_REACH * inverse_depth.detach().float())
-    grey = (quarter.mean(dim=1, keepdim=True) - light) / spread
-    coherence = _coherence(grey.clamp(-2.5, 2.5), far)
-    far = upsample_bilinear(far, 4)
-    share = far / (far.sum(dim=(2, 3), keepdim=True) + 1e-6)
+    light, spread, pattern = far
+    weight = torch.exp(-FAR_REACH * inverse_depth.detach().float())
+    coherence = _coherence(pattern.mean(dim=1, keepdim=True).clamp(-2.5, 2.5), weight)
+    weight = upsample_bilinear(weight, 4)
+    share = weight / (weight.sum(dim=(2, 3), keepdim=True) + 1e-6)
     restored = image + correction
     mean = (share * restored).sum(dim=(2, 3), keepdim=True)
     change = 255 * (share * correction).sum(dim=(2, 3), keepdim=True).mean(dim=1, keepdim=True).abs()
     trust = (2 * coherence - 1).clamp(0, 1) * (change / 8 - 0.5).clamp(0, 1)  # from 4 grey levels to 12
-    pattern = ((image.mean(dim=1, keepdim=True) - light) / spread).clamp(-3, 3)
-    return correction + trust.detach() * far * (mean + FAR_DEVIATION * pattern - restored)
+    fine = ((image.mean(dim=1, keepdim=True) - light) / spread).clamp(-3, 3)
+    return correction + trust.detach() * weight * (mean + FAR_DEVIATION * fine - restored)
 
 
 def _coherence(x: Tensor, weight: Tensor) -> Tensor:
@@ -231,9 +242,11 @@ def upsample_bilinear(x: Tensor, factor: int) -> Tensor:
 
 
 def fold_batch_norms(module: nn.Module) -> nn.Module:
-    """Replace every ConvNorm in `module` by the one convolution it equals in evaluation mode; returns
-    `module`.
+    """Replace every ConvNorm in `module` by the one convolution it equals in evaluation mode, and let parts
+    that have their own batch norms fold them (`fold_own_norms`); returns `module`.
     """
+    if hasattr(module, "fold_own_norms"):
+        module.fold_own_norms()
     for name, child in module.named_children():
         if isinstance(child, ConvNorm):
             setattr(module, name, child.fold())

@@ -16,6 +16,7 @@ from rain_removal_ros.network.blocks import (
     GlobalEstimate,
     Upsample,
     as_weights,
+    far_light,
     restore_far_pattern,
 )
 from rain_removal_ros.network.encoder import STRIDE, Encoder, stage_block
@@ -105,17 +106,19 @@ class FastDerainNetwork(nn.Module):
         image = image.float()
         features = self._features(image)
         inverse_depth, depth_features = self.depth_head(features)
+        if self.preset.depth_guided:
+            far = far_light(F.avg_pool2d(image, 4), inverse_depth)
         x = features[3]
         for level in (2, 1, 0):
             x = self.up[level](x) + features[level]
             if self.preset.depth_guided:
                 x = self.guide[level](x, depth_features[level])
                 if level == 0:
-                    x = x + self.far_pattern(F.avg_pool2d(image, 4), inverse_depth)
+                    x = x + self.far_pattern(far)
             x = self.stages[level](x)
         affine = F.pixel_shuffle(self.output(x), 4).float()
         gain, offset = affine[:, :1], affine[:, 1:]
         correction = (image - self.airlight(features[3]).float()) * gain + offset
         if self.preset.depth_guided:
-            correction = restore_far_pattern(image, correction, inverse_depth)
+            correction = restore_far_pattern(image, correction, inverse_depth, far)
         return correction, inverse_depth

@@ -54,11 +54,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--dry-share", type=float, default=CropSettings().dry_share, help="share of dry samples"
     )
     for term in dataclasses.fields(LossWeights):
-        parser.add_argument(
-            f"--{term.name}-weight", type=float, default=term.default, help="weight of this loss term"
-        )
+        option = f"--{term.name.replace('_', '-')}-weight"
+        parser.add_argument(option, type=float, default=term.default, help="weight of this loss term")
     parser.add_argument(
-        "--segmentation", type=Path, help="frozen network of the semantic loss (.safetensors)"
+        "--segmentation",
+        type=Path,
+        nargs="+",
+        default=(),
+        help="frozen networks of the semantic loss (.safetensors); the features of one with the preset "
+        "teacher serve the perceptual term as well",
     )
     parser.add_argument("--start-from", type=Path, help="weights to start from (.safetensors)")
     parser.add_argument("--workers", type=int, default=2, help="processes that make samples (%(default)s)")
@@ -91,7 +95,7 @@ def run(arguments: argparse.Namespace) -> int:
         seed=arguments.seed,
         crops=CropSettings(size=arguments.crop, dry_share=arguments.dry_share),
         weights=weights,
-        segmentation=arguments.segmentation.name if arguments.segmentation else None,
+        segmentation=tuple(path.name for path in arguments.segmentation),
     )
     split = arguments.split or ("train" if arguments.dataset == "raincityscapes" else None)
     datasets = [open_dataset(arguments.dataset, root, split) for root in arguments.data]

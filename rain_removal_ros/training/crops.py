@@ -30,16 +30,16 @@ class CropSettings:
     """How samples are drawn. Shares are of all samples."""
 
     size: int = 256  # pixels, a multiple of 32
-    scales: tuple[float, float] = (0.4, 1.2)  # how much an example is resized, log-uniform
+    scales: tuple[float, float] = (0.5, 1.3)  # how much an example is resized, log-uniform
     dry_share: float = 0.15
     fog_only_share: float = 0.05
     streaks_only_share: float = 0.10
-    level_share: float = 0.35  # of rain: exactly RainCityscapes' three strengths, with patterns of our own
+    level_share: float = 0.65  # of rain: exactly RainCityscapes' three strengths, with patterns of our own
     light_share: float = 0.4
     sky_share: float = 0.5
     dark_fog_share: float = 0.4  # fog as dark as the scene; in the rest it is bright, however dark the scene
-    noise_share: float = 0.3
-    jpeg_share: float = 0.2
+    noise_share: float = 0.2
+    jpeg_share: float = 0.15
     blur_share: float = 0.1
 
 

@@ -31,6 +31,15 @@ def gradient_l1(restored: Tensor, clean: Tensor) -> Tensor:
     return error.diff(dim=-1).abs().mean() + error.diff(dim=-2).abs().mean()
 
 
+def coarse_gradient_l1(restored: Tensor, clean: Tensor) -> Tensor:
+    """mean over k = 2, 4 of gradient_l1 of J and I averaged over k x k pixels: what is left of a streak is
+    often a smear of some pixels, which a segmentation network falls for and a finest gradient hardly counts.
+    """
+    error = restored - clean
+    pooled = [F.avg_pool2d(error, factor) for factor in (2, 4)]
+    return torch.stack([gradient_l1(p, torch.zeros_like(p)) for p in pooled]).mean()
+
+
 def structural(restored: Tensor, clean: Tensor, window: int = 8, stride: int = 4) -> Tensor:
     """1 - mean SSIM(J, I) (Wang et al., IEEE TIP 2004), K1 = 0.01, K2 = 0.03, range 1.
 
