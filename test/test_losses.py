@@ -9,8 +9,9 @@ import pytest
 import torch
 
 from rain_removal_ros.network import MAX_INVERSE_DEPTH, build_network, get_preset
+from rain_removal_ros.network.efficientnet import PerceptualFeatures
 from rain_removal_ros.training import losses
-from rain_removal_ros.training.trainer import FrozenTeachers, LossWeights, Objective, TrainingSettings
+from rain_removal_ros.training.trainer import LossWeights, Objective, TrainingSettings
 
 
 def test_image_l1_is_the_mean_absolute_difference() -> None:
@@ -70,12 +71,8 @@ def test_perceptual_is_the_mean_over_layers_of_the_relative_difference() -> None
 
 
 def test_perceptual_features_come_from_trained_weights_and_see_a_faint_streak() -> None:
-    network = FrozenTeachers([], LossWeights(perceptual=0.1), torch.device("cpu")).features
-    assert not any(p.requires_grad for p in network.parameters())
-
-    def features(image: torch.Tensor) -> list[torch.Tensor]:
-        return network.features(image)[:-1]
-
+    features = PerceptualFeatures()
+    assert not any(p.requires_grad for p in features.parameters())
     image = torch.full((1, 3, 64, 64), 0.15)
     streak = image.clone()
     streak[..., 20:44, 30] += 0.04
@@ -106,7 +103,7 @@ def test_the_semantic_term_teaches_the_derain_network_and_leaves_the_frozen_one_
     network = build_network("fast")
     frozen = build_network("segmentation").eval().requires_grad_(False)
     objective = Objective(
-        network, TrainingSettings(get_preset("fast"), steps=1, weights=LossWeights(perceptual=0.1)), [frozen]
+        network, TrainingSettings(get_preset("fast"), steps=1, weights=LossWeights(perceptual=0.1)), frozen
     )
     batch = {
         "rainy": torch.randint(0, 256, (1, 3, 64, 64), dtype=torch.uint8),
@@ -122,19 +119,3 @@ def test_the_semantic_term_teaches_the_derain_network_and_leaves_the_frozen_one_
         assert network.output.weight.grad.abs().sum() > 0, term
     assert all(parameter.grad is None for parameter in frozen.parameters())
     assert not any("decoder" in name for name, _ in objective.named_parameters())
-
-
-def test_a_teacher_gives_the_semantic_and_the_perceptual_term_in_one_pass() -> None:
-    torch.manual_seed(0)
-    teacher, other = build_network("teacher").eval(), build_network("segmentation").eval()
-    clean = torch.rand(1, 3, 64, 64)
-    restored = (clean + 0.1 * torch.randn_like(clean)).clamp(0, 1)
-    with torch.no_grad():
-        divergences = [losses.semantic(net(restored), net(clean)) for net in (other, teacher)]
-        lost = losses.perceptual(teacher.features(restored)[:-1], teacher.features(clean)[:-1])
-        weights = LossWeights(semantic=0.5, perceptual=0.25)
-        teachers = FrozenTeachers([other, teacher], weights, torch.device("cpu"))
-        terms = teachers.terms(restored, clean)
-    assert teachers.features is teacher
-    assert float(terms["semantic"]) == pytest.approx(0.5 * float(sum(divergences)) / 2, rel=1e-2)
-    assert float(terms["perceptual"]) == pytest.approx(0.25 * float(lost), rel=1e-4)

@@ -155,7 +155,7 @@ def test_the_loss_on_the_image_reaches_depth_through_guidance_alone() -> None:
         assert (gradient is not None and bool(gradient.abs().sum() > 0)) is reached, name
 
 
-@pytest.mark.parametrize("name", ["fast", "teacher"])
+@pytest.mark.parametrize("name", ["fast", "judge"])
 def test_folding_batch_norms_changes_nothing_and_leaves_none(name: str) -> None:
     network = randomise(build_network(name))
     for module in network.modules():

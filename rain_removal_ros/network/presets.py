@@ -28,8 +28,8 @@ class DerainPreset:
 
 @dataclass(frozen=True)
 class SegmentationPreset:
-    """A segmentation network: `segmentation` has the family's encoder, `judge` and `teacher` have
-    EfficientNet-Lite's.
+    """A segmentation network: `segmentation` has the family's encoder, `efficientnet-lite0` judges
+    independently.
     """
 
     name: str
@@ -59,7 +59,6 @@ PRESETS: dict[str, Preset] = {
         DerainPreset("dgnl-fast", "dgnl", (32, 64, 128), (3, 3, 3), depth_channels=32),
         SegmentationPreset("segmentation", (48, 96, 160, 256), (1, 2, 4, 4)),
         SegmentationPreset("judge", (24, 40, 112, 320), (), family="efficientnet-lite0"),
-        SegmentationPreset("teacher", (24, 40, 112, 320), (), family="efficientnet-lite1"),
     )
 }
 """`fast` is the default; `fast-unguided` is the plain network of the ablation; `paper` follows the

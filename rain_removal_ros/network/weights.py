@@ -15,7 +15,7 @@ from torch import nn
 
 from rain_removal_ros.errors import WeightsError
 from rain_removal_ros.network.dgnl import DGNLFastNetwork
-from rain_removal_ros.network.efficientnet import EfficientNetSegmentation
+from rain_removal_ros.network.efficientnet import JudgeNetwork
 from rain_removal_ros.network.fast import FastDerainNetwork
 from rain_removal_ros.network.paper import PaperNetwork
 from rain_removal_ros.network.presets import DerainPreset, Preset, SegmentationPreset, get_preset
@@ -26,8 +26,7 @@ FAMILIES = {
     "paper": PaperNetwork,
     "dgnl": DGNLFastNetwork,
     "segmentation": SegmentationNetwork,
-    "efficientnet-lite0": EfficientNetSegmentation,
-    "efficientnet-lite1": EfficientNetSegmentation,
+    "efficientnet-lite0": JudgeNetwork,
 }
 
 

@@ -48,6 +48,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--learning-rate", type=float, default=defaults.learning_rate)
     parser.add_argument("--weight-decay", type=float, default=defaults.weight_decay)
     parser.add_argument("--average-decay", type=float, default=defaults.average_decay)
+    parser.add_argument(
+        "--freeze-norms-after",
+        type=float,
+        default=defaults.freeze_norms_after,
+        help="share of the run after which batch norm keeps its statistics; 0 suits a run that starts from "
+        "trained weights (%(default)s)",
+    )
     parser.add_argument("--precision", choices=("bf16", "fp16", "no"), default="bf16", help="mixed precision")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument(
@@ -57,12 +64,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         option = f"--{term.name.replace('_', '-')}-weight"
         parser.add_argument(option, type=float, default=term.default, help="weight of this loss term")
     parser.add_argument(
-        "--segmentation",
-        type=Path,
-        nargs="+",
-        default=(),
-        help="frozen networks of the semantic loss (.safetensors); the features of one with the preset "
-        "teacher serve the perceptual term as well",
+        "--segmentation", type=Path, help="frozen network of the semantic loss (.safetensors)"
     )
     parser.add_argument("--start-from", type=Path, help="weights to start from (.safetensors)")
     parser.add_argument("--workers", type=int, default=2, help="processes that make samples (%(default)s)")
@@ -91,11 +93,12 @@ def run(arguments: argparse.Namespace) -> int:
         learning_rate=arguments.learning_rate,
         weight_decay=arguments.weight_decay,
         average_decay=arguments.average_decay,
+        freeze_norms_after=arguments.freeze_norms_after,
         precision=arguments.precision,
         seed=arguments.seed,
         crops=CropSettings(size=arguments.crop, dry_share=arguments.dry_share),
         weights=weights,
-        segmentation=tuple(path.name for path in arguments.segmentation),
+        segmentation=arguments.segmentation.name if arguments.segmentation else None,
     )
     split = arguments.split or ("train" if arguments.dataset == "raincityscapes" else None)
     datasets = [open_dataset(arguments.dataset, root, split) for root in arguments.data]

@@ -32,7 +32,7 @@ from rain_removal_ros.network import (
     save_network,
     sha256_of,
 )
-from rain_removal_ros.network.efficientnet import EfficientNetSegmentation
+from rain_removal_ros.network.efficientnet import JudgeNetwork, PerceptualFeatures
 from rain_removal_ros.network.presets import Preset, SegmentationPreset
 from rain_removal_ros.training import losses
 from rain_removal_ros.training.crops import CropSettings, RainySamples
@@ -72,7 +72,7 @@ class TrainingSettings:
     seed: int = 0
     crops: CropSettings = field(default_factory=CropSettings)
     weights: LossWeights = field(default_factory=LossWeights)
-    segmentation: tuple[str, ...] = ()  # file names of the frozen networks of the semantic loss
+    segmentation: str | None = None  # file name of the frozen network of the semantic loss
 
 
 class AveragedWeights:
@@ -106,70 +106,22 @@ def restores(settings: TrainingSettings) -> bool:
     return not isinstance(settings.preset, SegmentationPreset)
 
 
-class FrozenTeachers:
-    """The networks that say what a restored image lost to those that look at it: segmentation networks for
-    the semantic term and, for the perceptual term, the features of an EfficientNet: of a segmentation network
-    that has one, else of the one that ImageNet trained.
-    """
-
-    def __init__(self, segmentation: Sequence[nn.Module], weights: LossWeights, device: torch.device):
-        self.weights = weights
-        self.segmentation = list(segmentation) if weights.semantic else []
-        self.features = None
-        if weights.perceptual:
-            self.features = next((n for n in segmentation if isinstance(n, EfficientNetSegmentation)), None)
-            if self.features is None:
-                self.features = build_network("teacher")
-                self.features.load_pretrained()
-        for network in {*self.segmentation, self.features} - {None}:
-            fold_batch_norms(network.eval()).requires_grad_(False)
-            network.to(device, memory_format=torch.channels_last)
-
-    def _see(self, image: Tensor) -> tuple[list[Tensor], list[Tensor]]:
-        """Logits of every segmentation network, and the features of the perceptual term: the stem's at 1/2 of
-        the image, the last ones at 1/2, 1/4, 1/8 and 1/16.
-        """
-        maps = [] if self.features is None else self.features.features(image)
-        logits = [
-            network.decoder(maps[-4:]) if network is self.features else network(image)
-            for network in self.segmentation
-        ]
-        return logits, maps[:-1]
-
-    def terms(self, restored: Tensor, clean: Tensor) -> dict[str, Tensor]:
-        """The semantic term, a mean over the networks, and the perceptual one, weighted."""
-        with torch.no_grad():
-            logits_clean, features_clean = self._see(clean)
-        logits_restored, features_restored = self._see(restored.clamp(0, 1))
-        terms = {}
-        if self.segmentation:
-            pairs = zip(logits_restored, logits_clean, strict=True)
-            divergence = torch.stack([losses.semantic(*pair) for pair in pairs]).mean()
-            terms["semantic"] = self.weights.semantic * divergence
-        if self.features is not None:
-            lost = losses.perceptual(features_restored, features_clean)
-            terms["perceptual"] = self.weights.perceptual * lost
-        return terms
-
-
 class Objective(nn.Module):
     """The network under training together with its loss: a batch in, named loss terms out."""
 
-    def __init__(
-        self, network: nn.Module, settings: TrainingSettings, segmentation: Sequence[nn.Module] = ()
-    ):
-        """`segmentation` are the networks of the semantic loss; they are frozen and folded in place."""
+    def __init__(self, network: nn.Module, settings: TrainingSettings, segmentation: nn.Module | None):
         super().__init__()
         self.network, self.settings = network, settings
-        self.teachers = None  # no module: no part of what is trained, saved or averaged
-        if restores(settings):
-            device = next(network.parameters()).device
-            self.teachers = FrozenTeachers(segmentation, settings.weights, device)
+        features = None
+        if settings.weights.perceptual and restores(settings):
+            features = PerceptualFeatures()
+            features.to(next(network.parameters()).device, memory_format=torch.channels_last)
+        self._frozen = [segmentation, features]  # in a list: no part of what is trained, saved or averaged
 
     def forward(self, batch: dict[str, Tensor]) -> tuple[dict[str, Tensor], Tensor, Tensor | None]:
         """Loss terms (weighted), and for looking at: the restored images or logits, and the inverse depth."""
         clean = batch["clean"].float() / 255
-        if self.teachers is None:
+        if not restores(self.settings):
             logits = self.network(clean)
             terms = {"cross_entropy": losses.segmentation_cross_entropy(logits, batch["labels"])}
             return terms, logits, None
@@ -185,7 +137,18 @@ class Objective(nn.Module):
             "structural": weights.structural * losses.structural(restored, clean),
             "depth": weights.depth * losses.depth_l1(inverse_depth, batch["inverse_depth"]),
         }
-        return terms | self.teachers.terms(restored, clean), restored, inverse_depth
+        segmentation, features = self._frozen
+        if segmentation is not None and weights.semantic:
+            with torch.no_grad():
+                logits_clean = segmentation(clean)
+            logits_restored = segmentation(restored.clamp(0, 1))
+            terms["semantic"] = weights.semantic * losses.semantic(logits_restored, logits_clean)
+        if features is not None:
+            with torch.no_grad():
+                features_clean = features(clean)
+            features_restored = features(restored.clamp(0, 1))
+            terms["perceptual"] = weights.perceptual * losses.perceptual(features_restored, features_clean)
+        return terms, restored, inverse_depth
 
 
 def freeze_norms(network: nn.Module) -> None:
@@ -217,7 +180,7 @@ def train(
     settings: TrainingSettings,
     datasets: Sequence[Dataset],
     output: Path,
-    segmentation_weights: Sequence[Path] = (),
+    segmentation_weights: Path | None = None,
     workers: int = 2,
     checkpoint_every: int = 500,
     stop_after: float | None = None,
@@ -240,10 +203,13 @@ def train(
     if start_from is not None:
         network.load_state_dict(load_network(start_from)[0].state_dict())
         origin = {"file": start_from.name, "sha256": sha256_of(start_from)}
-    elif isinstance(network, EfficientNetSegmentation):
+    elif isinstance(network, JudgeNetwork):
         network.load_pretrained()
     network.to(accelerator.device, memory_format=torch.channels_last)
-    segmentation = [load_network(path)[0] for path in segmentation_weights]
+    segmentation = None
+    if segmentation_weights is not None:
+        segmentation = fold_batch_norms(load_network(segmentation_weights)[0]).requires_grad_(False)
+        segmentation.to(accelerator.device, memory_format=torch.channels_last)
     if not restores(settings) and not any(d[0].labels is not None for d in datasets):
         raise DatasetError("a segmentation network needs labels; none of the datasets has any")
 
