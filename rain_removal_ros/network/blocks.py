@@ -97,6 +97,9 @@ class GlobalEstimate(nn.Module):
 FAR_REACH = 1000.0
 """Metres. What is nearer than a fraction of this hardly counts as far."""
 
+FAINTEST_SPREAD = 0.15 / 255
+"""Added to a spread: less than a sixth of a grey level is rounding, not sky."""
+
 
 class FarLight(NamedTuple):
     """What lies farthest in an image, all float32."""
@@ -151,10 +154,6 @@ class FarPattern(nn.Module):
         strength = (torch.log(255 * far.spread) / 3).expand_as(far.pattern[:, :1])
         seen = torch.cat((far.pattern.clamp(-3, 3), strength), dim=1)
         return self.project(as_weights(self, seen))
-
-
-FAINTEST_SPREAD = 0.15 / 255
-"""Added to a spread: less than a sixth of a grey level is rounding, not sky."""
 
 
 FAR_DEVIATION = 27 / 255
