@@ -8,7 +8,16 @@ from rain_removal_ros.evaluation.benchmark import random_network, street_like
 from rain_removal_ros.network import save_network
 from rain_removal_ros.network.presets import DerainPreset, Preset, SegmentationPreset
 
-TINY = DerainPreset("fast", "fast", (16, 24, 24, 32), (1, 1, 1, 1), (1, 1, 1), mlp_ratio=2, depth_channels=8)
+TINY = DerainPreset(
+    "fast",
+    "fast",
+    (16, 24, 24, 32),
+    (1, 1, 1, 1),
+    (1, 1, 1),
+    mlp_ratio=2,
+    depth_channels=8,
+    streak_channels=8,
+)
 TINY_SEGMENTATION = SegmentationPreset("segmentation", (16, 24, 24, 32), (1, 1, 1, 1), 16, mlp_ratio=2)
 
 __all__ = ["TINY", "TINY_SEGMENTATION", "random_network", "street_like", "write_weights"]

@@ -46,6 +46,23 @@ def test_coarse_gradient_counts_smears_and_forgives_what_averages_out() -> None:
     assert float(losses.coarse_gradient_l1(smear, torch.zeros_like(smear))) == pytest.approx((1 / 3 + 1) / 2)
 
 
+def test_streaks_l1_counts_error_and_edges_and_leaves_unknown_pixels_out() -> None:
+    def smooth(error: float) -> float:
+        return math.sqrt(error**2 + 1e-4) - 0.01
+
+    truth = torch.zeros(1, 3, 2, 2, dtype=torch.float16)
+    assert float(losses.streaks_l1(truth.float(), truth)) == pytest.approx(0, abs=1e-7)
+    estimate = torch.zeros(1, 3, 2, 2)
+    estimate[0, 1, 0, 1] = 0.3  # one pixel of twelve, one edge along either axis
+    assert float(losses.streaks_l1(estimate, truth)) == pytest.approx(
+        (1 + 0.5 * 2) * smooth(0.3) / 12, rel=1e-4
+    )
+    truth[0, 1:] = math.nan
+    assert float(losses.streaks_l1(estimate, truth)) == 0
+    assert float(losses.streaks_l1(estimate + 0.1, truth)) == pytest.approx(smooth(0.1), rel=1e-4)
+    assert float(losses.streaks_l1(estimate, torch.full_like(truth, math.nan))) == 0
+
+
 def test_structural_is_zero_for_equal_images_and_follows_the_equation_for_flat_ones() -> None:
     image = torch.rand(1, 3, 16, 16)
     assert float(losses.structural(image, image)) == pytest.approx(0, abs=1e-5)
@@ -108,6 +125,7 @@ def test_the_semantic_term_teaches_the_derain_network_and_leaves_the_frozen_one_
     batch = {
         "rainy": torch.randint(0, 256, (1, 3, 64, 64), dtype=torch.uint8),
         "clean": torch.randint(0, 256, (1, 3, 64, 64), dtype=torch.uint8),
+        "streaks": torch.zeros(1, 3, 64, 64, dtype=torch.float16),
         "inverse_depth": torch.full((1, 64, 64), math.nan, dtype=torch.float16),
         "labels": torch.full((1, 64, 64), 255, dtype=torch.uint8),
     }

@@ -18,6 +18,7 @@ from rain_removal_ros.network import (
 )
 from rain_removal_ros.network.blocks import ConvNorm, FarPattern, far_light, restore_far_pattern
 from rain_removal_ros.network.presets import DerainPreset
+from rain_removal_ros.network.streaks import StreakStage
 
 DERAIN = [name for name, preset in PRESETS.items() if isinstance(preset, DerainPreset)]
 
@@ -65,6 +66,17 @@ def test_the_gain_of_fast_is_a_contrast_about_the_airlight() -> None:
         image = torch.rand(1, 3, 32, 32)
         correction, _ = network(image)
     torch.testing.assert_close(correction, 2 * (image - 0.7))
+
+
+def test_streaks_are_taken_off_before_contrast_is_given_back() -> None:
+    network = build_network("fast").eval()
+    torch.nn.init.constant_(network.output.bias[:16], 2.0)  # the gain's sixteen pixels
+    torch.nn.init.constant_(network.streaks.output.bias, 0.05)
+    with torch.no_grad():
+        network.airlight.output.bias.fill_(0.7)
+        image = torch.rand(1, 3, 32, 32)
+        correction, _ = network(image)
+    torch.testing.assert_close(image + correction, (image - 0.05) + 2 * (image - 0.05 - 0.7))
 
 
 def test_far_light_is_measured_on_what_is_farthest_and_not_on_what_strays_there() -> None:
@@ -153,6 +165,18 @@ def test_the_loss_on_the_image_reaches_depth_through_guidance_alone() -> None:
         correction.square().mean().backward()
         gradient = network.depth_head.refine[0][0].weight.grad
         assert (gradient is not None and bool(gradient.abs().sum() > 0)) is reached, name
+
+
+def test_a_streak_estimate_tells_pixels_apart_and_sees_34_of_them_along_a_side() -> None:
+    stage = randomise(StreakStage(8)).eval()
+    image = torch.rand(1, 3, 64, 64, requires_grad=True)
+    for row, column in ((32, 32), (32, 33), (33, 32), (33, 33)):
+        (gradient,) = torch.autograd.grad(stage(image)[0, :, row, column].sum(), image)
+        seen = gradient[0].abs().sum(dim=0)
+        assert seen[row, column] > 2 * seen[16, 16]
+        assert seen[16:50, 16:50].all()
+        assert not seen[:, :16].any()
+        assert not seen[50:].any()
 
 
 @pytest.mark.parametrize("name", ["fast", "judge"])

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from rain_removal_ros.cli import main
-from rain_removal_ros.errors import DatasetError, WeightsError
+from rain_removal_ros.errors import DatasetError, PresetError, WeightsError
 from rain_removal_ros.network import get_preset, load_network, sha256_of
 from rain_removal_ros.training.crops import CropSettings, RainySamples, other_sky
 from rain_removal_ros.training.datasets import Example, FolderDataset
@@ -98,6 +98,19 @@ def test_a_dataset_pair_keeps_its_own_rain() -> None:
     sample = RainySamples([pair], SMALL, seed=0, count=1)[0]
     assert torch.equal(sample["rainy"], sample["clean"] + 100)
     assert torch.isnan(sample["inverse_depth"]).all()
+    assert torch.isnan(sample["streaks"]).all()  # nobody knows them
+
+
+def test_the_light_of_streaks_is_what_rain_adds_to_fog(street) -> None:
+    quiet = dataclasses.replace(SMALL, noise_share=0, jpeg_share=0, dry_share=0, fog_only_share=0)
+    streaks_only = RainySamples([street], dataclasses.replace(quiet, streaks_only_share=1), seed=1, count=8)
+    for index in range(8):
+        sample = streaks_only[index]
+        added = (sample["rainy"].float() - sample["clean"].float()) / 255
+        assert (sample["streaks"].float() - added).abs().max() < 1.5 / 255
+    assert max(float(streaks_only[i]["streaks"].max()) for i in range(8)) > 0.1
+    dry = RainySamples([street], dataclasses.replace(quiet, dry_share=1), seed=1, count=1)
+    assert not dry[0]["streaks"].any()
 
 
 def test_training_without_clean_images_is_refused() -> None:
@@ -135,6 +148,42 @@ def test_weights_name_the_weights_that_the_run_started_from(street, tmp_path) ->
         "file": "weights.safetensors",
         "sha256": sha256_of(first),
     }
+
+
+def test_the_streak_stage_is_trained_alone_from_weights_without_one(street, tmp_path) -> None:
+    plain = dataclasses.replace(settings().preset, streak_channels=0)
+    first = train(
+        settings(preset=plain, steps=1), [street], tmp_path / "first", workers=0, show_progress=False
+    )
+    path = train(
+        settings(streaks_alone=True, learning_rate=3e-3),
+        [street],
+        tmp_path / "next",
+        workers=0,
+        start_from=first,
+        show_progress=False,
+    )
+    before, after = (load_network(file)[0].state_dict() for file in (first, path))
+    changed = {
+        name for name, tensor in after.items() if name not in before or not torch.equal(tensor, before[name])
+    }
+    assert "streaks.output.weight" in changed
+    assert all(name.startswith("streaks.") for name in changed)
+    assert (tmp_path / "next" / "sheet_0000006.jpg").is_file()
+
+
+def test_what_cannot_be_started_from_or_trained_alone_is_named(street, tmp_path) -> None:
+    plain = dataclasses.replace(settings().preset, streak_channels=0)
+    with pytest.raises(PresetError, match="has no streak stage"):
+        train(settings(preset=plain, streaks_alone=True), [street], tmp_path / "a", show_progress=False)
+    pair = [Example("pair_0", np.zeros((80, 80, 3), np.uint8), rainy=np.zeros((80, 80, 3), np.uint8))]
+    with pytest.raises(DatasetError, match="rendered rain"):
+        train(settings(streaks_alone=True), [pair], tmp_path / "b", show_progress=False)
+    first = train(settings(steps=1), [street], tmp_path / "first", workers=0, show_progress=False)
+    for changes in ({"streak_channels": 0}, {"decoder_depths": (2, 3, 2)}, {"depth_channels": 8}):
+        other = settings(preset=dataclasses.replace(settings().preset, **changes))
+        with pytest.raises(WeightsError, match="do not fit preset fast"):
+            train(other, [street], tmp_path / "c", workers=0, start_from=first, show_progress=False)
 
 
 def test_a_run_is_not_resumed_with_other_settings(street, tmp_path) -> None:

@@ -15,9 +15,12 @@ from torch.nn import functional as F
 class ConvNorm(nn.Sequential):
     """Convolution and batch norm, which `fold` makes one convolution."""
 
-    def __init__(self, inputs: int, outputs: int, kernel: int = 3, stride: int = 1, groups: int = 1):
+    def __init__(
+        self, inputs: int, outputs: int, kernel: int = 3, stride: int = 1, groups: int = 1, dilation: int = 1
+    ):
+        padding = dilation * (kernel // 2)
         super().__init__(
-            nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, groups=groups, bias=False),
+            nn.Conv2d(inputs, outputs, kernel, stride, padding, dilation, groups, bias=False),
             nn.BatchNorm2d(outputs),
         )
 

@@ -21,6 +21,7 @@ from rain_removal_ros.network.blocks import (
 )
 from rain_removal_ros.network.encoder import STRIDE, Encoder, stage_block
 from rain_removal_ros.network.presets import MAX_INVERSE_DEPTH, DerainPreset
+from rain_removal_ros.network.streaks import StreakStage
 
 
 class DepthHead(nn.Module):
@@ -70,6 +71,8 @@ class FastDerainNetwork(nn.Module):
         super().__init__()
         self.preset = preset
         channels = preset.channels
+        if preset.streak_channels:
+            self.streaks = StreakStage(preset.streak_channels)
         self.encoder = Encoder(channels, preset.encoder_depths, preset.mlp_ratio)
         self.context = GlobalContext(channels[-1])
         self.depth_head = DepthHead(channels, preset.depth_channels)
@@ -93,6 +96,9 @@ class FastDerainNetwork(nn.Module):
 
     def depth(self, image: Tensor) -> Tensor:
         """Inverse depth alone, without what only the image needs."""
+        image = image.float()
+        if self.preset.streak_channels:
+            image = image - self.streaks(image)
         return self.depth_head(self._features(image))[0]
 
     def _features(self, image: Tensor) -> list[Tensor]:
@@ -104,7 +110,12 @@ class FastDerainNetwork(nn.Module):
         image; inverse depth (N, 1, H/4, W/4) in 1/m.
         """
         image = image.float()
-        features = self._features(image)
+        streaks = self.streaks(image) if self.preset.streak_channels else None
+        return self.restore(image, streaks)
+
+    def restore(self, image: Tensor, streaks: Tensor | None) -> tuple[Tensor, Tensor]:
+        """What `forward` gives, where the light of the streaks (N, 3, H, W) is known, float32 both."""
+        features = self._features(image if streaks is None else image - streaks)
         inverse_depth, depth_features = self.depth_head(features)
         if self.preset.depth_guided:
             far = far_light(F.avg_pool2d(image, 4), inverse_depth)
@@ -118,7 +129,11 @@ class FastDerainNetwork(nn.Module):
             x = self.stages[level](x)
         affine = F.pixel_shuffle(self.output(x), 4).float()
         gain, offset = affine[:, :1], affine[:, 1:]
-        correction = (image - self.airlight(features[3]).float()) * gain + offset
+        contrast = image - self.airlight(features[3]).float()
+        if streaks is None:
+            correction = contrast * gain + offset
+        else:
+            correction = (contrast - streaks) * gain + offset - streaks
         if self.preset.depth_guided:
             correction = restore_far_pattern(image, correction, inverse_depth, far)
         return correction, inverse_depth

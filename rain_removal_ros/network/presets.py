@@ -24,6 +24,7 @@ class DerainPreset:
     mlp_ratio: int = 4
     depth_channels: int = 24
     depth_guided: bool = True
+    streak_channels: int = 0  # of the stage that takes streaks off first; 0: none
 
 
 @dataclass(frozen=True)
@@ -45,15 +46,24 @@ Preset = DerainPreset | SegmentationPreset
 PRESETS: dict[str, Preset] = {
     preset.name: preset
     for preset in (
-        DerainPreset("fast", "fast", (48, 96, 160, 256), (1, 3, 4, 4), (3, 3, 2), depth_channels=24),
+        DerainPreset(
+            "fast",
+            "fast",
+            (48, 96, 160, 256),
+            (1, 3, 4, 4),
+            (1, 3, 2),
+            depth_channels=24,
+            streak_channels=16,
+        ),
         DerainPreset(
             "fast-unguided",
             "fast",
             (48, 96, 160, 256),
             (1, 3, 4, 4),
-            (3, 3, 2),
+            (1, 3, 2),
             depth_channels=24,
             depth_guided=False,
+            streak_channels=16,
         ),
         DerainPreset("paper", "paper", (32, 64, 128, 256), (3, 4, 6, 3), depth_channels=32),
         DerainPreset("dgnl-fast", "dgnl", (32, 64, 128), (3, 3, 3), depth_channels=32),

@@ -45,6 +45,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--crop", type=int, default=256, help="side of a sample in pixels, a multiple of 32 (%(default)s)"
     )
+    parser.add_argument(
+        "--scales",
+        type=float,
+        nargs=2,
+        metavar=("LEAST", "MOST"),
+        default=CropSettings().scales,
+        help="how much an image is resized before a sample is cut from it (%(default)s)",
+    )
     parser.add_argument("--learning-rate", type=float, default=defaults.learning_rate)
     parser.add_argument("--weight-decay", type=float, default=defaults.weight_decay)
     parser.add_argument("--average-decay", type=float, default=defaults.average_decay)
@@ -67,6 +75,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--segmentation", type=Path, help="frozen network of the semantic loss (.safetensors)"
     )
     parser.add_argument("--start-from", type=Path, help="weights to start from (.safetensors)")
+    parser.add_argument(
+        "--streaks-alone",
+        action="store_true",
+        help="train the streak stage alone, by its own term: a fraction of the time of a whole step",
+    )
     parser.add_argument("--workers", type=int, default=2, help="processes that make samples (%(default)s)")
     parser.add_argument(
         "--threads", type=int, help="CPU threads of the training process (PyTorch's own choice)"
@@ -79,6 +92,8 @@ def run(arguments: argparse.Namespace) -> int:
     """Train; prints where the weights are."""
     if arguments.crop % 32 or arguments.crop < 64:
         raise RainRemovalError(f"--crop {arguments.crop} is not a multiple of 32 of at least 64")
+    if not 0 < arguments.scales[0] <= arguments.scales[1]:
+        raise RainRemovalError(f"--scales {arguments.scales} must be positive, the lesser one first")
     if arguments.steps < 1 or arguments.batch < 1:
         raise RainRemovalError(f"--steps {arguments.steps} and --batch {arguments.batch} must be at least 1")
     if arguments.threads:
@@ -96,9 +111,12 @@ def run(arguments: argparse.Namespace) -> int:
         freeze_norms_after=arguments.freeze_norms_after,
         precision=arguments.precision,
         seed=arguments.seed,
-        crops=CropSettings(size=arguments.crop, dry_share=arguments.dry_share),
+        crops=CropSettings(
+            size=arguments.crop, scales=tuple(arguments.scales), dry_share=arguments.dry_share
+        ),
         weights=weights,
         segmentation=arguments.segmentation.name if arguments.segmentation else None,
+        streaks_alone=arguments.streaks_alone,
     )
     split = arguments.split or ("train" if arguments.dataset == "raincityscapes" else None)
     datasets = [open_dataset(arguments.dataset, root, split) for root in arguments.data]

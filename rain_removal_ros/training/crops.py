@@ -30,7 +30,7 @@ class CropSettings:
     """How samples are drawn. Shares are of all samples."""
 
     size: int = 256  # pixels, a multiple of 32
-    scales: tuple[float, float] = (0.5, 1.3)  # how much an example is resized, log-uniform
+    scales: tuple[float, float] = (0.4, 1.3)  # how much an example is resized, log-uniform
     dry_share: float = 0.15
     fog_only_share: float = 0.05
     streaks_only_share: float = 0.10
@@ -79,8 +79,9 @@ HELD_BYTES = 8 << 30
 class RainySamples(TorchDataset):
     """Samples for restoration and for segmentation.
 
-    Each is a dict: rainy and clean uint8 (3, S, S) RGB, inverse_depth float16 (S, S) in 1/m with NaN where
-    unknown, labels uint8 (S, S) with 255 where unlabelled. Where examples are held in memory they are drawn
+    Each is a dict: rainy and clean uint8 (3, S, S) RGB, streaks float16 (3, S, S), the light that streaks
+    add, in [0, 1], NaN where the dataset has rain of its own, inverse_depth float16 (S, S) in 1/m with NaN
+    where unknown, labels uint8 (S, S) with 255 where unlabelled. Where examples are held in memory they are drawn
     in proportion to the square root of how many their source has (a source is what stands before the first
     underscore of a name), so that one long sequence does not outweigh the rest; otherwise all alike.
     """
@@ -121,6 +122,7 @@ class RainySamples(TorchDataset):
         generator = np.random.default_rng([self.seed, index])
         example = self._draw(generator)
         clean, rainy, depth, labels, reference_height = self._crop(example, generator)
+        streaks = np.full(clean.shape, np.nan, np.float32)
         if rainy is None:
             if generator.random() < self.settings.light_share:
                 clean = _other_light(clean, generator)
@@ -129,12 +131,13 @@ class RainySamples(TorchDataset):
             if generator.random() < self.settings.blur_share:
                 clean = cv2.GaussianBlur(clean, (0, 0), generator.uniform(0.4, 1.2))
             if self.rain:
-                rainy, clean = self._weather(clean, depth, reference_height, generator)
+                rainy, clean, streaks = self._weather(clean, depth, reference_height, generator)
             else:  # what a segmentation network sees: dry, through a real camera
                 rainy = clean = _camera_faults(clean, self.settings, generator)
         return {
             "rainy": torch.from_numpy(np.ascontiguousarray(rainy.transpose(2, 0, 1))),
             "clean": torch.from_numpy(np.ascontiguousarray(clean.transpose(2, 0, 1))),
+            "streaks": torch.from_numpy(streaks.transpose(2, 0, 1).astype(np.float16)),
             "inverse_depth": torch.from_numpy(depth.astype(np.float16)),
             "labels": torch.from_numpy(np.ascontiguousarray(labels)),
         }
@@ -166,14 +169,15 @@ class RainySamples(TorchDataset):
             labels = cut(example.labels, cv2.INTER_NEAREST)
         return clean, rainy, depth, labels, height * size / window
 
-    def _weather(self, clean, depth, reference_height, generator) -> tuple[np.ndarray, np.ndarray]:
+    def _weather(self, clean, depth, reference_height, generator) -> tuple[np.ndarray, ...]:
+        """Rainy and clean crop, and the light of the streaks, R (1 - I), in [0, 1]."""
         settings = self.settings
         size = settings.size
         kind = generator.random()
         if kind < settings.dry_share:
             if generator.random() < settings.noise_share:
                 clean = _camera_faults(clean, settings, generator)
-            return clean, clean
+            return clean, clean, np.zeros(clean.shape, np.float32)
         if np.isnan(depth).any():  # no depth: any plausible one does, farther towards the top
             near, far = generator.uniform(0.03, 0.3), generator.uniform(0.003, 0.03)
             depth = np.linspace(far, near, size, dtype=np.float32)[:, None].repeat(size, axis=1)
@@ -195,7 +199,8 @@ class RainySamples(TorchDataset):
         parameters = RainParameters(parameters.alpha, beta, layers, airlight, parameters.nearest)
         rain = Rain(parameters, size, size, int(generator.integers(1 << 31)), reference_height)
         rainy = rain.render(clean, depth)
-        return _camera_faults(rainy, settings, generator), clean
+        streaks = rain.streaks(depth)[..., None] * (1 - clean / np.float32(255))
+        return _camera_faults(rainy, settings, generator), clean, streaks
 
 
 def _trainable(example: Example) -> Example:

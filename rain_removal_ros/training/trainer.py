@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Subset
 from tqdm import tqdm
 
-from rain_removal_ros.errors import DatasetError, WeightsError
+from rain_removal_ros.errors import DatasetError, PresetError, WeightsError
 from rain_removal_ros.network import (
     MAX_INVERSE_DEPTH,
     build_network,
@@ -51,6 +51,7 @@ class LossWeights:
     depth: float = 0.1
     semantic: float = 0.04
     perceptual: float = 0.0
+    streaks: float = 0.2
 
 
 @dataclass(frozen=True)
@@ -73,6 +74,7 @@ class TrainingSettings:
     crops: CropSettings = field(default_factory=CropSettings)
     weights: LossWeights = field(default_factory=LossWeights)
     segmentation: str | None = None  # file name of the frozen network of the semantic loss
+    streaks_alone: bool = False  # train the streak stage by its own term, and nothing else
 
 
 class AveragedWeights:
@@ -126,9 +128,17 @@ class Objective(nn.Module):
             terms = {"cross_entropy": losses.segmentation_cross_entropy(logits, batch["labels"])}
             return terms, logits, None
         rainy = batch["rainy"].float() / 255
-        correction, inverse_depth = self.network(rainy)
-        restored = rainy + correction.float()
         weights = self.settings.weights
+        streak_term = {}
+        if self.network.preset.streak_channels:
+            streaks = self.network.streaks(rainy)
+            streak_term["streaks"] = weights.streaks * losses.streaks_l1(streaks, batch["streaks"])
+            if self.settings.streaks_alone:
+                return streak_term, rainy - streaks, None
+            correction, inverse_depth = self.network.restore(rainy, streaks)
+        else:
+            correction, inverse_depth = self.network(rainy)
+        restored = rainy + correction.float()
         terms = {
             "image": weights.image * losses.image_l1(restored, clean),
             "fidelity": weights.fidelity * losses.fidelity(restored, clean),
@@ -136,6 +146,7 @@ class Objective(nn.Module):
             "coarse_gradient": weights.coarse_gradient * losses.coarse_gradient_l1(restored, clean),
             "structural": weights.structural * losses.structural(restored, clean),
             "depth": weights.depth * losses.depth_l1(inverse_depth, batch["inverse_depth"]),
+            **streak_term,
         }
         segmentation, features = self._frozen
         if segmentation is not None and weights.semantic:
@@ -151,6 +162,25 @@ class Objective(nn.Module):
         return terms, restored, inverse_depth
 
 
+def start_with(network: nn.Module, trained: nn.Module) -> None:
+    """Give a network the weights of a trained one; a streak stage that the trained one lacks stays as it is.
+
+    Raises WeightsError where they differ in anything else.
+    """
+    try:
+        missing, unexpected = network.load_state_dict(trained.state_dict(), strict=False)
+    except RuntimeError as error:
+        raise WeightsError(
+            f"the weights to start from do not fit preset {network.preset.name}: {error}"
+        ) from error
+    missing = [name for name in missing if not name.startswith("streaks.")]
+    if missing or unexpected:
+        raise WeightsError(
+            f"the weights to start from, of preset {trained.preset.name}, do not fit preset "
+            f"{network.preset.name}: {(missing + unexpected)[0]} is only in one of them"
+        )
+
+
 def freeze_norms(network: nn.Module) -> None:
     """Let every batch norm use its running statistics from now on."""
     for module in network.modules():
@@ -159,21 +189,24 @@ def freeze_norms(network: nn.Module) -> None:
 
 
 def sample_sheet(
-    batch: dict[str, Tensor], restored: Tensor, inverse_depth: Tensor, count: int = 6
+    batch: dict[str, Tensor], restored: Tensor, inverse_depth: Tensor | None, count: int = 6
 ) -> np.ndarray:
-    """uint8 BGR picture: a row each of rainy, restored and clean samples and of their estimated inverse
-    depth.
+    """uint8 BGR picture: a row each of rainy, restored and clean samples and, where there is one, of their
+    estimated inverse depth.
     """
 
     def tiles(images: Tensor) -> np.ndarray:
         return np.hstack(list(images[:count].permute(0, 2, 3, 1).clamp(0, 255).byte().cpu().numpy()))
 
+    rows = [tiles(batch["rainy"].float()), tiles(255 * restored.float()), tiles(batch["clean"].float())]
+    sheet = cv2.cvtColor(np.vstack(rows), cv2.COLOR_RGB2BGR)
+    if inverse_depth is None:
+        return sheet
     side = restored.shape[-1]
     depth = (inverse_depth[:count, 0].float() / MAX_INVERSE_DEPTH).sqrt().clamp(0, 1).cpu().numpy()
     depth_tiles = [cv2.resize((255 * tile).astype(np.uint8), (side, side)) for tile in depth]
-    rows = [tiles(batch["rainy"].float()), tiles(255 * restored.float()), tiles(batch["clean"].float())]
     coloured = cv2.applyColorMap(np.hstack(depth_tiles), cv2.COLORMAP_MAGMA)
-    return np.vstack([cv2.cvtColor(np.vstack(rows), cv2.COLOR_RGB2BGR), coloured])
+    return np.vstack([sheet, coloured])
 
 
 def train(
@@ -191,7 +224,8 @@ def train(
 
     `stop_after` seconds the run is checkpointed and left, to be resumed. `start_from` gives first weights;
     the weights that come out name that file and its SHA-256. Raises WeightsError where `output` holds a run
-    with other settings, DatasetError where there is nothing to train on.
+    with other settings or `start_from` does not fit, DatasetError where there is nothing to train on,
+    PresetError where a streak stage is to be trained that the preset has not.
     """
     began = time.monotonic()
     output = Path(output)
@@ -201,7 +235,7 @@ def train(
     network = build_network(settings.preset)
     origin = None
     if start_from is not None:
-        network.load_state_dict(load_network(start_from)[0].state_dict())
+        start_with(network, load_network(start_from)[0])
         origin = {"file": start_from.name, "sha256": sha256_of(start_from)}
     elif isinstance(network, JudgeNetwork):
         network.load_pretrained()
@@ -212,6 +246,14 @@ def train(
         segmentation.to(accelerator.device, memory_format=torch.channels_last)
     if not restores(settings) and not any(d[0].labels is not None for d in datasets):
         raise DatasetError("a segmentation network needs labels; none of the datasets has any")
+
+    if settings.streaks_alone:
+        if not getattr(settings.preset, "streak_channels", 0):
+            raise PresetError(
+                f"preset {settings.preset.name} has no streak stage that could be trained alone"
+            )
+        if all(dataset[0].rainy is not None for dataset in datasets):
+            raise DatasetError("the streak stage learns from rendered rain; all the datasets have their own")
 
     objective = Objective(network, settings, segmentation)
     decayed = [p for p in network.parameters() if p.ndim > 1]
@@ -332,8 +374,9 @@ def train(
                 logged_step, logged_at = step, time.monotonic()
         if step % checkpoint_every == 0 or step == settings.steps or out_of_time:
             save()
-            if inverse_depth is not None and accelerator.is_main_process:
-                sheet = sample_sheet(batch, prediction.detach(), inverse_depth.detach())
+            if restores(settings) and accelerator.is_main_process:
+                depth = None if inverse_depth is None else inverse_depth.detach()
+                sheet = sample_sheet(batch, prediction.detach(), depth)
                 cv2.imwrite(str(output / f"sheet_{step:07d}.jpg"), sheet)
         if out_of_time:
             break

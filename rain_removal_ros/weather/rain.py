@@ -143,6 +143,15 @@ class Rain:
             np.maximum(combined, pattern[rows][:, columns], out=combined)
         return combined
 
+    def streaks(self, inverse_depth: np.ndarray, time: float = 0.0) -> np.ndarray:
+        """R of the imaging model, float32 (H, W) in [0, 1], before a scene of float32 inverse depth (H, W) in
+        1/m.
+        """
+        distance = distance_from_inverse_depth(inverse_depth)
+        return self.pattern(time) * rain_transmission(
+            distance, self.parameters.alpha, self.parameters.nearest
+        )
+
     def render(self, clean: np.ndarray, inverse_depth: np.ndarray, time: float = 0.0) -> np.ndarray:
         """Rain and fog on a clean uint8 (H, W, 3) image with float32 (H, W) inverse depth in 1/m. Returns
         uint8 (H, W, 3).
@@ -153,7 +162,9 @@ class Rain:
                 f"{self.width}x{self.height} pixels; make a Rain of the image's size"
             )
         distance = distance_from_inverse_depth(inverse_depth)
-        streaks = self.pattern(time) * rain_transmission(
-            distance, self.parameters.alpha, self.parameters.nearest
+        return compose(
+            clean,
+            self.streaks(inverse_depth, time),
+            fog(distance, self.parameters.beta),
+            self.parameters.airlight,
         )
-        return compose(clean, streaks, fog(distance, self.parameters.beta), self.parameters.airlight)
