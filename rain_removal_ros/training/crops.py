@@ -81,9 +81,9 @@ class RainySamples(TorchDataset):
 
     Each is a dict: rainy and clean uint8 (3, S, S) RGB, streaks float16 (3, S, S), the light that streaks
     add, in [0, 1], NaN where the dataset has rain of its own, inverse_depth float16 (S, S) in 1/m with NaN
-    where unknown, labels uint8 (S, S) with 255 where unlabelled. Where examples are held in memory they are drawn
-    in proportion to the square root of how many their source has (a source is what stands before the first
-    underscore of a name), so that one long sequence does not outweigh the rest; otherwise all alike.
+    where unknown, labels uint8 (S, S) with 255 where unlabelled. Where examples are held in memory they are
+    drawn in proportion to the square root of how many their source has (a source is what stands before the
+    first underscore of a name), so that one long sequence does not outweigh the rest; otherwise all alike.
     """
 
     def __init__(
