@@ -1,5 +1,5 @@
-"""The preset `fast`: restores at 1/4 of the image, guided by depth at every scale, and corrects the image
-affinely.
+"""The preset `fast`: takes streaks off at 1/2 of the image, restores the rest at 1/4, guided by depth at
+every scale, and corrects the image affinely.
 """
 
 from __future__ import annotations
@@ -51,14 +51,14 @@ class DepthHead(nn.Module):
 
 
 class FastDerainNetwork(nn.Module):
-    """Encoder, depth head, and an image head whose features depth transforms at 1/16, 1/8 and 1/4 of the
-    image.
+    """A streak stage, then encoder, depth head, and an image head whose features depth transforms at 1/16,
+    1/8 and 1/4 of the image.
 
     The imaging model O = I (1 - R - A) + R + A0 A makes the clean image affine in the rainy one. Without
     streaks, I - O = (1 / t - 1) (O - A0), where t = 1 - A is the fog's transmission. So the network estimates
     the airlight A0, one number for the image, and the head gives a gain, which brings back the contrast about
-    the airlight that fog took, full detail and all, and an offset, which takes streaks away; sixteen pixels
-    of each at once through PixelShuffle.
+    the airlight that fog took, full detail and all, and an offset, which takes away what else is left of
+    rain; sixteen pixels of each at once through PixelShuffle.
 
     Of a sky, fog of the stronger kinds leaves 5 % and 1 %, which no feature of the image shows. So where
     depth is farthest, what is left is measured in float32: the head's finest stage is given it at full

@@ -4,7 +4,7 @@ it.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from rain_removal_ros.errors import PresetError
 
@@ -43,28 +43,21 @@ class SegmentationPreset:
 
 Preset = DerainPreset | SegmentationPreset
 
+FAST = DerainPreset(
+    "fast",
+    "fast",
+    (48, 96, 160, 256),
+    (1, 3, 4, 4),
+    (1, 3, 2),
+    depth_channels=24,
+    streak_channels=16,
+)
+
 PRESETS: dict[str, Preset] = {
     preset.name: preset
     for preset in (
-        DerainPreset(
-            "fast",
-            "fast",
-            (48, 96, 160, 256),
-            (1, 3, 4, 4),
-            (1, 3, 2),
-            depth_channels=24,
-            streak_channels=16,
-        ),
-        DerainPreset(
-            "fast-unguided",
-            "fast",
-            (48, 96, 160, 256),
-            (1, 3, 4, 4),
-            (1, 3, 2),
-            depth_channels=24,
-            depth_guided=False,
-            streak_channels=16,
-        ),
+        FAST,
+        replace(FAST, name="fast-unguided", depth_guided=False),
         DerainPreset("paper", "paper", (32, 64, 128, 256), (3, 4, 6, 3), depth_channels=32),
         DerainPreset("dgnl-fast", "dgnl", (32, 64, 128), (3, 3, 3), depth_channels=32),
         SegmentationPreset("segmentation", (48, 96, 160, 256), (1, 2, 4, 4)),

@@ -8,9 +8,7 @@ from torch.nn import functional as F
 from rain_removal_ros.network.blocks import ConvNorm, as_weights
 
 DILATIONS = (1, 2, 2, 1)
-"""Of the convolutions between the first and the last one: together they see 34 pixels along a
-streak.
-"""
+"""Of the convolutions between the first and the last one: together they see 34 pixels."""
 
 
 class StreakStage(nn.Module):

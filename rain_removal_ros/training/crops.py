@@ -198,9 +198,9 @@ class RainySamples(TorchDataset):
             beta = 0.0
         parameters = RainParameters(parameters.alpha, beta, layers, airlight, parameters.nearest)
         rain = Rain(parameters, size, size, int(generator.integers(1 << 31)), reference_height)
-        rainy = rain.render(clean, depth)
-        streaks = rain.streaks(depth)[..., None] * (1 - clean / np.float32(255))
-        return _camera_faults(rainy, settings, generator), clean, streaks
+        rainy, streaks = rain.render_with_streaks(clean, depth)
+        light = streaks[..., None] * (1 - clean / np.float32(255))
+        return _camera_faults(rainy, settings, generator), clean, light
 
 
 def _trainable(example: Example) -> Example:

@@ -43,8 +43,8 @@ def coarse_gradient_l1(restored: Tensor, clean: Tensor) -> Tensor:
 def streaks_l1(estimate: Tensor, truth: Tensor) -> Tensor:
     """mean (|e| + |dx e| / 2 + |dy e| / 2), e = S - R (1 - I), where the truth R (1 - I) is known (not NaN).
 
-    Every |e| is sqrt(e^2 + 0.01^2) - 0.01: most pixels have no streak, and an L1 loss that does not yield
-    about zero teaches zero everywhere. S and R (1 - I) are (N, 3, H, W) in [0, 1].
+    Every |e| is sqrt(e^2 + 0.01^2) - 0.01 (Charbonnier): most pixels have no streak, and an L1 loss that does
+    not yield about zero teaches zero everywhere. S and R (1 - I) are (N, 3, H, W) in [0, 1].
     """
     known = ~torch.isnan(truth)
     error = torch.where(known, estimate - torch.nan_to_num(truth.float()), 0)

@@ -196,14 +196,14 @@ def sample_sheet(
     """
 
     def tiles(images: Tensor) -> np.ndarray:
-        return np.hstack(list(images[:count].permute(0, 2, 3, 1).clamp(0, 255).byte().cpu().numpy()))
+        return np.hstack(list(images[:count].detach().permute(0, 2, 3, 1).clamp(0, 255).byte().cpu().numpy()))
 
     rows = [tiles(batch["rainy"].float()), tiles(255 * restored.float()), tiles(batch["clean"].float())]
     sheet = cv2.cvtColor(np.vstack(rows), cv2.COLOR_RGB2BGR)
     if inverse_depth is None:
         return sheet
     side = restored.shape[-1]
-    depth = (inverse_depth[:count, 0].float() / MAX_INVERSE_DEPTH).sqrt().clamp(0, 1).cpu().numpy()
+    depth = (inverse_depth[:count, 0].detach().float() / MAX_INVERSE_DEPTH).sqrt().clamp(0, 1).cpu().numpy()
     depth_tiles = [cv2.resize((255 * tile).astype(np.uint8), (side, side)) for tile in depth]
     coloured = cv2.applyColorMap(np.hstack(depth_tiles), cv2.COLORMAP_MAGMA)
     return np.vstack([sheet, coloured])
@@ -254,6 +254,8 @@ def train(
             )
         if all(dataset[0].rainy is not None for dataset in datasets):
             raise DatasetError("the streak stage learns from rendered rain; all the datasets have their own")
+        for name, parameter in network.named_parameters():
+            parameter.requires_grad_(name.startswith("streaks."))
 
     objective = Objective(network, settings, segmentation)
     decayed = [p for p in network.parameters() if p.ndim > 1]
@@ -375,8 +377,7 @@ def train(
         if step % checkpoint_every == 0 or step == settings.steps or out_of_time:
             save()
             if restores(settings) and accelerator.is_main_process:
-                depth = None if inverse_depth is None else inverse_depth.detach()
-                sheet = sample_sheet(batch, prediction.detach(), depth)
+                sheet = sample_sheet(batch, prediction, inverse_depth)
                 cv2.imwrite(str(output / f"sheet_{step:07d}.jpg"), sheet)
         if out_of_time:
             break

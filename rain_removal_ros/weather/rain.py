@@ -143,28 +143,24 @@ class Rain:
             np.maximum(combined, pattern[rows][:, columns], out=combined)
         return combined
 
-    def streaks(self, inverse_depth: np.ndarray, time: float = 0.0) -> np.ndarray:
-        """R of the imaging model, float32 (H, W) in [0, 1], before a scene of float32 inverse depth (H, W) in
-        1/m.
-        """
-        distance = distance_from_inverse_depth(inverse_depth)
-        return self.pattern(time) * rain_transmission(
-            distance, self.parameters.alpha, self.parameters.nearest
-        )
-
     def render(self, clean: np.ndarray, inverse_depth: np.ndarray, time: float = 0.0) -> np.ndarray:
         """Rain and fog on a clean uint8 (H, W, 3) image with float32 (H, W) inverse depth in 1/m. Returns
         uint8 (H, W, 3).
         """
+        return self.render_with_streaks(clean, inverse_depth, time)[0]
+
+    def render_with_streaks(
+        self, clean: np.ndarray, inverse_depth: np.ndarray, time: float = 0.0
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """What `render` gives, and R of the imaging model, float32 (H, W) in [0, 1]."""
         if clean.shape != (self.height, self.width, 3) or inverse_depth.shape != clean.shape[:2]:
             raise ImageError(
                 f"image {clean.shape} and inverse depth {inverse_depth.shape} do not fit rain made for "
                 f"{self.width}x{self.height} pixels; make a Rain of the image's size"
             )
         distance = distance_from_inverse_depth(inverse_depth)
-        return compose(
-            clean,
-            self.streaks(inverse_depth, time),
-            fog(distance, self.parameters.beta),
-            self.parameters.airlight,
+        streaks = self.pattern(time) * rain_transmission(
+            distance, self.parameters.alpha, self.parameters.nearest
         )
+        observed = compose(clean, streaks, fog(distance, self.parameters.beta), self.parameters.airlight)
+        return observed, streaks
