@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -14,7 +15,7 @@ import torch
 
 from rain_removal_ros.cli import main
 from rain_removal_ros.errors import DatasetError, PresetError, WeightsError
-from rain_removal_ros.network import get_preset, load_network, sha256_of
+from rain_removal_ros.network import build_network, get_preset, load_network, sha256_of
 from rain_removal_ros.training.crops import CropSettings, RainySamples, other_sky
 from rain_removal_ros.training.datasets import Example, FolderDataset
 from rain_removal_ros.training.trainer import LossWeights, TrainingSettings, learning_rate_at, train
@@ -150,6 +151,38 @@ def test_weights_name_the_weights_that_the_run_started_from(street, tmp_path) ->
     }
 
 
+def changed_between(first: Path, second: Path) -> set[str]:
+    """Names of the tensors that differ, or are only in the second file."""
+    before, after = (load_network(file)[0].state_dict() for file in (first, second))
+    return {
+        name for name, tensor in after.items() if name not in before or not torch.equal(tensor, before[name])
+    }
+
+
+def test_frozen_layers_keep_the_weights_they_start_with(street, tmp_path) -> None:
+    first = train(settings(steps=1), [street], tmp_path / "first", workers=0, show_progress=False)
+    path = train(
+        settings(frozen=("encoder.stages.1", "airlight"), freeze_norms_after=0.0),
+        [street],
+        tmp_path / "next",
+        workers=0,
+        start_from=first,
+        show_progress=False,
+    )
+    changed = changed_between(first, path)
+    assert not any(name.startswith(("encoder.stages.1.", "airlight.")) for name in changed)
+    for trained in ("encoder.stages.0.", "encoder.stages.2.", "context.", "streaks.", "output."):
+        assert any(name.startswith(trained) for name in changed), trained
+
+
+def test_a_layer_that_cannot_be_frozen_is_named(street, tmp_path) -> None:
+    with pytest.raises(PresetError, match=r"no layer .encode. to freeze; its parts are .*encoder"):
+        train(settings(frozen=("encode",)), [street], tmp_path, workers=0, show_progress=False)
+    parts = tuple(name for name, _ in build_network(settings().preset).named_children())
+    with pytest.raises(PresetError, match="nothing is left to train"):
+        train(settings(frozen=parts), [street], tmp_path, workers=0, show_progress=False)
+
+
 def test_the_streak_stage_is_trained_alone_from_weights_without_one(street, tmp_path) -> None:
     plain = dataclasses.replace(settings().preset, streak_channels=0)
     first = train(
@@ -163,10 +196,7 @@ def test_the_streak_stage_is_trained_alone_from_weights_without_one(street, tmp_
         start_from=first,
         show_progress=False,
     )
-    before, after = (load_network(file)[0].state_dict() for file in (first, path))
-    changed = {
-        name for name, tensor in after.items() if name not in before or not torch.equal(tensor, before[name])
-    }
+    changed = changed_between(first, path)
     assert "streaks.output.weight" in changed
     assert all(name.startswith("streaks.") for name in changed)
     assert (tmp_path / "next" / "sheet_0000006.jpg").is_file()

@@ -68,6 +68,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--dry-share", type=float, default=CropSettings().dry_share, help="share of dry samples"
     )
+    parser.add_argument(
+        "--sky-share",
+        type=float,
+        default=CropSettings().sky_share,
+        help="share of samples that get another sky where the camera overexposed it (%(default)s)",
+    )
     for term in dataclasses.fields(LossWeights):
         option = f"--{term.name.replace('_', '-')}-weight"
         parser.add_argument(option, type=float, default=term.default, help="weight of this loss term")
@@ -79,6 +85,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--streaks-alone",
         action="store_true",
         help="train the streak stage alone, by its own term: a fraction of the time of a whole step",
+    )
+    parser.add_argument(
+        "--freeze",
+        nargs="+",
+        default=(),
+        metavar="LAYER",
+        help="layers that keep the weights of --start-from, such as airlight or encoder.stages.3",
     )
     parser.add_argument("--workers", type=int, default=2, help="processes that make samples (%(default)s)")
     parser.add_argument(
@@ -112,11 +125,15 @@ def run(arguments: argparse.Namespace) -> int:
         precision=arguments.precision,
         seed=arguments.seed,
         crops=CropSettings(
-            size=arguments.crop, scales=tuple(arguments.scales), dry_share=arguments.dry_share
+            size=arguments.crop,
+            scales=tuple(arguments.scales),
+            dry_share=arguments.dry_share,
+            sky_share=arguments.sky_share,
         ),
         weights=weights,
         segmentation=arguments.segmentation.name if arguments.segmentation else None,
         streaks_alone=arguments.streaks_alone,
+        frozen=tuple(arguments.freeze),
     )
     split = arguments.split or ("train" if arguments.dataset == "raincityscapes" else None)
     datasets = [open_dataset(arguments.dataset, root, split) for root in arguments.data]

@@ -75,6 +75,7 @@ class TrainingSettings:
     weights: LossWeights = field(default_factory=LossWeights)
     segmentation: str | None = None  # file name of the frozen network of the semantic loss
     streaks_alone: bool = False  # train the streak stage by its own term, and nothing else
+    frozen: tuple[str, ...] = ()  # layers that keep the weights they start with
 
 
 class AveragedWeights:
@@ -188,6 +189,23 @@ def freeze_norms(network: nn.Module) -> None:
             module.eval()
 
 
+def freeze(network: nn.Module, layers: Sequence[str]) -> None:
+    """Let layers, named as `network.named_modules()` names them, keep their weights.
+
+    Raises PresetError for a layer that the network has not, or where nothing is left to train.
+    """
+    modules = dict(network.named_modules())
+    for layer in layers:
+        if not layer or layer not in modules:
+            raise PresetError(
+                f"preset {network.preset.name} has no layer {layer!r} to freeze; its parts are "
+                f"{', '.join(name for name, _ in network.named_children())}, and what they hold"
+            )
+        modules[layer].requires_grad_(False)
+    if not any(parameter.requires_grad for parameter in network.parameters()):
+        raise PresetError(f"nothing is left to train when {', '.join(layers)} are frozen")
+
+
 def sample_sheet(
     batch: dict[str, Tensor], restored: Tensor, inverse_depth: Tensor | None, count: int = 6
 ) -> np.ndarray:
@@ -225,7 +243,7 @@ def train(
     `stop_after` seconds the run is checkpointed and left, to be resumed. `start_from` gives first weights;
     the weights that come out name that file and its SHA-256. Raises WeightsError where `output` holds a run
     with other settings or `start_from` does not fit, DatasetError where there is nothing to train on,
-    PresetError where a streak stage is to be trained that the preset has not.
+    PresetError where a streak stage is to be trained, or a layer frozen, that the preset has not.
     """
     began = time.monotonic()
     output = Path(output)
@@ -254,8 +272,8 @@ def train(
             )
         if all(dataset[0].rainy is not None for dataset in datasets):
             raise DatasetError("the streak stage learns from rendered rain; all the datasets have their own")
-        for name, parameter in network.named_parameters():
-            parameter.requires_grad_(name.startswith("streaks."))
+        freeze(network, [name for name, _ in network.named_children() if name != "streaks"])
+    freeze(network, settings.frozen)
 
     objective = Objective(network, settings, segmentation)
     decayed = [p for p in network.parameters() if p.ndim > 1]
