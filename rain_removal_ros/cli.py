@@ -30,6 +30,7 @@ SUBCOMMANDS = {
     "build": ("rain_removal_ros.runtime.build_command", "build, list, verify or clear the compiled networks"),
     "benchmark": ("rain_removal_ros.evaluation.benchmark_command", "measure latency, throughput and memory"),
     "train": ("rain_removal_ros.training.command", "train a network"),
+    "average": ("rain_removal_ros.training.average_command", "average two weights files, layer by layer"),
     "evaluate": (
         "rain_removal_ros.evaluation.command",
         "measure restoration quality and what it does for segmentation",

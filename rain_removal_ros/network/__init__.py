@@ -2,7 +2,13 @@
 
 from rain_removal_ros.network.blocks import fold_batch_norms
 from rain_removal_ros.network.presets import MAX_INVERSE_DEPTH, PRESETS, get_preset
-from rain_removal_ros.network.weights import build_network, load_network, save_network, sha256_of
+from rain_removal_ros.network.weights import (
+    build_network,
+    load_network,
+    require_layers,
+    save_network,
+    sha256_of,
+)
 
 __all__ = [
     "MAX_INVERSE_DEPTH",
@@ -11,6 +17,7 @@ __all__ = [
     "fold_batch_norms",
     "get_preset",
     "load_network",
+    "require_layers",
     "save_network",
     "sha256_of",
 ]

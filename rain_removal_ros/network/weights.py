@@ -7,13 +7,14 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+from collections.abc import Iterable
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import nn
 
-from rain_removal_ros.errors import WeightsError
+from rain_removal_ros.errors import PresetError, WeightsError
 from rain_removal_ros.network.dgnl import DGNLFastNetwork
 from rain_removal_ros.network.efficientnet import JudgeNetwork
 from rain_removal_ros.network.fast import FastDerainNetwork
@@ -86,6 +87,17 @@ def load_network(path: Path) -> tuple[nn.Module, dict]:
             f"weights file {path} does not describe a network of this package ({error})"
         ) from error
     return network.eval(), training
+
+
+def require_layers(network: nn.Module, layers: Iterable[str]) -> None:
+    """Raises PresetError for a layer, named as `network.named_modules()` does, that the network has not."""
+    modules = dict(network.named_modules())
+    for layer in layers:
+        if not layer or layer not in modules:
+            raise PresetError(
+                f"preset {network.preset.name} has no layer {layer!r}; its parts are "
+                f"{', '.join(name for name, _ in network.named_children())}, and what they hold"
+            )
 
 
 def sha256_of(path: Path) -> str:

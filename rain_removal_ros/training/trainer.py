@@ -29,6 +29,7 @@ from rain_removal_ros.network import (
     build_network,
     fold_batch_norms,
     load_network,
+    require_layers,
     save_network,
     sha256_of,
 )
@@ -194,14 +195,9 @@ def freeze(network: nn.Module, layers: Sequence[str]) -> None:
 
     Raises PresetError for a layer that the network has not, or where nothing is left to train.
     """
-    modules = dict(network.named_modules())
+    require_layers(network, layers)
     for layer in layers:
-        if not layer or layer not in modules:
-            raise PresetError(
-                f"preset {network.preset.name} has no layer {layer!r} to freeze; its parts are "
-                f"{', '.join(name for name, _ in network.named_children())}, and what they hold"
-            )
-        modules[layer].requires_grad_(False)
+        network.get_submodule(layer).requires_grad_(False)
     if not any(parameter.requires_grad for parameter in network.parameters()):
         raise PresetError(f"nothing is left to train when {', '.join(layers)} are frozen")
 
