@@ -151,9 +151,10 @@ def test_weights_name_the_weights_that_the_run_started_from(street, tmp_path) ->
     }
 
 
-def changed_between(first: Path, second: Path) -> set[str]:
-    """Names of the tensors that differ, or are only in the second file."""
-    before, after = (load_network(file)[0].state_dict() for file in (first, second))
+def changed_by(further: TrainingSettings, first: Path, street: FolderDataset, output: Path) -> set[str]:
+    """Names of the tensors that a run that starts from `first` changes or adds."""
+    path = train(further, [street], output, workers=0, start_from=first, show_progress=False)
+    before, after = (load_network(file)[0].state_dict() for file in (first, path))
     return {
         name for name, tensor in after.items() if name not in before or not torch.equal(tensor, before[name])
     }
@@ -161,15 +162,7 @@ def changed_between(first: Path, second: Path) -> set[str]:
 
 def test_frozen_layers_keep_the_weights_they_start_with(street, tmp_path) -> None:
     first = train(settings(steps=1), [street], tmp_path / "first", workers=0, show_progress=False)
-    path = train(
-        settings(frozen=("encoder.stages.1", "airlight"), freeze_norms_after=0.0),
-        [street],
-        tmp_path / "next",
-        workers=0,
-        start_from=first,
-        show_progress=False,
-    )
-    changed = changed_between(first, path)
+    changed = changed_by(settings(frozen=("encoder.stages.1", "airlight")), first, street, tmp_path / "next")
     assert not any(name.startswith(("encoder.stages.1.", "airlight.")) for name in changed)
     for trained in ("encoder.stages.0.", "encoder.stages.2.", "context.", "streaks.", "output."):
         assert any(name.startswith(trained) for name in changed), trained
@@ -188,15 +181,7 @@ def test_the_streak_stage_is_trained_alone_from_weights_without_one(street, tmp_
     first = train(
         settings(preset=plain, steps=1), [street], tmp_path / "first", workers=0, show_progress=False
     )
-    path = train(
-        settings(streaks_alone=True, learning_rate=3e-3),
-        [street],
-        tmp_path / "next",
-        workers=0,
-        start_from=first,
-        show_progress=False,
-    )
-    changed = changed_between(first, path)
+    changed = changed_by(settings(streaks_alone=True, learning_rate=3e-3), first, street, tmp_path / "next")
     assert "streaks.output.weight" in changed
     assert all(name.startswith("streaks.") for name in changed)
     assert (tmp_path / "next" / "sheet_0000006.jpg").is_file()

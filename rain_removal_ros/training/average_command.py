@@ -39,7 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("base", type=Path, help="weights of the same preset, such as those it started from")
     parser.add_argument("--output", type=Path, required=True, help="file to write (.safetensors)")
     parser.add_argument(
-        "--share", type=float, default=0.5, help="what TRAINED counts, BASE having the rest (%(default)s)"
+        "--share", default="0.5", help="what TRAINED counts, BASE having the rest (%(default)s)"
     )
     parser.add_argument(
         "--layers",

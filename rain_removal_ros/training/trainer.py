@@ -183,9 +183,9 @@ def start_with(network: nn.Module, trained: nn.Module) -> None:
         )
 
 
-def freeze_norms(network: nn.Module) -> None:
-    """Let every batch norm use its running statistics from now on."""
-    for module in network.modules():
+def freeze_norms(part: nn.Module) -> None:
+    """Let every batch norm in a network or layer use, and keep, its running statistics from now on."""
+    for module in part.modules():
         if isinstance(module, nn.BatchNorm2d):
             module.eval()
 
@@ -353,6 +353,8 @@ def train(
     names: list[str] = []
     logged_step, logged_at = step, time.monotonic()
     objective.train()
+    for layer in settings.frozen:
+        freeze_norms(network.get_submodule(layer))
     for batch in loader:
         if step >= settings.freeze_norms_after * settings.steps:
             freeze_norms(network)
