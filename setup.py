@@ -77,6 +77,9 @@ setup(
         ],
     },
     entry_points={
-        "console_scripts": ["derain = rain_removal_ros.cli:main", "derain_node = rain_removal_ros.node:main"]
+        "console_scripts": [
+            "derain = rain_removal_ros.commands.main:main",
+            "derain_node = rain_removal_ros.ros.node:main",
+        ]
     },
 )

@@ -12,7 +12,7 @@ from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import Node
 
 from launch import LaunchContext, LaunchDescription
-from rain_removal_ros.parameters import PARAMETERS, launch_parameters, launch_remappings
+from rain_removal_ros.ros.parameters import PARAMETERS, launch_parameters, launch_remappings
 from rain_removal_ros.share import dds_profile_environment, node_program
 
 OTHER_ARGUMENTS = (

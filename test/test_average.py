@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from rain_removal_ros.cli import main
+from rain_removal_ros.commands.main import main
 from rain_removal_ros.network import build_network, get_preset, load_network, save_network, sha256_of
 
 SMALL = dataclasses.replace(get_preset("fast"), channels=(16, 16, 16, 16), encoder_depths=(1, 1, 1, 1))

@@ -9,11 +9,17 @@ import numpy as np
 import pytest
 from runtime_fixtures import write_weights
 
-from rain_removal_ros.cli import main
+from rain_removal_ros.commands.main import main
 from rain_removal_ros.errors import BackendError
-from rain_removal_ros.evaluation import gpu_benchmark
-from rain_removal_ros.evaluation.benchmark import Failure, Quantiles, isolated, markdown_table, resident_mib
-from rain_removal_ros.evaluation.gpu_benchmark import (
+from rain_removal_ros.lab.benchmark import gpu as gpu_benchmark
+from rain_removal_ros.lab.benchmark.benchmark import (
+    Failure,
+    Quantiles,
+    isolated,
+    markdown_table,
+    resident_mib,
+)
+from rain_removal_ros.lab.benchmark.gpu import (
     EngineReuse,
     GpuRow,
     benchmark_gpu,

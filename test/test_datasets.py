@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from rain_removal_ros.errors import DatasetError
-from rain_removal_ros.training.datasets import DriveDataset, FolderDataset, PairedDataset, open_dataset
-from rain_removal_ros.training.raincityscapes import RainCityscapesDataset
+from rain_removal_ros.lab.data.datasets import DriveDataset, FolderDataset, PairedDataset, open_dataset
+from rain_removal_ros.lab.data.raincityscapes import RainCityscapesDataset
 
 HEIGHT, WIDTH = 12, 16
 LIGHT, HEAVY = "alpha_0.01_beta_0.005_dropsize_0.01", "alpha_0.03_beta_0.015_dropsize_0.002"

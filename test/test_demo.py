@@ -18,7 +18,7 @@ def derain_demo(output: Path, *arguments: str) -> subprocess.CompletedProcess:
     command = [
         sys.executable,
         "-m",
-        "rain_removal_ros.cli",
+        "rain_removal_ros.commands.main",
         "demo",
         "--output",
         str(output),

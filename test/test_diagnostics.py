@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 from diagnostic_msgs.msg import DiagnosticStatus
 
-from rain_removal_ros import diagnostics
-from rain_removal_ros.diagnostics import CameraState, Limits, Throttle, camera_status, runtime_status
 from rain_removal_ros.pipeline import CameraSnapshot, Distribution, Problem, Stage
+from rain_removal_ros.ros import diagnostics
+from rain_removal_ros.ros.diagnostics import CameraState, Limits, Throttle, camera_status, runtime_status
 from rain_removal_ros.runtime import Output, RuntimeInfo
 
 LIMITS = Limits(max_latency_s=0.1, stale_after_s=2.0)

@@ -13,15 +13,15 @@ import pytest
 import torch
 from runtime_fixtures import TINY, TINY_SEGMENTATION, random_network, street_like, write_weights
 
-from rain_removal_ros.cli import main
+from rain_removal_ros.commands.main import main
 from rain_removal_ros.errors import DatasetError, ParameterError, WeightsError
-from rain_removal_ros.evaluation import metrics
-from rain_removal_ros.evaluation.conditions import ROBUSTNESS, rain_on
-from rain_removal_ros.evaluation.evaluate import Evaluation, EvaluationSettings
-from rain_removal_ros.evaluation.judges import Judge, JudgeSpecification
+from rain_removal_ros.lab.data.datasets import Example
+from rain_removal_ros.lab.evaluation import metrics
+from rain_removal_ros.lab.evaluation.conditions import ROBUSTNESS, rain_on
+from rain_removal_ros.lab.evaluation.evaluate import Evaluation, EvaluationSettings
+from rain_removal_ros.lab.evaluation.judges import Judge, JudgeSpecification
 from rain_removal_ros.network import save_network
 from rain_removal_ros.runtime import Restored
-from rain_removal_ros.training.datasets import Example
 
 HEIGHT, WIDTH = 64, 96
 LEVELS = ("light", "medium", "heavy")

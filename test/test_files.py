@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from runtime_fixtures import street_like, write_weights
 
-from rain_removal_ros.cli import main
+from rain_removal_ros.commands.main import main
 from rain_removal_ros.errors import ImageError, ParameterError
 from rain_removal_ros.files.images import plan, read_image, write_image
 from rain_removal_ros.files.video import VideoSink, VideoSource

@@ -8,10 +8,10 @@ import math
 import pytest
 import torch
 
+from rain_removal_ros.lab.baselines.efficientnet import PerceptualFeatures
+from rain_removal_ros.lab.training import losses
+from rain_removal_ros.lab.training.trainer import LossWeights, Objective, TrainingSettings
 from rain_removal_ros.network import MAX_INVERSE_DEPTH, build_network, get_preset
-from rain_removal_ros.network.efficientnet import PerceptualFeatures
-from rain_removal_ros.training import losses
-from rain_removal_ros.training.trainer import LossWeights, Objective, TrainingSettings
 
 
 def test_image_l1_is_the_mean_absolute_difference() -> None:

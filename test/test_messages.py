@@ -11,7 +11,7 @@ from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from std_msgs.msg import Header
 
 from rain_removal_ros.errors import ImageError
-from rain_removal_ros.messages import (
+from rain_removal_ros.ros.messages import (
     INTERLEAVED,
     MOSAICS,
     camera_info_message,

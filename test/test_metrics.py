@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from skimage.metrics import structural_similarity
 
-from rain_removal_ros.evaluation.judges import folding_table
-from rain_removal_ros.evaluation.metrics import (
+from rain_removal_ros.lab.evaluation.judges import folding_table
+from rain_removal_ros.lab.evaluation.metrics import (
     MAX_PSNR,
     Flicker,
     class_iou,
@@ -19,7 +19,7 @@ from rain_removal_ros.evaluation.metrics import (
     share_won_back,
     ssim,
 )
-from rain_removal_ros.evaluation.protocols import PROTOCOLS
+from rain_removal_ros.lab.evaluation.protocols import PROTOCOLS
 
 
 def test_psnr_by_hand():

@@ -7,12 +7,12 @@ import re
 import numpy as np
 import pytest
 
-from rain_removal_ros.evaluation.metrics import psnr
+from rain_removal_ros.lab.data.datasets import DriveDataset
+from rain_removal_ros.lab.evaluation.metrics import psnr
+from rain_removal_ros.lab.weather import PAPER_LEVELS, Rain, level_parameters
 from rain_removal_ros.network import load_network
 from rain_removal_ros.runtime import Output, RuntimeSettings, create_restorer
 from rain_removal_ros.share import share_file
-from rain_removal_ros.training.datasets import DriveDataset
-from rain_removal_ros.weather import PAPER_LEVELS, Rain, level_parameters
 
 VIEWS = (0, 17, 42)  # of the drive's validation streets
 

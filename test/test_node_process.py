@@ -36,7 +36,7 @@ def environment() -> dict[str, str]:
 def run_node(*arguments: str) -> subprocess.CompletedProcess:
     """`derain node` that is expected to end by itself."""
     return subprocess.run(
-        [sys.executable, "-m", "rain_removal_ros.cli", "node", *arguments],
+        [sys.executable, "-m", "rain_removal_ros.commands.main", "node", *arguments],
         env=environment(),
         capture_output=True,
         text=True,
@@ -47,7 +47,7 @@ def run_node(*arguments: str) -> subprocess.CompletedProcess:
 @contextmanager
 def running_node(*arguments: str) -> Iterator[subprocess.Popen]:
     """`derain node` once its network is loaded."""
-    command = [sys.executable, "-m", "rain_removal_ros.cli", "node", *arguments]
+    command = [sys.executable, "-m", "rain_removal_ros.commands.main", "node", *arguments]
     with subprocess.Popen(command, env=environment(), stderr=subprocess.PIPE, text=True) as process:
         try:
             said = []

@@ -93,7 +93,7 @@ def test_an_installed_package_finds_its_files_and_puts_its_commands_on_the_path(
     assert Path(folder) == (source if editable else tmp_path / "env" / "share" / "rain_removal_ros")
     for file in ("package.xml", "launch/derain.launch.py", "config/derain.yaml", share.DDS_PROFILE):
         assert (Path(folder) / file).is_file()
-    assert program == ["python", "-m", "rain_removal_ros.node"]
+    assert program == ["python", "-m", "rain_removal_ros.ros.node"]
     answer = run(tmp_path / "env" / "bin" / "derain", "--version", cwd=tmp_path)
     assert answer.strip() == f"rain_removal_ros {rain_removal_ros.__version__}"
     assert (tmp_path / "env" / "bin" / "derain_node").is_file()
@@ -108,7 +108,7 @@ def test_an_ament_prefix_is_searched_where_there_is_no_source_tree(tmp_path, mon
     monkeypatch.setenv("AMENT_PREFIX_PATH", f"/opt/ros/none:{prefix}")
     assert share.share_folder() == folder
     program = prefix / "lib" / "rain_removal_ros" / "derain_node"
-    assert share.node_program("python") == ["python", "-m", "rain_removal_ros.node"]
+    assert share.node_program("python") == ["python", "-m", "rain_removal_ros.ros.node"]
     program.parent.mkdir(parents=True)
     program.touch()
     assert share.node_program("python") == [str(program)]
@@ -131,7 +131,7 @@ def test_fast_dds_gets_the_profile_unless_the_user_has_set_one():
 
 def test_without_ros_the_node_command_says_what_to_install():
     hidden = "import sys; sys.modules['rclpy'] = None"
-    code = f"{hidden}; from rain_removal_ros.cli import main; sys.exit(main(['node']))"
+    code = f"{hidden}; from rain_removal_ros.commands.main import main; sys.exit(main(['node']))"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 1
     assert 'pip install "rain_removal_ros[ros]"' in done.stderr and "Traceback" not in done.stderr

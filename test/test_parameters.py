@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from rain_removal_ros.errors import ParameterError
-from rain_removal_ros.parameters import (
+from rain_removal_ros.ros.parameters import (
     BY_NAME,
     PARAMETERS,
     check,
@@ -64,7 +64,7 @@ def test_launch_has_an_argument_for_every_parameter():
 
 
 def test_the_table_loads_neither_pytorch_nor_ros():
-    script = "import sys, rain_removal_ros.parameters; print({'torch', 'rclpy'} & set(sys.modules))"
+    script = "import sys, rain_removal_ros.ros.parameters; print({'torch', 'rclpy'} & set(sys.modules))"
     done = subprocess.run(
         [sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True
     )

@@ -11,13 +11,13 @@ import cv2
 import numpy as np
 import pytest
 
+from rain_removal_ros.commands import drive as drive_command
 from rain_removal_ros.errors import RainRemovalError
-from rain_removal_ros.scenes import Drive, TrainId, render_frames
-from rain_removal_ros.scenes import command as drive_command
-from rain_removal_ros.scenes.drive import build_renderer
-from rain_removal_ros.scenes.ground import ROAD_HALF, Course, marking
-from rain_removal_ros.scenes.raycast import RayCaster
-from rain_removal_ros.scenes.textures import TextureAtlas
+from rain_removal_ros.lab.scenes import Drive, TrainId, render_frames
+from rain_removal_ros.lab.scenes.drive import build_renderer
+from rain_removal_ros.lab.scenes.ground import ROAD_HALF, Course, marking
+from rain_removal_ros.lab.scenes.raycast import RayCaster
+from rain_removal_ros.lab.scenes.textures import TextureAtlas
 
 
 @pytest.fixture(scope="module")

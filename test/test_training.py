@@ -13,12 +13,12 @@ import numpy as np
 import pytest
 import torch
 
-from rain_removal_ros.cli import main
+from rain_removal_ros.commands.main import main
 from rain_removal_ros.errors import DatasetError, PresetError, WeightsError
+from rain_removal_ros.lab.data.datasets import Example, FolderDataset
+from rain_removal_ros.lab.training.crops import CropSettings, RainySamples, other_sky
+from rain_removal_ros.lab.training.trainer import LossWeights, TrainingSettings, learning_rate_at, train
 from rain_removal_ros.network import build_network, get_preset, load_network, sha256_of
-from rain_removal_ros.training.crops import CropSettings, RainySamples, other_sky
-from rain_removal_ros.training.datasets import Example, FolderDataset
-from rain_removal_ros.training.trainer import LossWeights, TrainingSettings, learning_rate_at, train
 
 SMALL = CropSettings(size=64)
 
@@ -261,7 +261,7 @@ def test_the_train_command_names_a_crop_that_cannot_be(street, tmp_path, capsys)
 
 
 def test_a_dataset_too_large_to_hold_gives_the_same_kind_of_samples(street, monkeypatch) -> None:
-    monkeypatch.setattr("rain_removal_ros.training.crops.HELD_BYTES", 0)
+    monkeypatch.setattr("rain_removal_ros.lab.training.crops.HELD_BYTES", 0)
     lazy = RainySamples([street], SMALL, seed=0, count=5)
     assert lazy.example_count == 3
     assert lazy[2]["rainy"].shape == (3, 64, 64)

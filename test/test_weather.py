@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from rain_removal_ros.errors import ImageError
-from rain_removal_ros.weather import (
+from rain_removal_ros.lab.weather import (
     MAX_DISTANCE,
     PAPER_LEVELS,
     Rain,

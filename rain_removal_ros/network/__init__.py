@@ -5,6 +5,7 @@ from rain_removal_ros.network.presets import MAX_INVERSE_DEPTH, PRESETS, get_pre
 from rain_removal_ros.network.weights import (
     build_network,
     load_network,
+    register_family,
     require_layers,
     save_network,
     sha256_of,
@@ -17,6 +18,7 @@ __all__ = [
     "fold_batch_norms",
     "get_preset",
     "load_network",
+    "register_family",
     "require_layers",
     "save_network",
     "sha256_of",

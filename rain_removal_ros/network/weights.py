@@ -7,7 +7,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
@@ -15,25 +15,33 @@ from safetensors.torch import save_file
 from torch import nn
 
 from rain_removal_ros.errors import PresetError, WeightsError
-from rain_removal_ros.network.dgnl import DGNLFastNetwork
-from rain_removal_ros.network.efficientnet import JudgeNetwork
 from rain_removal_ros.network.fast import FastDerainNetwork
-from rain_removal_ros.network.paper import PaperNetwork
 from rain_removal_ros.network.presets import DerainPreset, Preset, SegmentationPreset, get_preset
 from rain_removal_ros.network.segmentation import SegmentationNetwork
 
-FAMILIES = {
+FAMILIES: dict[str, Callable[[Preset], nn.Module]] = {
     "fast": FastDerainNetwork,
-    "paper": PaperNetwork,
-    "dgnl": DGNLFastNetwork,
     "segmentation": SegmentationNetwork,
-    "efficientnet-lite0": JudgeNetwork,
 }
+"""What builds the network of a preset, by its family. Others add theirs with `register_family`."""
+
+
+def register_family(name: str, build: Callable[[Preset], nn.Module]) -> None:
+    """Let presets of the family `name` be built, and weights files of it be loaded."""
+    FAMILIES[name] = build
 
 
 def build_network(preset: Preset | str) -> nn.Module:
-    """The network of a preset (or of the preset of that name), with fresh weights, in training mode."""
+    """The network of a preset (or of the preset of that name), with fresh weights, in training mode.
+
+    Raises PresetError for an unknown name, and for a family that nobody registered.
+    """
     preset = get_preset(preset) if isinstance(preset, str) else preset
+    if preset.family not in FAMILIES:
+        raise PresetError(
+            f"preset {preset.name} is of the family {preset.family}, which is not loaded here; what runs on "
+            f"a vehicle is of {', '.join(FAMILIES)}"
+        )
     return FAMILIES[preset.family](preset)
 
 

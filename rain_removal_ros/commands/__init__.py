@@ -1,0 +1,1 @@
+"""The `derain` command, a file a subcommand; the work is done elsewhere."""

@@ -1,0 +1,132 @@
+"""`derain benchmark`: latency, throughput and memory as a table and as JSON. Knows no backend by itself."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from dataclasses import replace
+from pathlib import Path
+
+from rain_removal_ros.commands.runtime_options import add_runtime_arguments, image_size, settings_from
+from rain_removal_ros.errors import RainRemovalError
+
+YARDSTICKS = ("fast", "paper", "dgnl-fast")
+SIZES = ((512, 1024),)
+"""(height, width)"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add_runtime_arguments(parser)
+    group = parser.add_argument_group("what is measured")
+    group.add_argument(
+        "--presets", nargs="+", metavar="PRESET",
+        help="networks, with packaged weights where there are any, else with random ones "
+        f"({' '.join(YARDSTICKS)}; with tensorrt: fast paper)",
+    )  # fmt: skip
+    group.add_argument("--weights", type=Path, help="a .safetensors file instead of the presets")
+    group.add_argument(
+        "--sizes", nargs="+", type=image_size, metavar="WxH",
+        help="(1024x512; with tensorrt: 1024x512 1920x1080)",
+    )  # fmt: skip
+    group.add_argument("--frames", type=int, default=100, help="calls a row (%(default)s)")
+    group.add_argument(
+        "--both-precisions", action="store_true", help="measure fp32 beside the backend's own precision"
+    )
+    group.add_argument(
+        "--memory-frames", type=int, default=0, metavar="N", help="also watch the memory over N frames"
+    )
+    group.add_argument(
+        "--node", action="store_true",
+        help="also measure the ROS 2 node: its own share of the latency, the sustained rate, its memory",
+    )  # fmt: skip
+    group.add_argument("--node-frames", type=int, default=300, metavar="N", help="(%(default)s)")
+    group.add_argument("--node-size", type=image_size, default=(720, 1280), metavar="WxH", help="(1280x720)")
+    group.add_argument("--node-rate", type=float, default=10.0, help="camera frames a second (%(default)s)")
+    parser.add_argument("--json", type=Path, help="also write the figures and their conditions to this file")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Exit status 1 where something could not be measured or an engine is too far from float32."""
+    if arguments.node:
+        _import_ros()
+    from rain_removal_ros.lab.benchmark import benchmark
+    from rain_removal_ros.lab.benchmark.machine import describe_machine, versions
+
+    say = benchmark.say_on_stderr
+    results: dict = {"machine": describe_machine(), "versions": versions()}
+
+    def keep(part: str, rows: list) -> None:
+        results[part] = benchmark.as_data(rows)
+        if arguments.json:
+            arguments.json.parent.mkdir(parents=True, exist_ok=True)
+            arguments.json.write_text(json.dumps(results, indent=2) + "\n")
+
+    if arguments.backend == "tensorrt":
+        return _run_gpu(arguments, say, keep)
+    settings = replace(_settings(arguments), weights=arguments.weights)
+    presets = (arguments.presets or YARDSTICKS) if arguments.weights is None else [settings.preset]
+    sizes = arguments.sizes or SIZES
+    precisions = [arguments.precision, *(["fp32"] if arguments.both_precisions else [])]
+    rows = benchmark.benchmark_inference(settings, presets, sizes, precisions, arguments.frames, say)
+    keep("inference", rows)
+    print(benchmark.inference_table(rows))
+    if arguments.memory_frames:
+        memory = benchmark.benchmark_memory(settings, presets[0], sizes[0], arguments.memory_frames, say)
+        keep("memory", [memory])
+        print(benchmark.memory_line(memory))
+        rows.append(memory)
+    if arguments.node:
+        from rain_removal_ros.lab.benchmark.node import benchmark_node, node_lines
+
+        node = benchmark_node(settings, arguments.node_size, arguments.node_frames, arguments.node_rate, say)
+        keep("node", node)
+        print("\n".join(node_lines(node)))
+        rows += node
+    return int(any(isinstance(row, benchmark.Failure) for row in rows))
+
+
+def _import_ros() -> None:
+    """First of all, since ROS' wheels start the interpreter once more when they are first imported."""
+    try:
+        import rclpy  # noqa: F401
+    except ModuleNotFoundError as error:
+        raise RainRemovalError(
+            f'--node needs {error.name}; source a ROS 2 installation or pip install "rain_removal_ros[ros]"'
+        ) from error
+
+
+def _settings(arguments: argparse.Namespace):
+    return settings_from(argparse.Namespace(**vars(arguments), preset="fast"))
+
+
+def _run_gpu(arguments: argparse.Namespace, say, keep) -> int:
+    from rain_removal_ros.lab.benchmark import benchmark
+    from rain_removal_ros.lab.benchmark import gpu as gpu_benchmark
+    from rain_removal_ros.runtime.selection import choose
+
+    for given, option in (
+        (arguments.weights, "--weights"),
+        (arguments.both_precisions, "--both-precisions"),
+        (arguments.memory_frames, "--memory-frames"),
+        (arguments.node, "--node"),
+    ):
+        if given:
+            raise RainRemovalError(
+                f"{option} is not part of the table that --backend tensorrt makes; "
+                "leave it out, or choose --backend auto"
+            )
+    choose(replace(_settings(arguments), backend="torch-cuda"))  # PyTorch's rows need no TensorRT
+    rows = gpu_benchmark.benchmark_gpu(
+        arguments.device,
+        say,
+        lambda rows: keep("gpu", rows),
+        arguments.presets or gpu_benchmark.PRESETS,
+        arguments.sizes or gpu_benchmark.SIZES,
+        calls=arguments.frames,
+    )
+    print(gpu_benchmark.gpu_table(rows))
+    if far := gpu_benchmark.too_far_from_float32(rows):
+        raise RainRemovalError(
+            f"{len(far)} engines are further than {gpu_benchmark.MIN_PSNR:g} dB from float32, first: {far[0]}"
+        )
+    return int(any(isinstance(row, benchmark.Failure) for row in rows))

@@ -1,0 +1,57 @@
+"""`derain image IN ... OUT`: restores image files one after the other. A file that fails is named, and the
+rest goes on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from functools import partial
+from pathlib import Path
+
+from tqdm import tqdm
+
+from rain_removal_ros.commands.runtime_options import (
+    add_runtime_arguments,
+    add_weights_arguments,
+    settings_from,
+)
+from rain_removal_ros.errors import ImageError
+from rain_removal_ros.files.images import plan, read_image, write_image
+from rain_removal_ros.runtime import Output, create_restorer
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of `derain image`."""
+    parser.add_argument("inputs", type=Path, nargs="+", metavar="IN", help="image files, or folders of them")
+    parser.add_argument(
+        "output",
+        type=Path,
+        metavar="OUT",
+        help="a file for a single image, else a folder; old results are replaced, inputs never",
+    )
+    add_weights_arguments(parser)
+    add_runtime_arguments(parser)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Restore. Exit status 1 where a file could not be read, restored or written."""
+    jobs = plan(arguments.inputs, arguments.output)
+    restorer = create_restorer(settings_from(arguments))
+    failed = 0
+    try:
+        with tqdm(jobs, unit="image", desc="derain", file=sys.stderr) as bar:
+            tell = partial(bar.write, file=sys.stderr)
+            for job in bar:
+                try:
+                    image = read_image(job.source)
+                    restorer.prepare(*image.shape[:2], (Output.IMAGE,), tell)
+                    write_image(job.target, restorer(image, (Output.IMAGE,)).image)
+                except ImageError as error:
+                    failed += 1
+                    text = str(error)
+                    tell(f"derain image: {text if str(job.source) in text else f'{job.source}: {text}'}")
+    finally:
+        restorer.close()
+    print(f"{len(jobs) - failed} of {len(jobs)} images restored to {arguments.output}")
+    return 1 if failed else 0

@@ -1,0 +1,69 @@
+"""The `derain` command. A subcommand is a module with `add_arguments(parser)` and `run(arguments) -> exit
+status`.
+
+Modules are imported only when their subcommand is asked for, so that `derain image` needs no ROS and `derain
+node` no trainer.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import shlex
+import sys
+
+from rain_removal_ros import __version__
+from rain_removal_ros.errors import RainRemovalError
+
+SUBCOMMANDS = {
+    "image": ("rain_removal_ros.commands.image", "derain image files or a folder of them"),
+    "video": ("rain_removal_ros.commands.video", "derain a video file"),
+    "node": ("rain_removal_ros.commands.node", "run the ROS 2 node (everything after `node` goes to ROS)"),
+    "demo": (
+        "rain_removal_ros.commands.demo",
+        "render a rainy drive, play it through the node, and measure what comes out",
+    ),
+    "drive": (
+        "rain_removal_ros.commands.drive",
+        "render a procedural drive with depth and labels to a folder",
+    ),
+    "build": ("rain_removal_ros.commands.build", "build, list, verify or clear the compiled networks"),
+    "benchmark": ("rain_removal_ros.commands.benchmark", "measure latency, throughput and memory"),
+    "train": ("rain_removal_ros.commands.train", "train a network"),
+    "average": ("rain_removal_ros.commands.average", "average two weights files, layer by layer"),
+    "evaluate": (
+        "rain_removal_ros.commands.evaluate",
+        "measure restoration quality and what it does for segmentation",
+    ),
+}
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one subcommand. Exit status: 0 done, 1 it failed for a reason it printed, 2 wrong usage, 130
+    interrupted.
+    """
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    parser = argparse.ArgumentParser(
+        prog="derain", description="Depth-guided rain removal for cameras on vehicles."
+    )
+    parser.add_argument("--version", action="version", version=f"rain_removal_ros {__version__}")
+    subparsers = parser.add_subparsers(dest="subcommand", required=True, metavar="SUBCOMMAND")
+    for name, (module_name, summary) in SUBCOMMANDS.items():
+        subparser = subparsers.add_parser(name, help=summary, description=summary, add_help=name != "node")
+        if name in arguments[:1]:
+            importlib.import_module(module_name).add_arguments(subparser)
+    if arguments[:1] == ["node"]:  # ROS arguments are not ours to parse
+        return importlib.import_module(SUBCOMMANDS["node"][0]).run_with_ros_arguments(arguments[1:])
+    parsed = parser.parse_args(arguments)
+    parsed.command_line = shlex.join(["derain", *arguments])  # for reports that say how they were made
+    try:
+        return importlib.import_module(SUBCOMMANDS[parsed.subcommand][0]).run(parsed)
+    except RainRemovalError as error:
+        print(f"derain {parsed.subcommand}: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""What networks are trained and judged on, behind one interface."""

@@ -1,0 +1,275 @@
+"""What networks are trained and judged on, behind one interface: a dataset is a sequence of `Example`s."""
+
+from __future__ import annotations
+
+import csv
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar, Protocol
+
+import cv2
+import numpy as np
+
+from rain_removal_ros.errors import DatasetError
+
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
+UNLABELLED = 255
+
+
+@dataclass(frozen=True)
+class Example:
+    """One view. What a dataset does not have is None; what it has is of one size."""
+
+    name: str
+    clean: np.ndarray | None  # uint8 (H, W, 3) RGB
+    rainy: np.ndarray | None = None  # uint8 (H, W, 3) RGB; None: rain is to be rendered
+    inverse_depth: np.ndarray | None = None  # float32 (H, W), 1/m, 0 = infinitely far
+    labels: np.ndarray | None = None  # uint8 (H, W), Cityscapes train ids, 255 = unlabelled
+    level: str | None = None  # the rain's strength where the dataset names it
+    label_kind: str | None = None  # human, rendered, pseudo (a network's, not to judge by); None: unsaid
+    depth_kind: str | None = None  # how the depth came about: stereo, lidar, geometry, ...; None: unsaid
+
+
+class Dataset(Protocol):
+    """A sequence of examples; every call of [] reads the files anew."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> Example: ...
+
+
+def read_image(path: Path) -> np.ndarray:
+    """An image file as uint8 (H, W, 3) RGB.
+
+    Raises DatasetError, naming the file, where it is missing or damaged.
+    """
+    image = cv2.imread(str(path), cv2.IMREAD_COLOR) if path.is_file() else None
+    if image is None:
+        raise DatasetError(f"{path} is missing or not an image that OpenCV reads")
+    return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+
+
+def read_map(path: Path) -> np.ndarray:
+    """A single-channel 8- or 16-bit image file as it is. Raises DatasetError, naming the file."""
+    values = cv2.imread(str(path), cv2.IMREAD_UNCHANGED) if path.is_file() else None
+    if values is None or values.ndim != 2:
+        raise DatasetError(f"{path} is missing or not a single-channel image")
+    return values
+
+
+def inverse_depth_from_code(code: np.ndarray) -> np.ndarray:
+    """8-bit code c -> float32 inverse depth in 1/m, 0.7 (c / 255)^2, the encoding of the folder datasets."""
+    return np.float32(0.7) * (code.astype(np.float32) / 255) ** 2
+
+
+def check_sizes(example: Example) -> Example:
+    """The example itself. Raises DatasetError, naming it, where its parts differ in size."""
+    parts = {
+        "clean": example.clean,
+        "rainy": example.rainy,
+        "inverse depth": example.inverse_depth,
+        "labels": example.labels,
+    }
+    sizes = {part: array.shape[:2] for part, array in parts.items() if array is not None}
+    if len(set(sizes.values())) > 1:
+        listed = ", ".join(f"{part} {width}x{height}" for part, (height, width) in sizes.items())
+        raise DatasetError(f"{example.name}: the parts differ in size ({listed})")
+    return example
+
+
+class FolderDataset:
+    """A folder with image/ and, where they exist, inverse_depth/ (8-bit codes) and labels/ (train ids).
+
+    The stems of the files are the same. Rain is rendered onto the images. An index.csv in the folder or
+    beside it (columns id, label_kind, depth_kind) says how labels and depth came about. `select` keeps the
+    names that begin with one of its prefixes. Raises DatasetError where there is no image, where a depth or
+    label folder lacks an image's file, or where the index lacks an image.
+    """
+
+    def __init__(self, root: Path, select: Sequence[str] = ()):
+        self.root = Path(root)
+        folder = self.root / "image" if (self.root / "image").is_dir() else self.root
+        self.images = _images_in(folder, select)
+        self.has_depth = (self.root / "inverse_depth").is_dir()
+        self.has_labels = (self.root / "labels").is_dir()
+        self._kinds = _kinds_of(self.root, self.images)
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: int) -> Example:
+        path = self.images[index]
+        depth = labels = None
+        if self.has_depth:
+            depth = inverse_depth_from_code(read_map(self.root / "inverse_depth" / f"{path.stem}.png"))
+        if self.has_labels:
+            labels = read_map(self.root / "labels" / f"{path.stem}.png")
+        label_kind, depth_kind = self._kinds.get(path.stem, (None, None))
+        return check_sizes(
+            Example(
+                path.stem,
+                read_image(path),
+                inverse_depth=depth,
+                labels=labels,
+                label_kind=label_kind,
+                depth_kind=depth_kind,
+            )
+        )
+
+
+def _images_in(folder: Path, select: Sequence[str] = ()) -> list[Path]:
+    """The image files of a folder by name. Raises DatasetError where there is none."""
+    images = sorted(path for path in folder.glob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
+    if not images:
+        raise DatasetError(f"no images in {folder}; expected files such as {folder / 'NAME.jpg'}")
+    selected = [path for path in images if not select or path.name.startswith(tuple(select))]
+    if not selected:
+        raise DatasetError(f"none of the {len(images)} images in {folder} begins with {' or '.join(select)}")
+    return selected
+
+
+def _kinds_of(root: Path, images: list[Path]) -> dict[str, tuple[str | None, str | None]]:
+    """Image stem -> (label_kind, depth_kind), from the index if there is one."""
+    index = next((path for path in (root / "index.csv", root.parent / "index.csv") if path.is_file()), None)
+    if index is None:
+        return {}
+    with open(index, newline="", encoding="utf-8") as file:
+        reader = csv.DictReader(file)
+        if "id" not in (reader.fieldnames or ()):
+            raise DatasetError(
+                f"{index} has no column `id`; its columns are {', '.join(reader.fieldnames or ())}"
+            )
+        kinds = {row["id"]: (row.get("label_kind"), row.get("depth_kind")) for row in reader}
+    missing = [path for path in images if path.stem not in kinds]
+    if missing:
+        raise DatasetError(
+            f"{index} has no row for {missing[0]} (and {len(missing) - 1} others); complete it or remove it"
+        )
+    return kinds
+
+
+PAIR_FOLDERS = (("rainy", "clean"), ("input", "target"), ("rain", "norain"), ("input", "gt"))
+
+
+class PairedDataset:
+    """Two folders of images with the same file stems, one rainy and one clean, without depth or labels.
+
+    The folders are rainy/ and clean/, or go by another of the names in PAIR_FOLDERS. A leading `rain-` or
+    `norain-` of a stem is ignored. Raises DatasetError where the folders are missing or an image has no
+    partner.
+    """
+
+    def __init__(self, root: Path, select: Sequence[str] = ()):
+        root = Path(root)
+        pairs = [(root / rainy, root / clean) for rainy, clean in PAIR_FOLDERS]
+        found = [pair for pair in pairs if pair[0].is_dir() and pair[1].is_dir()]
+        if not found:
+            names = ", ".join(f"{rainy}/ and {clean}/" for rainy, clean in PAIR_FOLDERS)
+            raise DatasetError(f"{root} holds no pair of folders; expected {names}")
+        rainy_folder, clean_folder = found[0]
+        rainy = {_pair_stem(path): path for path in _images_in(rainy_folder)}
+        clean = {_pair_stem(path): path for path in _images_in(clean_folder)}
+        for images, others, folder in ((rainy, clean, clean_folder), (clean, rainy, rainy_folder)):
+            alone = sorted(images.keys() - others.keys())
+            if alone:
+                raise DatasetError(
+                    f"{images[alone[0]]} has no partner in {folder} ({len(alone) - 1} others have none "
+                    "either)"
+                )
+        prefixes = tuple(select) or ""
+        self.pairs = [(rainy[stem], clean[stem]) for stem in sorted(rainy) if stem.startswith(prefixes)]
+        if not self.pairs:
+            raise DatasetError(f"none of the {len(rainy)} pairs in {root} begins with {' or '.join(select)}")
+
+    def __len__(self) -> int:
+        return len(self.pairs)
+
+    def __getitem__(self, index: int) -> Example:
+        rainy, clean = self.pairs[index]
+        return check_sizes(Example(_pair_stem(rainy), read_image(clean), rainy=read_image(rainy)))
+
+
+def _pair_stem(path: Path) -> str:
+    return path.stem.removeprefix("norain-").removeprefix("rain-")
+
+
+class DriveDataset:
+    """Views of the procedural drive, rendered as they are asked for, with exact depth and labels.
+
+    Every split drives streets of its own; a view every two seconds, so that none resembles the last.
+    """
+
+    STREETS: ClassVar = {"train": range(100, 124), "val": range(1000, 1006), "test": range(2000, 2006)}
+    VIEWS_PER_STREET = 8
+
+    def __init__(self, split: str = "val", width: int = 640, height: int = 360):
+        # The renderer needs packages that a trainer on real images does without.
+        from rain_removal_ros.lab.scenes import Drive
+
+        self._drives = [
+            Drive(width, height, self.VIEWS_PER_STREET, rate=0.5, seed=seed) for seed in self.STREETS[split]
+        ]
+        self._lock = threading.Lock()
+
+    def __len__(self) -> int:
+        return len(self._drives) * self.VIEWS_PER_STREET
+
+    def __getitem__(self, index: int) -> Example:
+        if not 0 <= index < len(self):
+            raise IndexError(f"view {index} of {len(self)}")
+        drive = self._drives[index // self.VIEWS_PER_STREET]
+        with self._lock:
+            frame = drive[index % self.VIEWS_PER_STREET]
+        return Example(
+            name=f"drive_{drive.seed}_{frame.index}",
+            clean=frame.image,
+            inverse_depth=frame.inverse_depth,
+            labels=frame.labels,
+            label_kind="rendered",
+            depth_kind="rendered",
+        )
+
+
+DATASET_KINDS = ("folder", "raincityscapes", "paired", "drive")
+SPLITS = ("train", "val", "test")
+
+
+def open_dataset(
+    kind: str,
+    root: Path | None,
+    split: str | None = None,
+    select: Sequence[str] = (),
+    depth_scale: float | None = None,
+) -> Dataset:
+    """A dataset of one of DATASET_KINDS.
+
+    `split` is one of SPLITS; for folders and pairs the subfolder of that name, or None for the root itself;
+    elsewhere None means `val`. `select` keeps names that begin with one of its prefixes; `depth_scale` is
+    RainCityscapes' alone. Raises DatasetError where the root or a file of it is missing, ValueError for
+    another kind.
+    """
+    if kind not in DATASET_KINDS:
+        raise ValueError(f"unknown kind of dataset {kind!r}; the kinds are {', '.join(DATASET_KINDS)}")
+    if kind == "drive":
+        if select:
+            raise DatasetError(
+                f"the drive has no file names to select {' or '.join(select)} by; choose a split instead"
+            )
+        return DriveDataset(split or "val")
+    if root is None:
+        raise DatasetError(f"a dataset of kind {kind} needs its root folder; give --data DIR")
+    root = Path(root)
+    if kind == "raincityscapes":
+        from rain_removal_ros.lab.data.raincityscapes import (
+            RainCityscapesDataset,
+        )  # which imports this module
+
+        return RainCityscapesDataset(root, split or "val", select, depth_scale)
+    folder = root / split if split else root
+    if not folder.is_dir():
+        raise DatasetError(
+            f"{folder} is not a folder" + (f"; {root} has no split {split!r}" if split else "")
+        )
+    return FolderDataset(folder, select) if kind == "folder" else PairedDataset(folder, select)

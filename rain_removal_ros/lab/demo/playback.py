@@ -1,0 +1,229 @@
+"""Plays a drive to the node over DDS at the camera's rate and records what comes out. Knows topics, not what
+is in a picture.
+
+The node runs in a process of its own, started as anybody would start it.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import rclpy
+from builtin_interfaces.msg import Time
+from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
+from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
+from rclpy.qos import HistoryPolicy, QoSProfile, ReliabilityPolicy
+from sensor_msgs.msg import CameraInfo, Image
+from std_msgs.msg import Header
+
+from rain_removal_ros.errors import RainRemovalError
+from rain_removal_ros.lab.scenes import CameraModel
+from rain_removal_ros.ros.messages import image_message
+from rain_removal_ros.share import dds_profile_environment, node_program
+
+CAMERA = "camera"
+RUNTIME_STATUS, CAMERA_STATUS = "derain: runtime", f"derain: {CAMERA}"
+CAMERA_QOS = QoSProfile(history=HistoryPolicy.KEEP_LAST, depth=1, reliability=ReliabilityPolicy.BEST_EFFORT)
+RECORDER_QOS = QoSProfile(history=HistoryPolicy.KEEP_LAST, depth=10, reliability=ReliabilityPolicy.RELIABLE)
+STAMP_OFFSET = 1_000
+"""Seconds added to a drive's stamps, since a stamp of zero means none."""
+
+
+@dataclass
+class Recording:
+    """What came out of the node, by frame index, and the node's last word on itself."""
+
+    derained: dict[int, np.ndarray] = field(default_factory=dict)  # uint8 (H, W, 3) RGB
+    inverse_depth: dict[int, np.ndarray] = field(default_factory=dict)  # float32 (H, W), 1/m
+    camera_infos: dict[int, CameraInfo] = field(default_factory=dict)
+    latency: dict[int, float] = field(default_factory=dict)  # seconds from publishing to receiving the image
+    diagnostics: dict[str, dict[str, str]] = field(default_factory=dict)  # status name -> key -> value
+
+
+@contextmanager
+def running_node(parameters: dict[str, str], log: Path) -> Iterator[subprocess.Popen]:
+    """The node in a process of its own, its output in `log`; ended by SIGINT, as Ctrl-C would.
+
+    Raises RainRemovalError where it does not end cleanly.
+    """
+    environment = {**os.environ, **dds_profile_environment(os.environ)}
+    assignments = [part for name, value in parameters.items() for part in ("-p", f"{name}:={value}")]
+    with open(log, "w") as output:
+        process = subprocess.Popen(
+            [*node_program(sys.executable), "--ros-args", *assignments],
+            env=environment,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+        )
+        try:
+            yield process
+        finally:
+            if process.poll() is None:
+                process.send_signal(signal.SIGINT)
+            try:
+                status = process.wait(timeout=20)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                status = process.wait()
+    if status != 0:
+        raise RainRemovalError(f"the node ended with status {status}; its log is {log}")
+
+
+class Player:
+    """A camera driver and a recorder in one ROS node of this process.
+
+    `keep_images=False` records empty arrays for what came back, for long runs of which times matter.
+    """
+
+    def __init__(self, keep_images: bool = True) -> None:
+        self._keep_images = keep_images
+        os.environ.update(dds_profile_environment(os.environ))
+        rclpy.init()
+        self.recording = Recording()
+        self._changed = threading.Condition()
+        self._index_of_stamp: dict[tuple[int, int], int] = {}
+        self._published_at: dict[int, float] = {}
+        self._node = rclpy.create_node("derain_demo")
+        self._images = self._node.create_publisher(Image, f"{CAMERA}/image_raw", CAMERA_QOS)
+        self._infos = self._node.create_publisher(CameraInfo, f"{CAMERA}/camera_info", CAMERA_QOS)
+        for message_type, topic, callback in (
+            (Image, f"{CAMERA}/derained/image", self._on_image),
+            (CameraInfo, f"{CAMERA}/derained/camera_info", self._on_info),
+            (Image, f"{CAMERA}/depth/inverse_depth", self._on_depth),
+            (DiagnosticArray, "/diagnostics", self._on_diagnostics),
+        ):
+            self._node.create_subscription(message_type, topic, callback, RECORDER_QOS)
+        self._executor = SingleThreadedExecutor()
+        self._executor.add_node(self._node)
+        self._spinner = threading.Thread(target=self._spin, name="recorder")
+        self._spinner.start()
+
+    def close(self) -> None:
+        """Leave ROS."""
+        self._executor.shutdown()
+        self._spinner.join()
+        self._node.destroy_node()
+        rclpy.try_shutdown()
+
+    def wait_until_ready(self, process: subprocess.Popen, log: Path, timeout: float) -> None:
+        """Wait until the node is active, its network compiled, and its subscription found.
+
+        Raises RainRemovalError, with the end of the node's log, where that does not come about.
+        """
+
+        def ready() -> bool:
+            runtime = self.recording.diagnostics.get(RUNTIME_STATUS, {})
+            return runtime.get("state") == "active" and runtime.get("level") == "ok" and self._found()
+
+        deadline = time.monotonic() + timeout
+        with self._changed:
+            while not self._changed.wait_for(ready, timeout=0.5):
+                runtime = self.recording.diagnostics.get(RUNTIME_STATUS, {})
+                if process.poll() is not None:
+                    fate = f"ended with status {process.poll()}"
+                elif runtime.get("level") == "error":
+                    fate = f"says: {runtime['message']}"
+                elif time.monotonic() > deadline:
+                    fate = f"was not ready after {timeout:.0f} s"
+                else:
+                    continue
+                lines = "\n".join(log.read_text().splitlines()[-12:])
+                raise RainRemovalError(f"the node {fate}; the end of its log {log}:\n{lines}")
+
+    def play(
+        self,
+        images: Sequence[np.ndarray],
+        camera: CameraModel,
+        rate: float,
+        on_progress: Callable[[int], None],
+    ) -> None:
+        """Publish uint8 (H, W, 3) RGB images at `rate` a second and wait for the last ones to come back."""
+        info = _camera_info(camera)
+        began = time.perf_counter()
+        for index, image in enumerate(images):
+            header = Header(stamp=_stamp(index / rate), frame_id=camera.frame_id)
+            message = image_message(image, "rgb8", header)
+            info.header = header
+            time.sleep(max(0.0, began + index / rate - time.perf_counter()))  # the camera's clock
+            self._index_of_stamp[header.stamp.sec, header.stamp.nanosec] = index
+            self._published_at[index] = time.perf_counter()
+            self._infos.publish(info)
+            self._images.publish(message)
+            on_progress(index)
+        last = len(images) - 1
+        with self._changed:
+            self._changed.wait_for(
+                lambda: last in self.recording.derained and last in self.recording.inverse_depth, timeout=5
+            )
+            seen = dict(self.recording.diagnostics)
+            self._changed.wait_for(lambda: self.recording.diagnostics != seen, timeout=3)
+
+    def _found(self) -> bool:
+        return self._images.get_subscription_count() > 0 and self._infos.get_subscription_count() > 0
+
+    def _spin(self) -> None:
+        try:
+            self._executor.spin()
+        except ExternalShutdownException:
+            return
+
+    def _index(self, header: Header) -> int:
+        return self._index_of_stamp[header.stamp.sec, header.stamp.nanosec]
+
+    def _on_image(self, message: Image) -> None:
+        now = time.perf_counter()
+        index = self._index(message.header)
+        image = np.frombuffer(message.data, np.uint8).reshape(message.height, message.width, 3)
+        with self._changed:
+            self.recording.latency[index] = now - self._published_at[index]
+            self.recording.derained[index] = image if self._keep_images else np.empty((0, 0, 3), np.uint8)
+            self._changed.notify_all()
+
+    def _on_depth(self, message: Image) -> None:
+        depth = np.frombuffer(message.data, np.float32).reshape(message.height, message.width)
+        with self._changed:
+            self.recording.inverse_depth[self._index(message.header)] = (
+                depth if self._keep_images else np.empty((0, 0), np.float32)
+            )
+            self._changed.notify_all()
+
+    def _on_info(self, message: CameraInfo) -> None:
+        self.recording.camera_infos[self._index(message.header)] = message
+
+    def _on_diagnostics(self, message: DiagnosticArray) -> None:
+        levels = {DiagnosticStatus.OK: "ok", DiagnosticStatus.WARN: "warn", DiagnosticStatus.ERROR: "error"}
+        with self._changed:
+            for status in message.status:
+                values = {pair.key: pair.value for pair in status.values}
+                values |= {"level": levels.get(status.level, "stale"), "message": status.message}
+                self.recording.diagnostics[status.name] = values
+            self._changed.notify_all()
+
+
+def _stamp(seconds: float) -> Time:
+    nanoseconds = round((STAMP_OFFSET + seconds) * 1e9)
+    return Time(sec=nanoseconds // 10**9, nanosec=nanoseconds % 10**9)
+
+
+def _camera_info(camera: CameraModel) -> CameraInfo:
+    """The CameraInfo of a pinhole camera (sensor_msgs/CameraInfo: K row by row, P = [K 0])."""
+    fx, fy, cx, cy = camera.fx, camera.fy, camera.cx, camera.cy
+    return CameraInfo(
+        height=camera.height,
+        width=camera.width,
+        distortion_model="plumb_bob",
+        d=list(camera.distortion),
+        k=[fx, 0.0, cx, 0.0, fy, cy, 0.0, 0.0, 1.0],
+        r=[1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0],
+        p=[fx, 0.0, cx, 0.0, 0.0, fy, cy, 0.0, 0.0, 0.0, 1.0, 0.0],
+    )

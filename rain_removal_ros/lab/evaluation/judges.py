@@ -1,0 +1,194 @@
+"""Segmentation networks as judges: ours from a weights file, or anybody's given as ONNX or TorchScript.
+
+A judge sees images and gives Cityscapes train ids; it knows nothing of what was restored, or how.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from rain_removal_ros.errors import ParameterError, WeightsError
+from rain_removal_ros.lab.evaluation.metrics import CLASSES
+from rain_removal_ros.network import load_network, sha256_of
+from rain_removal_ros.network.presets import SegmentationPreset
+
+STRIDE = 32
+"""Images are padded to multiples of this by replicating their edges, for judges that take any size."""
+
+IMAGENET_MEAN = np.array([0.485, 0.456, 0.406], np.float32)
+IMAGENET_DEVIATION = np.array([0.229, 0.224, 0.225], np.float32)
+
+CLASS_SETS: dict[str, dict[int, int]] = {
+    "cityscapes19": {},
+    "camvid11": {14: 13, 15: 13, 16: 13, 17: 12, 18: 12, 6: 7, 3: 2, 9: 8},
+}
+"""Train ids folded into others, in the judge's answer and in the truth alike. CamVid's eleven classes know
+one vehicle (13, for truck, bus and train too), two-wheelers with their riders (12, for motorcycle and
+bicycle), signs with lights (7), walls among buildings (2) and all that grows as vegetation (8, for terrain).
+"""
+
+
+def folding_table(class_set: str) -> np.ndarray:
+    """uint8 (256,): the lookup table of a class set."""
+    table = np.arange(256, dtype=np.uint8)
+    for source, target in CLASS_SETS[class_set].items():
+        table[source] = target
+    return table
+
+
+@dataclass(frozen=True)
+class JudgeSpecification:
+    """A judge as given on the command line: PATH[,scale=S][,normalise=imagenet][,name=N]."""
+
+    path: Path
+    name: str
+    scale: float = 1.0  # the judge sees the image enlarged this much
+    normalise: str = "none"  # none: RGB in [0, 1]; imagenet: less the mean, over the deviation
+
+    @classmethod
+    def parse(cls, text: str) -> JudgeSpecification:
+        """Raises ParameterError for an unknown or malformed option."""
+        path, *options = text.split(",")
+        given = {}
+        for option in options:
+            key, separator, value = option.partition("=")
+            if not separator or key not in ("scale", "normalise", "name"):
+                raise ParameterError(
+                    f"judge {text!r}: {option!r} is not one of scale=S, normalise=imagenet, name=N"
+                )
+            given[key] = value
+        try:
+            scale = float(given.get("scale", 1))
+        except ValueError:
+            scale = 0.0
+        if not 0.1 <= scale <= 8:
+            raise ParameterError(f"judge {text!r}: scale must be a number from 0.1 to 8")
+        normalise = given.get("normalise", "none")
+        if normalise not in ("none", "imagenet"):
+            raise ParameterError(f"judge {text!r}: normalise is none or imagenet, not {normalise!r}")
+        return cls(Path(path), given.get("name", Path(path).stem), scale, normalise)
+
+
+class Judge:
+    """`judge(image)` gives the train ids of a uint8 (H, W, 3) RGB image as uint8 (H, W).
+
+    May be called from several threads.
+    """
+
+    def __init__(self, specification: JudgeSpecification):
+        """Load the network.
+
+        Raises WeightsError where the file is missing or is no segmentation network of 19 classes.
+        """
+        self.specification = specification
+        if not specification.path.is_file():
+            raise WeightsError(
+                f"judge {specification.path} does not exist; give a .safetensors, .onnx or .pt file"
+            )
+        self.sha256 = _fingerprint(specification.path)
+        self._lock = threading.Lock()
+        self._fixed_size: tuple[int, int] | None = None
+        self._logits = self._open()
+
+    def _open(self) -> Callable[[np.ndarray], np.ndarray]:
+        """The function from float32 (1, 3, H, W) to float32 logits (1, 19, h, w)."""
+        import torch
+
+        path = self.specification.path
+        if path.suffix == ".onnx":
+            import openvino
+
+            try:
+                model = openvino.Core().read_model(path)
+            except RuntimeError as error:
+                raise WeightsError(
+                    f"judge {path} is not an ONNX network that OpenVINO reads ({error})"
+                ) from error
+            shape = model.input(0).partial_shape
+            if shape.rank.get_length() == 4 and shape[2].is_static and shape[3].is_static:
+                self._fixed_size = shape[2].get_length(), shape[3].get_length()
+            return _openvino_logits(lambda example: model.clone())
+        if path.suffix == ".safetensors":
+            network, _ = load_network(path)
+            if not isinstance(network.preset, SegmentationPreset):
+                raise WeightsError(
+                    f"judge {path} holds the network {network.preset.name!r}, not a segmentation network"
+                )
+        else:
+            try:
+                network = torch.jit.load(str(path), map_location="cpu").eval()
+            except RuntimeError as error:
+                raise WeightsError(f"judge {path} is not a TorchScript file ({error})") from error
+        if torch.cuda.is_available():
+            network = network.cuda()
+
+            def on_gpu(batch: np.ndarray) -> np.ndarray:
+                with torch.inference_mode():
+                    return network(torch.from_numpy(batch).cuda()).float().cpu().numpy()
+
+            return on_gpu
+        import openvino
+
+        return _openvino_logits(
+            lambda example: openvino.convert_model(network, example_input=torch.from_numpy(example))
+        )
+
+    def __call__(self, image: np.ndarray) -> np.ndarray:
+        height, width = image.shape[:2]
+        scale = self.specification.scale
+        seen_height, seen_width = self._fixed_size or (round(height * scale), round(width * scale))
+        if (seen_height, seen_width) != (height, width):
+            image = cv2.resize(image, (seen_width, seen_height), interpolation=cv2.INTER_LINEAR)
+        if self._fixed_size is None:
+            image = cv2.copyMakeBorder(
+                image, 0, -seen_height % STRIDE, 0, -seen_width % STRIDE, cv2.BORDER_REPLICATE
+            )
+        values = image.astype(np.float32) / 255
+        if self.specification.normalise == "imagenet":
+            values = (values - IMAGENET_MEAN) / IMAGENET_DEVIATION
+        batch = np.ascontiguousarray(values.transpose(2, 0, 1))[None]
+        with self._lock:
+            logits = self._logits(batch)
+        if logits.ndim != 4 or logits.shape[:2] != (1, CLASSES):
+            raise WeightsError(
+                f"judge {self.specification.path} gives an array of shape {logits.shape}; "
+                "logits (1, 19, h, w) of Cityscapes train ids are needed"
+            )
+        maps = np.ascontiguousarray(logits[0].transpose(1, 2, 0))
+        maps = cv2.resize(maps, (image.shape[1], image.shape[0]), interpolation=cv2.INTER_LINEAR)
+        maps = maps[:seen_height, :seen_width]
+        if (seen_height, seen_width) != (height, width):
+            maps = cv2.resize(maps, (width, height), interpolation=cv2.INTER_LINEAR)
+        return maps.argmax(axis=2).astype(np.uint8)
+
+
+def _fingerprint(path: Path) -> str:
+    """SHA-256 of a network's file, together with the .data file that an ONNX network keeps its weights in."""
+    weights = path.with_name(path.name + ".data")
+    if not weights.is_file():
+        return sha256_of(path)
+    return hashlib.sha256(f"{sha256_of(path)} {sha256_of(weights)}".encode()).hexdigest()
+
+
+def _openvino_logits(convert: Callable) -> Callable[[np.ndarray], np.ndarray]:
+    """A function that compiles the network for every size it meets, in float32."""
+    import openvino
+
+    core = openvino.Core()
+    compiled = {}
+
+    def logits(batch: np.ndarray) -> np.ndarray:
+        if batch.shape not in compiled:
+            model = convert(batch)
+            model.reshape(list(batch.shape))
+            compiled[batch.shape] = core.compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+        return next(iter(compiled[batch.shape]([batch]).values()))
+
+    return logits

@@ -1,0 +1,503 @@
+"""The ROS face: parameters, lifecycle, diagnostics. Knows nothing of networks but how to ask for one.
+
+Threads: the executor's only stores the newest message of a camera; the pipeline's worker computes and
+publishes; the pipeline's builder compiles. Lifecycle transitions run one after another in a thread of their
+own, because loading a network takes seconds: rclpy would run them on the executor's thread, and parameters
+and services would be dead meanwhile. `configure` succeeds when the network is loaded; compiling it for an
+image size, which can take minutes, goes on afterwards, with activation allowed (`while_building` says what
+frames do until then).
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
+from typing import Any
+
+import rclpy
+from diagnostic_msgs.msg import DiagnosticArray
+from lifecycle_msgs.srv import ChangeState
+from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor, SetParametersResult
+from rclpy._rclpy_pybind11 import RCLError, UnknownROSArgsError
+from rclpy.callback_groups import ReentrantCallbackGroup
+from rclpy.clock import Clock, ClockType
+from rclpy.exceptions import ParameterException
+from rclpy.executors import SingleThreadedExecutor
+from rclpy.impl.rcutils_logger import RcutilsLogger
+from rclpy.lifecycle import LifecycleNodeMixin, LifecycleState, TransitionCallbackReturn
+from rclpy.node import Node
+from rclpy.parameter import Parameter as RosParameter
+from rclpy.signals import SignalHandlerOptions
+
+from rain_removal_ros import runtime
+from rain_removal_ros.errors import ParameterError, RainRemovalError, WeightsError
+from rain_removal_ros.pipeline import Build, Outputs, Pipeline, Problem
+from rain_removal_ros.ros import parameters
+from rain_removal_ros.ros.camera_topics import CameraTopics, InputMessage, Outgoing
+from rain_removal_ros.ros.diagnostics import CameraState, Limits, Throttle, camera_status, runtime_status
+from rain_removal_ros.ros.messages import Picture
+from rain_removal_ros.ros.parameters import PARAMETERS, Changes, Parameter
+from rain_removal_ros.runtime import Output, Progress, Restored, Restorer, RuntimeSettings
+from rain_removal_ros.share import dds_profile_environment, share_file
+
+MakeRestorer = Callable[[RuntimeSettings, Progress], Restorer]
+
+STAND_INS = {"tensorrt": "torch-cuda", "openvino": "torch-cpu"}
+"""What serves while the network is being compiled for a backend that takes its time."""
+
+DIAGNOSTICS_EVERY_S = 1.0
+PROGRESS_EVERY_S = 5.0
+PATIENCE_S = 3.0
+"""At shutdown, so long is waited for a frame or a compilation under way."""
+
+
+class _RosLog(logging.Handler):
+    """Brings what the rooms without ROS log (a cache that cannot be written) to the node's log."""
+
+    def __init__(self, logger: RcutilsLogger):
+        super().__init__()
+        self._logger = logger
+
+    def emit(self, record: logging.LogRecord) -> None:
+        text = self.format(record)
+        if record.levelno >= logging.ERROR:
+            self._logger.error(text)
+        elif record.levelno >= logging.WARNING:
+            self._logger.warning(text)
+        else:
+            self._logger.info(text)
+
+
+class _Yield:
+    """Awaited once, gives the executor a turn."""
+
+    def __await__(self):
+        yield
+
+
+class DerainNode(LifecycleNodeMixin, Node):
+    """The managed node `derain`. `make_restorer` is how it gets a network; tests give it others."""
+
+    def __init__(self, make_restorer: MakeRestorer | None = None, **node_options: Any):
+        Node.__init__(self, "derain", **node_options)
+        LifecycleNodeMixin.__init__(self, callback_group=ReentrantCallbackGroup())
+        self._make_restorer = make_restorer or runtime.create_restorer
+        self._transition_threads = f"transition-{id(self)}"
+        self._transitions = ThreadPoolExecutor(1, thread_name_prefix=self._transition_threads)
+        self._run_transition = self._service_change_state.callback
+        self._service_change_state.callback = self._on_change_state
+        self._state = "unconfigured"
+        self._failure: str | None = None  # of the last transition
+        self._pipeline: Pipeline | None = None
+        self._topics: dict[str, CameraTopics] = {}
+        self._activated: float | None = None
+        self._throttle = Throttle()
+        self._progress_told = time.perf_counter()
+        self._declare_parameters()
+        self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", 10)
+        steady = Clock(clock_type=ClockType.STEADY_TIME)  # simulated time may stand still
+        self._timer = self.create_timer(DIAGNOSTICS_EVERY_S, self._on_timer, clock=steady)
+
+    # -- starting and ending -----------------------------------------------------------------------
+
+    def start(self, on_built: Callable[[bool], None]) -> Future:
+        """Do what `autostart` or `build_only` ask for, off the executor's thread.
+
+        on_built: told whether everything was built, once, with `build_only`.
+        """
+        return self._transitions.submit(self._start, on_built)
+
+    def _start(self, on_built: Callable[[bool], None]) -> None:
+        build_only, built = self._value("build_only"), False
+        try:
+            if build_only:
+                built = self._build_all()
+            elif self._value("autostart"):
+                self._autostart()
+        except Exception:  # nobody asks the future
+            asked = "build_only" if build_only else "autostart"
+            self.get_logger().error(f"{asked} failed unexpectedly\n{traceback.format_exc()}")
+        if build_only:
+            on_built(built)
+
+    def close(self, timeout: float = PATIENCE_S) -> bool:
+        """End threads and entities. False where a load or a compilation is still under way."""
+        deadline = time.perf_counter() + timeout
+        self._transitions.shutdown(wait=False, cancel_futures=True)
+        for thread in threading.enumerate():
+            if thread.name.startswith(self._transition_threads):
+                thread.join(timeout)
+                if thread.is_alive():
+                    return False
+        pipeline, self._pipeline = self._pipeline, None
+        for topics in self._topics.values():
+            topics.close()
+        if pipeline is not None and not pipeline.close(max(0.0, deadline - time.perf_counter())):
+            return False
+        self.destroy_node()
+        return True
+
+    def _autostart(self) -> None:
+        succeeded = TransitionCallbackReturn.SUCCESS
+        if self.trigger_configure() != succeeded or self.trigger_activate() != succeeded:
+            self.get_logger().error(
+                "autostart ended: mend what is wrong, then call the lifecycle transitions, configure and "
+                f"activate (ros2 lifecycle set {self.get_fully_qualified_name()} configure)"
+            )
+
+    def _build_all(self) -> bool:
+        if not parameters.image_sizes(self._value("image_sizes")):
+            self.get_logger().error("build_only needs image_sizes, as 1280x720,1920x1080")
+            return False
+        return (
+            self.trigger_configure() == TransitionCallbackReturn.SUCCESS and self._pipeline.wait_until_built()
+        )
+
+    # -- lifecycle ---------------------------------------------------------------------------------
+
+    async def _on_change_state(self, request: ChangeState.Request, response: ChangeState.Response):
+        """Run a transition in its thread; the executor goes on with its other work until it is done."""
+        transition = self._transitions.submit(self._run_transition, request, response)
+        while not transition.done():
+            try:
+                transition.exception(timeout=0.005)
+            except TimeoutError:
+                await _Yield()
+        if isinstance(transition.exception(), RCLError):  # rclpy would let it end the node
+            asked = request.transition.label or request.transition.id
+            self.get_logger().error(f"transition {asked} is not possible while {self._state}")
+            response.success = False
+            return response
+        return transition.result()
+
+    def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Load the network and begin to compile for `image_sizes`. Can be repeated after a failure."""
+        self._state, self._failure = "configuring", None
+        try:
+            self._configure()
+        except Exception as error:
+            self._release()
+            self._state = "unconfigured"
+            return self._report_failure("configure", error)
+        self._state = "inactive"
+        return super().on_configure(state)
+
+    def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Open the topics. Can be repeated after a failure."""
+        self._failure = None
+        result = super().on_activate(state)
+        try:
+            for topics in self._topics.values():
+                topics.open()
+        except Exception as error:
+            self._deactivate()
+            super().on_deactivate(state)
+            return self._report_failure("activate", error)
+        self._state, self._activated = "active", time.perf_counter()
+        return result
+
+    def _report_failure(self, transition: str, error: Exception) -> TransitionCallbackReturn:
+        self._failure = f"{transition} failed: {error or type(error).__name__}"
+        if not isinstance(error, RainRemovalError):
+            self._failure = f"{transition} failed: {type(error).__name__}: {error}"
+            self.get_logger().error(traceback.format_exc())
+        self.get_logger().error(self._failure)
+        return TransitionCallbackReturn.FAILURE
+
+    def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Close the inputs and publish nothing more; the network stays loaded."""
+        self._deactivate()
+        self._state = "inactive"
+        return super().on_deactivate(state)
+
+    def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Let go of network and topics."""
+        self._release()
+        self._state = "unconfigured"
+        return super().on_cleanup(state)
+
+    def on_shutdown(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Let go of everything, whatever the state."""
+        self._deactivate()
+        self._release()
+        self._state = "finalized"
+        return super().on_shutdown(state)
+
+    def on_error(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """After a transition that raised: let go of everything, so that the node can be configured again."""
+        self._deactivate()
+        self._release()
+        self._state = "unconfigured"
+        return super().on_error(state)
+
+    def _configure(self) -> None:
+        values = {parameter.name: self._value(parameter.name) for parameter in PARAMETERS}
+        settings = parameters.runtime_settings(values)
+        segmentation = values["segmentation"]
+        if segmentation:  # the runtime would read it, and miss it, with the first frame only
+            weights = settings.segmentation_weights or share_file("models/segmentation.safetensors")
+            if not weights.is_file():
+                raise WeightsError(
+                    f"segmentation_weights file {weights} does not exist; give another, or none"
+                )
+        restorer = self._make_restorer(settings, self._on_load_progress)
+        info = restorer.info
+        self.get_logger().info(
+            f"{info.weights} ({info.weights_sha256[:12]}): {info.backend} {info.precision}, {info.device}"
+        )
+        stand_in = replace(settings, backend=STAND_INS.get(info.backend, ""), precision="auto")
+        self._pipeline = Pipeline(
+            values["cameras"],
+            restorer,
+            self,
+            make_stand_in=(lambda: self._make_restorer(stand_in, self._on_load_progress))
+            if info.backend in STAND_INS
+            else None,
+            serve_while_building=lambda: self._value("while_building") == "torch",
+        )
+        for name in values["cameras"]:
+            self._topics[name] = CameraTopics(
+                self, name, values["image_transport"], segmentation, self._pipeline.submit
+            )
+        every_output = {Output.IMAGE, Output.INVERSE_DEPTH} | ({Output.LABELS} if segmentation else set())
+        for size in parameters.image_sizes(values["image_sizes"]):
+            for outputs in (every_output, {Output.IMAGE}):
+                self._pipeline.build(size, frozenset(outputs))
+
+    def _deactivate(self) -> None:
+        self._activated = None
+        for topics in self._topics.values():
+            topics.close()
+        if self._pipeline is not None:
+            self._pipeline.clear()
+
+    def _release(self) -> None:
+        pipeline, self._pipeline = self._pipeline, None
+        if pipeline is not None:
+            pipeline.close()
+        for topics in self._topics.values():
+            topics.destroy()
+        self._topics = {}
+
+    # -- parameters --------------------------------------------------------------------------------
+
+    def _declare_parameters(self) -> None:
+        for parameter in PARAMETERS:
+            value = self.declare_parameter(parameter.name, parameter.default, _descriptor(parameter)).value
+            parameters.check(parameter.name, value)
+        self.add_on_set_parameters_callback(self._on_set_parameters)
+
+    def _value(self, name: str) -> Any:
+        return self.get_parameter(name).value
+
+    def _on_set_parameters(self, changed: list[RosParameter]) -> SetParametersResult:
+        for parameter in changed:
+            known = parameters.BY_NAME.get(parameter.name)
+            if known is None:
+                continue
+            try:
+                parameters.check(parameter.name, parameter.value)
+            except ParameterError as error:
+                return SetParametersResult(successful=False, reason=str(error))
+            if known.changes is Changes.UNCONFIGURED and self._state != "unconfigured":
+                reason = f"{parameter.name} can change only while unconfigured; clean up the node first"
+                return SetParametersResult(successful=False, reason=reason)
+        return SetParametersResult(successful=True)
+
+    # -- the pipeline's handler --------------------------------------------------------------------
+
+    def wanted(self, camera: str) -> Outputs:
+        return self._topics[camera].wanted()
+
+    def read(self, camera: str, message: InputMessage) -> Picture:
+        return self._topics[camera].read(message)
+
+    def write(
+        self, camera: str, message: InputMessage, picture: Picture, restored: Restored
+    ) -> list[Outgoing]:
+        return self._topics[camera].write(message, picture, restored)
+
+    def publish(self, camera: str, message: InputMessage, written: list[Outgoing]) -> float | None:
+        return self._topics[camera].publish(message, written)
+
+    def on_built(self, build: Build) -> None:
+        self.get_logger().info(f"built {build}")
+
+    def on_problem(self, camera: str | None, problem: Problem, error: Exception) -> None:
+        held_back = self._throttle.pass_((camera, problem))
+        if held_back is not None:
+            more = f" (and {held_back} like it since the last message)" if held_back else ""
+            text = f"{camera or 'runtime'}: {problem.value}: {error}{more}"
+            if isinstance(error, RainRemovalError):
+                self.get_logger().warning(text)
+            else:
+                self.get_logger().error("".join(traceback.format_exception(error)) + text)
+
+    # -- diagnostics -------------------------------------------------------------------------------
+
+    def _on_load_progress(self, message: str) -> None:
+        self.get_logger().info(message)
+
+    def _on_timer(self) -> None:
+        pipeline = self._pipeline
+        building = pipeline.building if pipeline is not None else None
+        now = time.perf_counter()
+        if building is None:
+            self._progress_told = now
+        elif now - self._progress_told >= PROGRESS_EVERY_S:
+            self._progress_told = now
+            self.get_logger().info(f"building {building}")
+        self._publish_diagnostics(pipeline, building)
+
+    def _publish_diagnostics(self, pipeline: Pipeline | None, building: Build | None) -> None:
+        name = self.get_fully_qualified_name().lstrip("/")
+        snapshots = pipeline.snapshot() if pipeline is not None else {}
+        outputs = [
+            s.seconds_since_published for s in snapshots.values() if s.seconds_since_published is not None
+        ]
+        message = DiagnosticArray()
+        message.header.stamp = self.get_clock().now().to_msg()
+        message.status.append(
+            runtime_status(
+                f"{name}: runtime",
+                self._state,
+                pipeline.restorer.info if pipeline is not None else None,
+                f"building {building}" if building is not None else None,
+                pipeline.failed_builds if pipeline is not None else (),
+                self._failure,
+                min(outputs, default=None),
+            )
+        )
+        limits = Limits(
+            self._value("diagnostics.max_latency_ms") * 1e-3, self._value("diagnostics.stale_after_s")
+        )
+        for camera, topics in list(self._topics.items()):
+            if camera in snapshots:
+                state = self._camera_state(topics)
+                message.status.append(camera_status(f"{name}: {camera}", snapshots[camera], state, limits))
+        self._diagnostics.publish(message)
+
+    def _camera_state(self, topics: CameraTopics) -> CameraState:
+        activated = self._activated
+        return CameraState(
+            active=activated is not None,
+            topic=topics.input_topic,
+            publishers=self.count_publishers(topics.input_topic),
+            connected=topics.connected_publishers,
+            wanted=topics.wanted(),
+            active_for_s=None if activated is None else time.perf_counter() - activated,
+        )
+
+
+def _descriptor(parameter: Parameter) -> ParameterDescriptor:
+    descriptor = ParameterDescriptor(
+        description=parameter.description,
+        additional_constraints=parameter.allowed,
+        read_only=parameter.changes is Changes.NEVER,
+    )
+    if parameter.minimum is not None and parameter.type_name == "int":
+        descriptor.integer_range = [IntegerRange(from_value=parameter.minimum, to_value=parameter.maximum)]
+    elif parameter.minimum is not None:
+        bounds = FloatingPointRange(from_value=parameter.minimum, to_value=parameter.maximum)
+        descriptor.floating_point_range = [bounds]
+    return descriptor
+
+
+class Spinner:
+    """Spins an executor in a thread of its own until it is stopped.
+
+    rclpy's own `spin` may wait for ever when `shutdown` comes from another thread, and its
+    `spin_until_future_complete` keeps something for every callback that it runs.
+    """
+
+    def __init__(self, executor: SingleThreadedExecutor, on_failure: Callable[[], None]):
+        self._executor, self._on_failure = executor, on_failure
+        self._stopped = threading.Event()
+        self._thread = threading.Thread(target=self._spin, name="executor")
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End the thread and the executor."""
+        self._stopped.set()
+        self._executor.create_task(lambda: None)  # something to do, so that it comes back
+        self._thread.join()
+        self._executor.shutdown()
+
+    def _spin(self) -> None:
+        try:
+            while not self._stopped.is_set():
+                self._executor.spin_once()
+        except Exception:
+            traceback.print_exc()
+            self._on_failure()
+
+
+class Ending:
+    """Waits for what ends the node: SIGINT, SIGTERM, or a word from another thread.
+
+    All of them write a byte into a pipe. Python tells the main thread alone of a signal, and a main thread
+    that waits at a lock does not wake up for one that another thread received; the pipe gets every signal.
+    """
+
+    def __init__(self) -> None:
+        self._read, self._write = os.pipe()
+        os.set_blocking(self._write, False)
+        signal.set_wakeup_fd(self._write, warn_on_full_buffer=False)
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, lambda *_: None)  # the byte of its number is in the pipe already
+
+    def ask(self, status: int) -> None:
+        """End the node with this exit status."""
+        os.write(self._write, bytes([signal.NSIG + status]))
+
+    def wait(self) -> int | None:
+        """Wait until something ends the node; gives the exit status that was asked for, None for a signal."""
+        [byte] = os.read(self._read, 1)
+        return byte - signal.NSIG if byte >= signal.NSIG else None
+
+
+def main(args: list[str] | None = None) -> int:
+    """Run the node until SIGINT or SIGTERM. Status: 0; 1 where it could not start, or `build_only`
+    failed or was interrupted.
+
+    A second Ctrl-C, or one in the middle of the shutdown, changes nothing. Fast DDS gets the profile for
+    large images unless the user has set one.
+    """
+    ending = Ending()
+    try:
+        os.environ.update(dds_profile_environment(os.environ))
+        rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
+        node = DerainNode()
+    except (RainRemovalError, ParameterException, RCLError, UnknownROSArgsError, ValueError) as error:
+        print(f"derain node: {error}", file=sys.stderr)
+        rclpy.try_shutdown()
+        return 1
+    log = logging.getLogger("rain_removal_ros")
+    log.setLevel(logging.INFO)
+    log.addHandler(_RosLog(node.get_logger()))
+    executor = SingleThreadedExecutor()
+    executor.add_node(node)
+    spinner = Spinner(executor, on_failure=lambda: ending.ask(1))
+    node.start(lambda built: ending.ask(0 if built else 1))
+    status = ending.wait()
+    if status is None:  # a signal; what `build_only` was to build is not there
+        status = int(node.get_parameter("build_only").value)
+    spinner.stop()
+    if not node.close():
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)  # what is still compiling would keep the process
+    rclpy.try_shutdown()
+    return status
+
+
+if __name__ == "__main__":
+    sys.exit(main())
