@@ -30,6 +30,8 @@ class Example:
     level: str | None = None  # the rain's strength where the dataset names it
     label_kind: str | None = None  # human, rendered, pseudo (a network's, not to judge by); None: unsaid
     depth_kind: str | None = None  # how the depth came about: stereo, lidar, geometry, ...; None: unsaid
+    group: str | None = None  # the place or drive whose figures are taken together; None: unsaid
+    focal_px: float | None = None  # the camera's focal length in pixels of this image; None: unsaid
 
 
 class Dataset(Protocol):
@@ -83,7 +85,7 @@ class FolderDataset:
     """A folder with image/ and, where they exist, inverse_depth/ (8-bit codes) and labels/ (train ids).
 
     The stems of the files are the same. Rain is rendered onto the images. An index.csv in the folder or
-    beside it (columns id, label_kind, depth_kind) says how labels and depth came about. `select` keeps the
+    beside it (columns id, label_kind, depth_kind, group, focal_px) says how labels and depth came about. `select` keeps the
     names that begin with one of its prefixes. Raises DatasetError where there is no image, where a depth or
     label folder lacks an image's file, or where the index lacks an image.
     """
@@ -94,7 +96,7 @@ class FolderDataset:
         self.images = _images_in(folder, select)
         self.has_depth = (self.root / "inverse_depth").is_dir()
         self.has_labels = (self.root / "labels").is_dir()
-        self._kinds = _kinds_of(self.root, self.images)
+        self._index = _index_of(self.root, self.images)
 
     def __len__(self) -> int:
         return len(self.images)
@@ -106,15 +108,17 @@ class FolderDataset:
             depth = inverse_depth_from_code(read_map(self.root / "inverse_depth" / f"{path.stem}.png"))
         if self.has_labels:
             labels = read_map(self.root / "labels" / f"{path.stem}.png")
-        label_kind, depth_kind = self._kinds.get(path.stem, (None, None))
+        row = self._index.get(path.stem, {})
         return check_sizes(
             Example(
                 path.stem,
                 read_image(path),
                 inverse_depth=depth,
                 labels=labels,
-                label_kind=label_kind,
-                depth_kind=depth_kind,
+                label_kind=row.get("label_kind"),
+                depth_kind=row.get("depth_kind"),
+                group=row.get("group"),
+                focal_px=_focal_length(row.get("focal_px"), path),
             )
         )
 
@@ -130,8 +134,21 @@ def _images_in(folder: Path, select: Sequence[str] = ()) -> list[Path]:
     return selected
 
 
-def _kinds_of(root: Path, images: list[Path]) -> dict[str, tuple[str | None, str | None]]:
-    """Image stem -> (label_kind, depth_kind), from the index if there is one."""
+def _focal_length(text: str | None, path: Path) -> float | None:
+    """The index's focal length in pixels. Raises DatasetError, naming the image, for what is none."""
+    if not text:
+        return None
+    try:
+        focal = float(text)
+    except ValueError:
+        focal = float("nan")
+    if not 0 < focal < float("inf"):
+        raise DatasetError(f"the index gives {path} the focal length {text!r}; pixels above 0 are needed")
+    return focal
+
+
+def _index_of(root: Path, images: list[Path]) -> dict[str, dict[str, str]]:
+    """Image stem -> its row of the index, if there is one."""
     index = next((path for path in (root / "index.csv", root.parent / "index.csv") if path.is_file()), None)
     if index is None:
         return {}
@@ -141,13 +158,13 @@ def _kinds_of(root: Path, images: list[Path]) -> dict[str, tuple[str | None, str
             raise DatasetError(
                 f"{index} has no column `id`; its columns are {', '.join(reader.fieldnames or ())}"
             )
-        kinds = {row["id"]: (row.get("label_kind"), row.get("depth_kind")) for row in reader}
-    missing = [path for path in images if path.stem not in kinds]
+        rows = {row["id"]: row for row in reader}
+    missing = [path for path in images if path.stem not in rows]
     if missing:
         raise DatasetError(
             f"{index} has no row for {missing[0]} (and {len(missing) - 1} others); complete it or remove it"
         )
-    return kinds
+    return rows
 
 
 PAIR_FOLDERS = (("rainy", "clean"), ("input", "target"), ("rain", "norain"), ("input", "gt"))
