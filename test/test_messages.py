@@ -10,16 +10,9 @@ import pytest
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from std_msgs.msg import Header
 
+from rain_removal_ros.encodings import INTERLEAVED, MOSAICS, read_compressed, write_image
 from rain_removal_ros.errors import ImageError
-from rain_removal_ros.ros.messages import (
-    INTERLEAVED,
-    MOSAICS,
-    camera_info_message,
-    image_message,
-    read_compressed,
-    read_image,
-    write_image,
-)
+from rain_removal_ros.ros.messages import camera_info_message, image_message, read_image
 
 HEIGHT, WIDTH = 67, 91  # odd on purpose
 

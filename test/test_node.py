@@ -31,8 +31,8 @@ from ros_harness import (
 )
 from sensor_msgs.msg import CameraInfo, Image
 
+from rain_removal_ros.encodings import INTERLEAVED, SUPPORTED
 from rain_removal_ros.errors import BackendError, ParameterError, WeightsError
-from rain_removal_ros.ros.messages import INTERLEAVED, SUPPORTED
 from rain_removal_ros.ros.node import DerainNode
 from rain_removal_ros.ros.parameters import PARAMETERS, Changes
 from rain_removal_ros.runtime import Output

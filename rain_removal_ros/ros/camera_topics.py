@@ -19,8 +19,9 @@ from rclpy.time import Time
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 
 from rain_removal_ros.cityscapes import palette
+from rain_removal_ros.encodings import Picture, write_image
 from rain_removal_ros.pipeline import Outputs
-from rain_removal_ros.ros.messages import READERS, Picture, camera_info_message, image_message, write_image
+from rain_removal_ros.ros.messages import READERS, camera_info_message, image_message
 from rain_removal_ros.runtime import Output, Restored
 
 INPUT_QOS = QoSProfile(history=HistoryPolicy.KEEP_LAST, depth=1, reliability=ReliabilityPolicy.BEST_EFFORT)

@@ -1,19 +1,20 @@
-"""sensor_msgs/Image and CompressedImage to and from NumPy arrays. Knows pixels, not topics.
+"""rclpy's sensor_msgs/Image and CompressedImage to and from NumPy arrays. Knows pixels, not topics.
 
-Pixels are viewed where the layout allows it (rgb8 without padding) and touched once where it does not.
+What the pixels mean is `encodings`' to know; here are the message classes, and cv_bridge for what else it
+reads.
 """
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
 
-import cv2
 import numpy as np
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from std_msgs.msg import Header
 
+from rain_removal_ros import encodings
+from rain_removal_ros.encodings import SUPPORTED, Picture, counts_numbers, read_compressed
 from rain_removal_ros.errors import ImageError
 
 try:
@@ -22,153 +23,18 @@ except ImportError:  # outside a ROS installation, or built for another NumPy
     CvBridge = None
 
 
-@dataclass(frozen=True)
-class Pixels:
-    """How an encoding lays out its pixels: numbers of `depth` bytes, `channels` of them a pixel in a row."""
-
-    channels: int
-    depth: int = 1
-
-    @property
-    def dtype(self) -> np.dtype:
-        return np.dtype(f"u{self.depth}")
-
-
-INTERLEAVED = {
-    "rgb8": Pixels(3),
-    "bgr8": Pixels(3),
-    "rgba8": Pixels(4),
-    "bgra8": Pixels(4),
-    "mono8": Pixels(1),
-    "rgb16": Pixels(3, 2),
-    "bgr16": Pixels(3, 2),
-    "rgba16": Pixels(4, 2),
-    "bgra16": Pixels(4, 2),
-    "mono16": Pixels(1, 2),
-}
-"""Encodings that the output keeps."""
-
-MOSAICS = {
-    "rggb": cv2.COLOR_BayerBG2RGB,  # OpenCV names a pattern by its second row and column, ROS by its first
-    "bggr": cv2.COLOR_BayerRG2RGB,
-    "gbrg": cv2.COLOR_BayerGR2RGB,
-    "grbg": cv2.COLOR_BayerGB2RGB,
-}
-"""bayer_<pattern>8 is published as rgb8, bayer_<pattern>16 as rgb16: a restored mosaic would mean nothing."""
-
-PACKED_YUV = {
-    "yuv422": cv2.COLOR_YUV2RGB_UYVY,
-    "uyvy": cv2.COLOR_YUV2RGB_UYVY,
-    "yuv422_yuy2": cv2.COLOR_YUV2RGB_YUY2,
-    "yuyv": cv2.COLOR_YUV2RGB_YUY2,
-}
-"""4:2:2, published as rgb8."""
-
-PLANAR_YUV = {"nv12": cv2.COLOR_YUV2RGB_NV12, "nv21": cv2.COLOR_YUV2RGB_NV21}
-"""4:2:0, published as rgb8: height rows of luminance, then height / 2 rows of interleaved colour."""
-
-TO_RGB = {
-    "bgr": cv2.COLOR_BGR2RGB,
-    "rgba": cv2.COLOR_RGBA2RGB,
-    "bgra": cv2.COLOR_BGRA2RGB,
-    "mono": cv2.COLOR_GRAY2RGB,
-}
-FROM_RGB = {
-    "bgr": cv2.COLOR_RGB2BGR,
-    "rgba": cv2.COLOR_RGB2RGBA,
-    "bgra": cv2.COLOR_RGB2BGRA,
-    "mono": cv2.COLOR_RGB2GRAY,
-}
-
-SUPPORTED = (
-    *INTERLEAVED,
-    *(f"bayer_{pattern}{bits}" for bits in (8, 16) for pattern in MOSAICS),
-    *PACKED_YUV,
-    *PLANAR_YUV,
-)
-
-
-@dataclass(frozen=True)
-class Picture:
-    """An image as it came.
-
-    rgb: uint8 (H, W, 3), C-contiguous; a view of the message where its layout allows.
-    encoding: what the restored image is written as.
-    source: the pixels as they came, (H, W, C) in `encoding`, where the output needs more of them than `rgb`
-    holds (an alpha channel, 16 bits); else None.
-    """
-
-    rgb: np.ndarray
-    encoding: str
-    source: np.ndarray | None = None
-
-
 def read_image(message: Image) -> Picture:
     """The picture in an Image. Raises ImageError for an encoding, size or length that cannot be."""
     encoding = message.encoding
-    if encoding in INTERLEAVED:
-        return _read_interleaved(message, encoding)
-    if encoding.startswith("bayer_") and encoding[6:10] in MOSAICS and encoding[10:] in ("8", "16"):
-        depth = int(encoding[10:]) // 8
-        mosaic = _rows(message, Pixels(1, depth))[..., 0]
-        _need_even(message, rows=True)
-        full = cv2.cvtColor(np.ascontiguousarray(mosaic), MOSAICS[encoding[6:10]])
-        return Picture(full, "rgb8") if depth == 1 else Picture(_eight_bits(full), "rgb16", full)
-    if encoding in PACKED_YUV:
-        packed = _rows(message, Pixels(2))
-        _need_even(message, rows=False)
-        return Picture(cv2.cvtColor(np.ascontiguousarray(packed), PACKED_YUV[encoding]), "rgb8")
-    if encoding in PLANAR_YUV:
-        _need_even(message, rows=True)
-        planes = _rows(message, Pixels(1), height=message.height * 3 // 2)[..., 0]
-        return Picture(cv2.cvtColor(np.ascontiguousarray(planes), PLANAR_YUV[encoding]), "rgb8")
-    return _read_with_cv_bridge(message)
-
-
-def read_compressed(message: CompressedImage) -> Picture:
-    """The picture in a CompressedImage (JPEG, PNG or what else OpenCV reads).
-
-    It is published in the encoding that `format` names first ("bgr8; jpeg compressed bgr8") if that is
-    rgb8, bgr8 or mono8, and as rgb8 otherwise. Raises ImageError where the data cannot be decoded or ends
-    early.
-    """
-    data = np.frombuffer(message.data, np.uint8)
-    if "compressedDepth" in message.format:
-        raise ImageError(f"format '{message.format}' is a depth image; give a camera's colour image")
-    if data.size == 0:
-        raise ImageError(f"compressed image (format '{message.format}') holds no data")
-    if data[:2].tobytes() == b"\xff\xd8":
-        stream = data.tobytes()
-        if stream.rfind(b"\xff\xd9") < stream.rfind(
-            b"\xff\xda"
-        ):  # the end of image before the last scan's start
-            raise ImageError(f"JPEG of {data.size} bytes ends early; it was cut on its way")
+    if encoding in SUPPORTED or counts_numbers(encoding) or CvBridge is None:
+        return encodings.read_image(message)
     try:
-        decoded = cv2.imdecode(data, cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
-    except cv2.error as error:
-        raise ImageError(f"compressed image (format '{message.format}'): {error.err}") from error
-    if decoded is None:
+        rgb = CvBridge().imgmsg_to_cv2(message, "rgb8")
+    except CvBridgeError as error:
         raise ImageError(
-            f"compressed image of {data.size} bytes (format '{message.format}') cannot be decoded"
-        )
-    named = message.format.split(";")[0].strip()
-    encoding = named if named in ("rgb8", "bgr8", "mono8") else "rgb8"
-    return Picture(cv2.cvtColor(decoded, cv2.COLOR_BGR2RGB), encoding)
-
-
-def write_image(picture: Picture, restored: np.ndarray) -> np.ndarray:
-    """The restored uint8 (H, W, 3) RGB image in the picture's encoding: uint8 or uint16 (H, W, C).
-
-    Alpha is kept. Of 16-bit images the network sees the upper 8 bits; what it changed is added to the 16
-    bits, so that the lower ones stay.
-    """
-    kind, depth = picture.encoding.rstrip("0123456789"), INTERLEAVED[picture.encoding].depth
-    if depth == 2:
-        return _write_16_bits(picture, restored)
-    written = restored if kind == "rgb" else cv2.cvtColor(restored, FROM_RGB[kind])
-    if picture.source is not None:
-        written[..., 3] = picture.source[..., 3]
-    return written if written.ndim == 3 else written[..., None]
+            f"encoding '{encoding}' is not known; known are {', '.join(SUPPORTED)} ({error})"
+        ) from error
+    return Picture(np.ascontiguousarray(rgb), "rgb8")
 
 
 def image_message(pixels: np.ndarray, encoding: str, header: Header) -> Image:
@@ -194,79 +60,6 @@ def camera_info_message(info: CameraInfo, header: Header) -> CameraInfo:
         return info
     names = (name for name in CameraInfo.get_fields_and_field_types() if name != "header")
     return CameraInfo(header=header, **{name: getattr(info, name) for name in names})
-
-
-def _read_interleaved(message: Image, encoding: str) -> Picture:
-    pixels = INTERLEAVED[encoding]
-    kind = encoding.rstrip("0123456789")
-    source = _rows(message, pixels)
-    image = np.ascontiguousarray(source) if pixels.depth == 1 else _eight_bits(source)
-    rgb = image if kind == "rgb" else cv2.cvtColor(image, TO_RGB[kind])
-    keep_source = pixels.depth == 2 or pixels.channels == 4
-    return Picture(rgb, encoding, source if keep_source else None)
-
-
-def _rows(message: Image, pixels: Pixels, height: int | None = None) -> np.ndarray:
-    """The message's data as a view (height, W, C), whatever its padding and byte order."""
-    height = message.height if height is None else height
-    width, step = message.width, message.step
-    row_bytes = width * pixels.channels * pixels.depth
-    if height == 0 or width == 0:
-        raise ImageError(
-            f"image of {width}x{message.height} pixels is empty; the camera driver sends no picture"
-        )
-    if step < row_bytes:
-        raise ImageError(
-            f"step of {step} bytes is too short for {width} {message.encoding} pixels ({row_bytes} bytes)"
-        )
-    if len(message.data) < height * step:
-        raise ImageError(
-            f"{len(message.data)} bytes of data, but {message.encoding} of {width}x{message.height} with a "
-            f"step of {step} needs {height * step}; the message was cut on its way or its fields are wrong"
-        )
-    byte_order = ">" if message.is_bigendian else "<"
-    return np.ndarray(
-        (height, width, pixels.channels),
-        pixels.dtype.newbyteorder(byte_order),
-        buffer=message.data,
-        strides=(step, pixels.channels * pixels.depth, pixels.depth),
-    )
-
-
-def _need_even(message: Image, *, rows: bool) -> None:
-    if message.width % 2 or (rows and message.height % 2):
-        raise ImageError(f"{message.encoding} of {message.width}x{message.height}: its pixels come in pairs")
-
-
-def _eight_bits(image: np.ndarray) -> np.ndarray:
-    """The upper 8 of 16 bits, contiguous."""
-    return np.right_shift(image, 8, dtype=image.dtype.newbyteorder("=")).astype(np.uint8, order="C")
-
-
-def _write_16_bits(picture: Picture, restored: np.ndarray) -> np.ndarray:
-    kind = picture.encoding.rstrip("0123456789")
-    change = restored.astype(np.int32) - picture.rgb
-    if kind == "mono":
-        change = cv2.cvtColor(restored, cv2.COLOR_RGB2GRAY).astype(np.int32)[..., None] - picture.rgb[..., :1]
-    elif kind.startswith("bgr"):
-        change = change[..., ::-1]
-    written = picture.source.astype(np.uint16)
-    colours = written[..., : change.shape[-1]]
-    colours[...] = np.clip(colours + (change << 8), 0, 65535)
-    return written
-
-
-def _read_with_cv_bridge(message: Image) -> Picture:
-    known = f"known are {', '.join(SUPPORTED)}"
-    if message.encoding[:1].isdigit():  # 8UC3 and the like count numbers and say nothing about colours
-        raise ImageError(f"encoding '{message.encoding}' does not say what its numbers mean; {known}")
-    if CvBridge is None:
-        raise ImageError(f"encoding '{message.encoding}' is not known; {known}")
-    try:
-        rgb = CvBridge().imgmsg_to_cv2(message, "rgb8")
-    except CvBridgeError as error:
-        raise ImageError(f"encoding '{message.encoding}' is not known; {known} ({error})") from error
-    return Picture(np.ascontiguousarray(rgb), "rgb8")
 
 
 Reader = Callable[[Image | CompressedImage], Picture]

@@ -38,12 +38,12 @@ from rclpy.parameter import Parameter as RosParameter
 from rclpy.signals import SignalHandlerOptions
 
 from rain_removal_ros import runtime
+from rain_removal_ros.encodings import Picture
 from rain_removal_ros.errors import ParameterError, RainRemovalError, WeightsError
 from rain_removal_ros.pipeline import Build, Outputs, Pipeline, Problem
 from rain_removal_ros.ros import parameters
 from rain_removal_ros.ros.camera_topics import CameraTopics, InputMessage, Outgoing
 from rain_removal_ros.ros.diagnostics import CameraState, Limits, Throttle, camera_status, runtime_status
-from rain_removal_ros.ros.messages import Picture
 from rain_removal_ros.ros.parameters import PARAMETERS, Changes, Parameter
 from rain_removal_ros.runtime import Output, Progress, Restored, Restorer, RuntimeSettings
 from rain_removal_ros.share import dds_profile_environment, share_file
