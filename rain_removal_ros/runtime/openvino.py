@@ -7,7 +7,6 @@ import os
 from pathlib import Path
 
 import numpy as np
-import openvino
 import torch
 
 from rain_removal_ros.errors import BackendError
@@ -18,6 +17,7 @@ from rain_removal_ros.runtime.graph import FrameGraph
 from rain_removal_ros.runtime.networks import Networks
 from rain_removal_ros.runtime.progress import reporting
 from rain_removal_ros.runtime.sizes import MIN_SIDE
+from rain_removal_ros.runtime.without_telemetry import openvino
 
 ELEMENT_TYPES = {"fp32": "f32", "bf16": "bf16", "fp16": "f16"}
 

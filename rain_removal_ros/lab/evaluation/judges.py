@@ -103,7 +103,7 @@ class Judge:
 
         path = self.specification.path
         if path.suffix == ".onnx":
-            import openvino
+            from rain_removal_ros.runtime.without_telemetry import openvino
 
             try:
                 model = openvino.Core().read_model(path)
@@ -134,7 +134,7 @@ class Judge:
                     return network(torch.from_numpy(batch).cuda()).float().cpu().numpy()
 
             return on_gpu
-        import openvino
+        from rain_removal_ros.runtime.without_telemetry import openvino
 
         return _openvino_logits(
             lambda example: openvino.convert_model(network, example_input=torch.from_numpy(example))
@@ -179,7 +179,7 @@ def _fingerprint(path: Path) -> str:
 
 def _openvino_logits(convert: Callable) -> Callable[[np.ndarray], np.ndarray]:
     """A function that compiles the network for every size it meets, in float32."""
-    import openvino
+    from rain_removal_ros.runtime.without_telemetry import openvino
 
     core = openvino.Core()
     compiled = {}
