@@ -1,7 +1,7 @@
 """The way of a frame from its arrival to what is published: newest frame wins, one worker, every stage timed.
 
-Knows neither ROS nor any network: messages are opaque, a `FrameHandler` reads and publishes them, a
-`Restorer` restores.
+Knows neither ROS nor any network: messages are opaque, each camera's `FrameHandler` reads and publishes them,
+a `Restorer` restores.
 
 Two threads. The worker takes the cameras in turn and does everything to one frame before it takes the next,
 so that outputs keep their order. The builder compiles the network for image sizes and outputs that are seen
@@ -13,7 +13,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import Enum
 from typing import Any, Protocol
@@ -126,25 +126,29 @@ class Build:
 
 
 class FrameHandler(Protocol):
-    """Does what messages need, on the worker's thread but for `on_built` and `on_problem`."""
+    """Does what the messages of one camera need, on the worker's thread."""
 
-    def wanted(self, camera: str) -> Outputs:
-        """The outputs that somebody wants of this camera now; none: the frame is not computed."""
+    def wanted(self) -> Outputs:
+        """The outputs that somebody wants now; none: the frame is not computed."""
 
-    def read(self, camera: str, message: Any) -> Any:
+    def read(self, message: Any) -> Any:
         """The picture in a message: anything with an `rgb`, uint8 (H, W, 3). Raises ImageError."""
 
-    def write(self, camera: str, message: Any, picture: Any, restored: Restored) -> Any:
+    def write(self, message: Any, picture: Any, restored: Restored) -> Any:
         """The outputs as they are published; None in `restored` where one is not to be."""
 
-    def publish(self, camera: str, message: Any, written: Any) -> float | None:
+    def publish(self, message: Any, written: Any) -> float | None:
         """Publish them. Gives the image's age in seconds, None where it is not known."""
 
+
+class Listener(Protocol):
+    """Is told what happens, from the pipeline's threads."""
+
     def on_built(self, build: Build) -> None:
-        """Told when the network has been compiled for one more size or set of outputs."""
+        """The network has been compiled for one more size or set of outputs."""
 
     def on_problem(self, camera: str | None, problem: Problem, error: Exception) -> None:
-        """Told of every frame that came to nothing (camera), and of every failed build (None)."""
+        """A frame came to nothing (camera), or a build failed (None)."""
 
 
 @dataclass
@@ -158,6 +162,7 @@ class _Camera:
     """State of one camera; guarded by the pipeline's lock."""
 
     name: str
+    handler: FrameHandler
     waiting: _Frame | None = None
     blocked_by: tuple[Size, Outputs] | None = None
     received: int = 0
@@ -220,7 +225,7 @@ class _Camera:
 class Pipeline:
     """Frames of several cameras through one restorer.
 
-    restorer: what restores; the pipeline closes it.
+    handlers: of each camera, by name. restorer: what restores; the pipeline closes it.
     make_stand_in: makes the restorer that serves while a network is being compiled and
     `serve_while_building()` is true, which is asked anew for every frame; None where nothing would be
     gained by one.
@@ -228,21 +233,21 @@ class Pipeline:
 
     def __init__(
         self,
-        cameras: Collection[str],
+        handlers: Mapping[str, FrameHandler],
         restorer: Restorer,
-        handler: FrameHandler,
+        listener: Listener,
         *,
         make_stand_in: Callable[[], Restorer] | None = None,
         serve_while_building: Callable[[], bool] = lambda: False,
     ):
         self.restorer = restorer
         self._serve_while_building = serve_while_building
-        self._handler = handler
+        self._listener = listener
         self._make_stand_in = make_stand_in
         self._stand_in: Restorer | None = None
         self._stand_in_failure: Failure | None = None
         self._changed = threading.Condition()
-        self._cameras = {name: _Camera(name) for name in cameras}
+        self._cameras = {name: _Camera(name, handler) for name, handler in handlers.items()}
         self._turns = deque(self._cameras.values())
         self._stopping = False
         self._busy = False
@@ -368,12 +373,12 @@ class Pipeline:
 
     def _process(self, camera: _Camera, frame: _Frame) -> None:
         started = time.perf_counter()
-        wanted = self._handler.wanted(camera.name)
+        wanted = camera.handler.wanted()
         if not wanted:
             with self._changed:
                 camera.idle += 1
             return
-        picture = self._handler.read(camera.name, frame.message)
+        picture = camera.handler.read(frame.message)
         read = time.perf_counter()
         chosen = self._choose(camera, frame, picture.rgb.shape[:2], wanted)
         if chosen is None:
@@ -383,9 +388,9 @@ class Pipeline:
         inferred = time.perf_counter()
         shown = {output.value: getattr(restored, output.value) for output in wanted & outputs}
         restored = Restored(**{output.value: shown.get(output.value) for output in Output})
-        written = self._handler.write(camera.name, frame.message, picture, restored)
+        written = camera.handler.write(frame.message, picture, restored)
         converted = time.perf_counter()
-        age = self._handler.publish(camera.name, frame.message, written)
+        age = camera.handler.publish(frame.message, written)
         published = time.perf_counter()
         times = StageTimes(
             waiting=started - frame.received,
@@ -443,7 +448,7 @@ class Pipeline:
             camera.problems[problem] += 1
             camera.problem_times.append((time.perf_counter(), problem))
             camera.last_problem = f"{problem.value}: {error}"
-        self._handler.on_problem(camera.name, problem, error)
+        self._listener.on_problem(camera.name, problem, error)
 
     # -- the builder's thread ----------------------------------------------------------------------
 
@@ -480,9 +485,9 @@ class Pipeline:
                         camera.blocked_by = None
                 self._changed.notify_all()
             if failure is None:
-                self._handler.on_built(build)
+                self._listener.on_built(build)
             else:
-                self._handler.on_problem(None, _problem_of_build(failure), failure)
+                self._listener.on_problem(None, _problem_of_build(failure), failure)
 
     def _on_progress(self, message: str) -> None:
         with self._changed:

@@ -81,43 +81,58 @@ class FakePicture:
 
 
 class FakeHandler:
-    """Messages are (number, height, width), or an exception to be raised when they are read."""
+    """Handlers of any camera and the listener of all.
+
+    Messages are (number, height, width), or an exception to be raised when they are read.
+    """
 
     def __init__(self) -> None:
         self.outputs: Outputs = frozenset({Output.IMAGE})
         self.published: list[tuple[str, int, frozenset[Output]]] = []
         self.problems: list[tuple[str | None, Problem, str]] = []
         self.built: list[Build] = []
-        self._changed = threading.Condition()
+        self.changed = threading.Condition()
 
-    def wanted(self, camera: str) -> Outputs:
-        return self.outputs
+    def of(self, camera: str) -> FakeCamera:
+        """The handler of this camera."""
+        return FakeCamera(camera, self)
 
-    def read(self, camera: str, message) -> FakePicture:
+    def on_built(self, build: Build) -> None:
+        with self.changed:
+            self.built.append(build)
+            self.changed.notify_all()
+
+    def on_problem(self, camera: str | None, problem: Problem, error: Exception) -> None:
+        with self.changed:
+            self.problems.append((camera, problem, str(error)))
+            self.changed.notify_all()
+
+    def wait_for(self, condition: Callable[[], bool]) -> None:
+        """Wait until something was published, built or reported that makes the condition true."""
+        with self.changed:
+            assert self.changed.wait_for(condition, PATIENCE), (self.published, self.problems, self.built)
+
+
+@dataclass(frozen=True)
+class FakeCamera:
+    """Tells the handler of all what is published."""
+
+    name: str
+    all: FakeHandler
+
+    def wanted(self) -> Outputs:
+        return self.all.outputs
+
+    def read(self, message) -> FakePicture:
         if isinstance(message, Exception):
             raise message
         return FakePicture(np.zeros((*message[1:], 3), np.uint8))
 
-    def write(self, camera: str, message, picture: FakePicture, restored: Restored) -> frozenset[Output]:
+    def write(self, message, picture: FakePicture, restored: Restored) -> frozenset[Output]:
         return frozenset(output for output in Output if getattr(restored, output.value) is not None)
 
-    def publish(self, camera: str, message, written: frozenset[Output]) -> float:
-        with self._changed:
-            self.published.append((camera, message[0], written))
-            self._changed.notify_all()
+    def publish(self, message, written: frozenset[Output]) -> float:
+        with self.all.changed:
+            self.all.published.append((self.name, message[0], written))
+            self.all.changed.notify_all()
         return 0.5
-
-    def on_built(self, build: Build) -> None:
-        with self._changed:
-            self.built.append(build)
-            self._changed.notify_all()
-
-    def on_problem(self, camera: str | None, problem: Problem, error: Exception) -> None:
-        with self._changed:
-            self.problems.append((camera, problem, str(error)))
-            self._changed.notify_all()
-
-    def wait_for(self, condition: Callable[[], bool]) -> None:
-        """Wait until something was published, built or reported that makes the condition true."""
-        with self._changed:
-            assert self._changed.wait_for(condition, PATIENCE), (self.published, self.problems, self.built)

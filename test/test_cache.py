@@ -6,6 +6,8 @@ import errno
 import json
 import multiprocessing
 import os
+import subprocess
+import sys
 
 import pytest
 
@@ -302,3 +304,8 @@ def test_a_builder_that_dies_lets_the_next_one_build(tmp_path):
     process.join(30)
     with EngineCache(tmp_path, 1 << 20).building(KEY):
         assert keep(EngineCache(tmp_path, 1 << 20))
+
+
+def test_who_only_looks_into_the_cache_loads_no_torch():
+    program = "import sys; import rain_removal_ros.runtime.cache; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", program]).returncode == 0

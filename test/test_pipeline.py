@@ -32,7 +32,8 @@ def make(restorer, handler):
     made = []
 
     def make_pipeline(*cameras: str, **options) -> Pipeline:
-        made.append(Pipeline(cameras or ("front",), restorer, handler, **options))
+        handlers = {name: handler.of(name) for name in cameras or ("front",)}
+        made.append(Pipeline(handlers, restorer, handler, **options))
         return made[-1]
 
     yield make_pipeline

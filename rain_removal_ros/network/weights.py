@@ -5,7 +5,6 @@ rebuild its network.
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -14,10 +13,21 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import nn
 
+from rain_removal_ros.digests import sha256_of
 from rain_removal_ros.errors import PresetError, WeightsError
 from rain_removal_ros.network.fast import FastDerainNetwork
 from rain_removal_ros.network.presets import DerainPreset, Preset, SegmentationPreset, get_preset
 from rain_removal_ros.network.segmentation import SegmentationNetwork
+
+__all__ = [
+    "FAMILIES",
+    "build_network",
+    "load_network",
+    "register_family",
+    "require_layers",
+    "save_network",
+    "sha256_of",
+]
 
 FAMILIES: dict[str, Callable[[Preset], nn.Module]] = {
     "fast": FastDerainNetwork,
@@ -106,9 +116,3 @@ def require_layers(network: nn.Module, layers: Iterable[str]) -> None:
                 f"preset {network.preset.name} has no layer {layer!r}; its parts are "
                 f"{', '.join(name for name, _ in network.named_children())}, and what they hold"
             )
-
-
-def sha256_of(path: Path) -> str:
-    """SHA-256 of a file, in hex."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

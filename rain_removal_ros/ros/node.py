@@ -38,14 +38,13 @@ from rclpy.parameter import Parameter as RosParameter
 from rclpy.signals import SignalHandlerOptions
 
 from rain_removal_ros import runtime
-from rain_removal_ros.encodings import Picture
 from rain_removal_ros.errors import ParameterError, RainRemovalError, WeightsError
-from rain_removal_ros.pipeline import Build, Outputs, Pipeline, Problem
+from rain_removal_ros.pipeline import Build, Pipeline, Problem
 from rain_removal_ros.ros import parameters
-from rain_removal_ros.ros.camera_topics import CameraTopics, InputMessage, Outgoing
+from rain_removal_ros.ros.camera_topics import CameraTopics, InputMessage
 from rain_removal_ros.ros.diagnostics import CameraState, Limits, Throttle, camera_status, runtime_status
 from rain_removal_ros.ros.parameters import PARAMETERS, Changes, Parameter
-from rain_removal_ros.runtime import Output, Progress, Restored, Restorer, RuntimeSettings
+from rain_removal_ros.runtime import Output, Progress, Restorer, RuntimeSettings
 from rain_removal_ros.share import dds_profile_environment, share_file
 
 MakeRestorer = Callable[[RuntimeSettings, Progress], Restorer]
@@ -254,8 +253,12 @@ class DerainNode(LifecycleNodeMixin, Node):
             f"{info.weights} ({info.weights_sha256[:12]}): {info.backend} {info.precision}, {info.device}"
         )
         stand_in = replace(settings, backend=STAND_INS.get(info.backend, ""), precision="auto")
+        self._topics = {
+            name: CameraTopics(self, name, values["image_transport"], segmentation, self._on_image)
+            for name in values["cameras"]
+        }
         self._pipeline = Pipeline(
-            values["cameras"],
+            self._topics,
             restorer,
             self,
             make_stand_in=(lambda: self._make_restorer(stand_in, self._on_load_progress))
@@ -263,14 +266,15 @@ class DerainNode(LifecycleNodeMixin, Node):
             else None,
             serve_while_building=lambda: self._value("while_building") == "torch",
         )
-        for name in values["cameras"]:
-            self._topics[name] = CameraTopics(
-                self, name, values["image_transport"], segmentation, self._pipeline.submit
-            )
         every_output = {Output.IMAGE, Output.INVERSE_DEPTH} | ({Output.LABELS} if segmentation else set())
         for size in parameters.image_sizes(values["image_sizes"]):
             for outputs in (every_output, {Output.IMAGE}):
                 self._pipeline.build(size, frozenset(outputs))
+
+    def _on_image(self, camera: str, message: InputMessage) -> None:
+        pipeline = self._pipeline
+        if pipeline is not None:
+            pipeline.submit(camera, message)
 
     def _deactivate(self) -> None:
         self._activated = None
@@ -312,21 +316,7 @@ class DerainNode(LifecycleNodeMixin, Node):
                 return SetParametersResult(successful=False, reason=reason)
         return SetParametersResult(successful=True)
 
-    # -- the pipeline's handler --------------------------------------------------------------------
-
-    def wanted(self, camera: str) -> Outputs:
-        return self._topics[camera].wanted()
-
-    def read(self, camera: str, message: InputMessage) -> Picture:
-        return self._topics[camera].read(message)
-
-    def write(
-        self, camera: str, message: InputMessage, picture: Picture, restored: Restored
-    ) -> list[Outgoing]:
-        return self._topics[camera].write(message, picture, restored)
-
-    def publish(self, camera: str, message: InputMessage, written: list[Outgoing]) -> float | None:
-        return self._topics[camera].publish(message, written)
+    # -- the pipeline's listener -------------------------------------------------------------------
 
     def on_built(self, build: Build) -> None:
         self.get_logger().info(f"built {build}")

@@ -19,8 +19,8 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from rain_removal_ros.digests import sha256_of
 from rain_removal_ros.errors import RainRemovalError
-from rain_removal_ros.network import sha256_of
 from rain_removal_ros.runtime import Progress
 
 FORMAT = 1
