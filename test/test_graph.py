@@ -1,17 +1,13 @@
-"""The frame graph in half precision: its numerics, and that it is one strongly typed graph for TensorRT."""
+"""The frame graph in half precision: its numerics, and that it exports as one graph."""
 
 from __future__ import annotations
 
-import copy
-
 import numpy as np
 import pytest
-import tensorrt_rtx
 import torch
-from runtime_fixtures import TINY, random_network, street_like
+from runtime_fixtures import TINY, street_like
 
 from rain_removal_ros.errors import ImageError
-from rain_removal_ros.network import fold_batch_norms
 from rain_removal_ros.runtime import Output, RuntimeSettings
 from rain_removal_ros.runtime.graph import FrameGraph, LevelsGraph
 from rain_removal_ros.runtime.networks import Networks
@@ -19,35 +15,7 @@ from rain_removal_ros.runtime.pytorch import frame_graph
 from rain_removal_ros.runtime.tensorrt import export
 
 FRAME = (Output.IMAGE, Output.INVERSE_DEPTH)
-AMPERE, ORIN, ADA, BLACKWELL = (
-    getattr(tensorrt_rtx.ComputeCapability, name) for name in ("SM80", "SM86", "SM89", "SM120")
-)
-HALF, FLOAT, INT32 = (getattr(tensorrt_rtx.DataType, name) for name in ("HALF", "FLOAT", "INT32"))
 HIGH_INVERSE_DEPTH_ERROR = 1e-3  # 1/m, where inverse depth reaches 0.7
-
-
-def folded(preset):
-    """A folded random network. Everything lies at about one distance: where that is random, rounding decides
-    what is farthest, and so what the far pattern is.
-    """
-    network = random_network(preset)
-    if network.preset.family == "fast":
-        network.depth_head.output.weight.data.mul_(0.001)
-    return fold_batch_norms(network).requires_grad_(False)
-
-
-@pytest.fixture(scope="module")
-def networks():
-    """Random networks by preset, made once."""
-    made = {}
-
-    def network(preset):
-        name = preset if isinstance(preset, str) else "tiny"
-        if name not in made:
-            made[name] = folded(preset)
-        return copy.deepcopy(made[name])
-
-    return network
 
 
 SATURATED = (np.random.default_rng(0).random((64, 96, 3)) < 0.5).astype(np.uint8) * 255
@@ -118,65 +86,6 @@ def test_whole_grey_levels_pass_through_low_precision_unchanged(networks):
 def test_sizes_that_no_network_takes_are_refused(networks, size):
     with pytest.raises(ImageError, match="images from 64x64 to 3840x2160"):
         FrameGraph(networks(TINY), None, *size, FRAME)
-
-
-class ListeningLogger(tensorrt_rtx.ILogger):
-    """Keeps what TensorRT warns of. TensorRT takes one logger a process, so there is one."""
-
-    def __init__(self):
-        super().__init__()
-        self.warnings = []
-
-    def log(self, severity, message):
-        if severity <= tensorrt_rtx.ILogger.Severity.WARNING:
-            self.warnings.append(message)
-
-
-LOGGER = ListeningLogger()
-
-
-@pytest.mark.parametrize(
-    ("preset", "outputs", "size", "targets"),
-    [
-        ("fast", FRAME, (512, 1024), (AMPERE, ORIN, ADA, BLACKWELL)),
-        ("fast", tuple(Output), (120, 200), (AMPERE,)),
-        ("paper", FRAME, (120, 200), (AMPERE,)),
-    ],
-    ids=["fast", "fast with padding and labels", "paper with padding"],
-)
-def test_tensorrt_builds_one_half_precision_engine_without_a_warning(
-    networks, preset, outputs, size, targets
-):
-    segmentation = networks("segmentation").half() if Output.LABELS in outputs else None
-    graph = LevelsGraph(networks(preset).half(), segmentation, *size, outputs, torch.float16).eval()
-    program = export(graph, torch.zeros(1, 3, *size, dtype=torch.float16))
-    onnx = torch.onnx.export(program, dynamo=True, verbose=False)
-    LOGGER.warnings.clear()
-    builder = tensorrt_rtx.Builder(LOGGER)
-    network = builder.create_network(1 << int(tensorrt_rtx.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
-    parser = tensorrt_rtx.OnnxParser(network, LOGGER)
-    assert parser.parse(onnx.model_proto.SerializeToString()), [
-        str(parser.get_error(index)) for index in range(parser.num_errors)
-    ]
-    types = [network.get_input(0).dtype, *(network.get_output(n).dtype for n in range(network.num_outputs))]
-    expected = {Output.IMAGE: HALF, Output.INVERSE_DEPTH: FLOAT, Output.LABELS: INT32}
-    assert types == [HALF, *(expected[output] for output in outputs)]
-    layers = [network.get_layer(index) for index in range(network.num_layers)]
-    convolutions = [
-        layer.get_output(0).dtype
-        for layer in layers
-        if layer.type in (tensorrt_rtx.LayerType.CONVOLUTION, tensorrt_rtx.LayerType.DECONVOLUTION)
-    ]
-    assert convolutions
-    assert set(convolutions) == {HALF}
-    for target in targets:
-        config = builder.create_builder_config()
-        config.num_compute_capabilities = 1
-        config.set_compute_capability(target, 0)
-        plan = builder.build_serialized_network(network, config)
-        assert plan is not None
-        assert plan.nbytes > 10_000
-    assert [line for line in LOGGER.warnings if "CUDA" not in line] == []
 
 
 @pytest.mark.parametrize("preset", ["fast", "paper", "dgnl-fast", "segmentation"])

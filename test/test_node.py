@@ -504,7 +504,7 @@ def test_a_stream_of_bad_images_is_logged_once_a_second_and_counted_in_full(make
         peer.status("derain: camera", all_counted)
         told = peer.told("purple8")
         seconds = 1 + told[-1].stamp.sec - told[0].stamp.sec
-        assert 1 <= len(told) <= seconds
+        assert 1 <= len(told) <= seconds + 1  # a stamp is taken a little after the throttle
 
 
 def test_the_size_may_change_in_mid_stream(make_restorer):

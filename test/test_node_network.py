@@ -27,7 +27,12 @@ def segmentation_weights(tmp_path_factory):
 
 def test_what_comes_out_is_what_the_network_gives(weights, segmentation_weights, tmp_path):
     settings = RuntimeSettings(
-        weights=weights, segmentation_weights=segmentation_weights, cache_dir=tmp_path, precision="fp32"
+        backend="openvino",
+        precision="fp32",
+        threads=1,
+        weights=weights,
+        segmentation_weights=segmentation_weights,
+        cache_dir=tmp_path,
     )
     restorer = create_restorer(settings)
     frame = street_like(HEIGHT, WIDTH)
@@ -37,7 +42,9 @@ def test_what_comes_out_is_what_the_network_gives(weights, segmentation_weights,
         "weights": str(weights),
         "segmentation_weights": str(segmentation_weights),
         "cache_dir": str(tmp_path),
+        "backend": "openvino",
         "precision": "fp32",
+        "threads": 1,
         "segmentation": True,
     }
     with derain_node(**parameters) as peer:

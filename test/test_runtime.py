@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -16,6 +19,7 @@ from rain_removal_ros.runtime.graph import FrameGraph
 from rain_removal_ros.runtime.openvino import computed_precision, native_precisions
 
 EVERYTHING = tuple(Output)
+OPENVINO_BOUNDS = {"fp32": (0.01, 1), "bf16": (1.0, 6), "fp16": (0.2, 2)}
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +35,7 @@ def restorer(folder):
     """Makes restorers of the tiny networks and closes them."""
     made = []
 
-    def make(backend="openvino", precision="auto", **settings):
+    def make(backend="openvino", precision="fp32", **settings):
         defaults = {
             "weights": folder / "fast.safetensors",
             "segmentation_weights": folder / "segmentation.safetensors",
@@ -60,12 +64,13 @@ def test_every_backend_that_can_be_asked_for_can_be_chosen():
     assert ("auto", *(backend.name for backend in selection.BACKENDS)) == BACKENDS
 
 
-# With random weights what is farthest is anywhere, and where bfloat16 rounds depth it lies elsewhere: looser
-# bounds than a trained network, whose skies are infinitely far, would need.
+# Mean and largest difference in grey levels. With random weights what is farthest is anywhere, and where
+# bfloat16 rounds depth it lies elsewhere: looser bounds than a trained network, whose skies are infinitely far,
+# would need.
 @pytest.mark.parametrize(
     ("backend", "precision", "mean", "largest"),
-    [("torch-cpu", "fp32", 0.01, 1), ("torch-cpu", "bf16", 1.0, 6), ("openvino", "fp32", 0.01, 1)]
-    + [("openvino", "bf16", 1.0, 6)] * ("bf16" in native_precisions()),
+    [("torch-cpu", "fp32", 0.01, 1), ("torch-cpu", "bf16", 1.0, 6)]
+    + [("openvino", precision, *OPENVINO_BOUNDS[precision]) for precision in native_precisions()],
 )
 def test_a_backend_gives_what_float32_pytorch_gives(restorer, folder, backend, precision, mean, largest):
     image = street_like(96, 160)
@@ -181,13 +186,55 @@ def test_info_says_what_runs(restorer, folder):
     assert len(info.engine_keys) == 1
 
 
-def test_the_precision_reported_is_the_one_that_runs(restorer):
-    for precision in native_precisions():
-        subject = restorer("openvino", precision)
+@pytest.mark.parametrize("precision", native_precisions())
+def test_the_precision_reported_is_the_one_that_runs(restorer, precision):
+    subject = restorer("openvino", precision)
+    subject.prepare(64, 64, [Output.IMAGE])
+    frame = next(iter(subject._compiled.values()))
+    ran = computed_precision(frame._request.get_compiled_model())
+    assert ran == openvino_backend.ELEMENT_TYPES[subject.info.precision]
+    assert subject.info.precision == precision
+
+
+@pytest.mark.parametrize(
+    ("capabilities", "native"),
+    [
+        (["FP32", "INT8"], ("fp32",)),
+        (["FP32", "FP16", "INT8"], ("fp16", "fp32")),
+        (["BF16", "FP32"], ("bf16", "fp32")),
+        (["BF16", "WINOGRAD", "FP32", "FP16"], ("bf16", "fp16", "fp32")),
+        ([], ("fp32",)),
+    ],
+)
+def test_auto_takes_the_fastest_precision_of_the_cpu_and_refuses_what_it_lacks(
+    restorer, monkeypatch, capabilities, native
+):
+    monkeypatch.setattr(openvino_backend, "cpu_capabilities", lambda: capabilities)
+    assert native_precisions() == native
+    assert restorer("openvino", "auto").info.precision == native[0]
+    for precision in openvino_backend.ELEMENT_TYPES:
+        if precision in native:
+            assert restorer("openvino", precision).info.precision == precision
+        else:
+            with pytest.raises(BackendError, match=f"choose {', '.join(native)} or auto"):
+                restorer("openvino", precision)
+
+
+@pytest.mark.parametrize("precision", openvino_backend.ELEMENT_TYPES)
+def test_each_precision_is_asked_of_openvino_by_its_own_name(restorer, monkeypatch, precision):
+    monkeypatch.setattr(openvino_backend, "cpu_capabilities", lambda: ["BF16", "FP16", "FP32"])
+    asked = []
+
+    class Compiled:
+        def __init__(self, model, device, configuration):
+            asked.append(configuration["INFERENCE_PRECISION_HINT"])
+            raise RuntimeError("seen enough")
+
+    subject = restorer("openvino", precision, cache_dir=Path("/proc/no-such-folder"))
+    monkeypatch.setattr(subject, "_core", SimpleNamespace(compile_model=Compiled))
+    with pytest.raises(RuntimeError, match="seen enough"):
         subject.prepare(64, 64, [Output.IMAGE])
-        frame = next(iter(subject._compiled.values()))
-        ran = computed_precision(frame._request.get_compiled_model())
-        assert ran == {"fp32": "f32"}.get(precision, precision)
+    assert asked == [{"fp32": "f32", "bf16": "bf16", "fp16": "f16"}[precision]]
 
 
 def test_another_precision_than_was_asked_for_is_an_error(restorer, monkeypatch):
@@ -198,13 +245,14 @@ def test_another_precision_than_was_asked_for_is_an_error(restorer, monkeypatch)
 
 
 def test_a_compiled_graph_comes_from_the_cache_the_second_time(folder, tmp_path):
-    def prepare_and_listen(**settings):
+    def prepare_and_listen(threads=1):
         said = []
         settings = RuntimeSettings(
             backend="openvino",
+            precision="fp32",
             weights=folder / "fast.safetensors",
             cache_dir=tmp_path,
-            **settings,
+            threads=threads,
         )
         subject = create_restorer(settings, said.append)
         subject.prepare(64, 96, [Output.IMAGE])
@@ -214,7 +262,7 @@ def test_a_compiled_graph_comes_from_the_cache_the_second_time(folder, tmp_path)
 
     built, first = prepare_and_listen()
     loaded, second = prepare_and_listen()
-    _, third = prepare_and_listen(precision="fp32", threads=1)
+    _, third = prepare_and_listen(threads=2)
     assert "built" in first
     assert "loaded from the cache" in second
     assert "built" in third, "other settings are another engine"
@@ -231,7 +279,12 @@ def test_an_engine_that_openvino_cannot_import_is_built_again(folder, tmp_path, 
     restorer(cache_dir=tmp_path).prepare(64, 64, [Output.IMAGE])
     said = []
     subject = create_restorer(
-        RuntimeSettings(backend="openvino", weights=folder / "fast.safetensors", cache_dir=tmp_path),
+        RuntimeSettings(
+            backend="openvino",
+            precision="fp32",
+            weights=folder / "fast.safetensors",
+            cache_dir=tmp_path,
+        ),
         said.append,
     )
     key = subject._key(64, 64, (Output.IMAGE,))

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import threading
+from unittest import mock
 
 import numpy as np
 import pytest
-import tensorrt_rtx
 import torch
 from runtime_fixtures import TINY, street_like, write_weights
 
@@ -264,9 +264,26 @@ def test_on_a_machine_without_a_gpu_auto_explains_itself(weights, monkeypatch):
     restorer.close()
 
 
-def test_a_tensorrt_that_cannot_load_an_engine_here_is_an_obstacle():
-    """TensorRT-RTX builds engines without a GPU, but cannot load them."""
-    assert "cannot build and load an engine on this GPU" in engine_obstacle(tensorrt_rtx)
+@pytest.mark.parametrize(
+    ("plan", "engine", "obstacle"),
+    [
+        ("a plan", "an engine", None),
+        (None, None, "cannot build and load an engine on this GPU; see its messages"),
+        ("a plan", None, "cannot build and load an engine on this GPU; see its messages"),
+        ("a plan", RuntimeError("no kernel image"), "on this GPU (no kernel image)"),
+    ],
+    ids=["works", "cannot build", "cannot load", "raises"],
+)
+def test_a_tensorrt_that_cannot_build_and_load_an_engine_here_is_an_obstacle(plan, engine, obstacle):
+    tensorrt = mock.MagicMock(__name__="tensorrt", __version__="10.15.1", _package_name="tensorrt_rtx")
+    tensorrt.NetworkDefinitionCreationFlag.STRONGLY_TYPED = 1
+    tensorrt.Builder.return_value.build_serialized_network.return_value = plan
+    tensorrt.Runtime.return_value.deserialize_cuda_engine.side_effect = [engine]
+    said = engine_obstacle(tensorrt)
+    if obstacle is None:
+        assert said is None
+    else:
+        assert said.startswith("tensorrt_rtx 10.15.1 ") and obstacle in said
 
 
 def test_strong_typing_is_asked_for_wherever_the_option_exists():

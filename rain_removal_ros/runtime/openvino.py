@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+from collections.abc import Collection
 from pathlib import Path
 
 import numpy as np
@@ -22,9 +23,14 @@ from rain_removal_ros.runtime.without_telemetry import openvino
 ELEMENT_TYPES = {"fp32": "f32", "bf16": "bf16", "fp16": "f16"}
 
 
+def cpu_capabilities() -> Collection[str]:
+    """What OpenVINO says of this CPU: BF16, FP16, FP32, INT8, ..."""
+    return openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+
+
 def native_precisions() -> tuple[str, ...]:
     """What this CPU computes natively, the fastest first; fp32 always."""
-    capabilities = openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    capabilities = cpu_capabilities()
     return tuple(name for name in ("bf16", "fp16", "fp32") if name.upper() in capabilities or name == "fp32")
 
 
