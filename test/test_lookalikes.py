@@ -1,4 +1,4 @@
-"""Dry look-alikes of rain and fog: they change the image as they say, and the same seed makes the same one."""
+"""Dry look-alikes of rain and fog: they change the image as they say; the same seed makes the same one."""
 
 from __future__ import annotations
 

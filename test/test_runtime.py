@@ -65,8 +65,8 @@ def test_every_backend_that_can_be_asked_for_can_be_chosen():
 
 
 # Mean and largest difference in grey levels. With random weights what is farthest is anywhere, and where
-# bfloat16 rounds depth it lies elsewhere: looser bounds than a trained network, whose skies are infinitely far,
-# would need.
+# bfloat16 rounds depth it lies elsewhere: looser bounds than a trained network, whose skies are infinitely
+# far, would need.
 @pytest.mark.parametrize(
     ("backend", "precision", "mean", "largest"),
     [("torch-cpu", "fp32", 0.01, 1), ("torch-cpu", "bf16", 1.0, 6)]

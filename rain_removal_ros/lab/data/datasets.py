@@ -86,8 +86,8 @@ class FolderDataset:
 
     The stems of the files are the same. Rain is rendered onto the images. An index.csv in the folder or
     beside it (columns id, label_kind, depth_kind, group, focal_px) says how labels and depth came about.
-    `select` keeps the names that begin with one of its prefixes. Raises DatasetError where there is no image, where a depth or
-    label folder lacks an image's file, or where the index lacks an image.
+    `select` keeps the names that begin with one of its prefixes. Raises DatasetError where there is no image,
+    where a depth or label folder lacks an image's file, or where the index lacks an image.
     """
 
     def __init__(self, root: Path, select: Sequence[str] = ()):
