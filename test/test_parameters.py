@@ -108,10 +108,15 @@ def test_a_launch_argument_becomes_a_value_of_the_parameters_type(name, text, va
         ("cameras", "[a b]", "cannot name a topic"),
         ("cameras", "[a, a]", "twice"),
         ("cache_limit_mb", "-1", "from 0 to"),
-        ("image_sizes", "1280X720", "widthxheight"),
-        ("image_sizes", "1280x720,63x64", "'63x64'; sizes from 64x64 to 3840x2160 are taken"),
+        ("image_sizes", "1280X720", "WIDTHxHEIGHT"),
+        (
+            "image_sizes",
+            "1280x720,63x64",
+            r"'63x64' is too small or too large; sizes from 64x64 to 3840x2160 \(or 2160x3840\) are taken",
+        ),
         ("image_sizes", "3841x2160", "3841x2160"),
-        ("image_sizes", "2160x3840", "2160x3840"),
+        ("image_sizes", "2161x3840", "2161x3840"),
+        ("image_sizes", "1280x-720", "'1280x-720' is no size"),
     ],
 )
 def test_a_launch_argument_that_cannot_be_is_refused_with_the_reason(name, text, reason):
@@ -137,5 +142,5 @@ def test_remappings_are_read_in_pairs():
 
 def test_image_sizes_are_height_and_width():
     assert image_sizes(" 1280x720,1920x1080 ,") == ((720, 1280), (1080, 1920))
-    assert image_sizes("64x64,3840x2160") == ((64, 64), (2160, 3840))
+    assert image_sizes("64x64,3840x2160,2160x3840") == ((64, 64), (2160, 3840), (3840, 2160))
     assert image_sizes("") == ()

@@ -154,7 +154,7 @@ def test_views_that_are_strided_or_read_only_are_taken(restorer, backend):
         np.zeros((64, 64), np.uint8),
         np.zeros((64, 64, 4), np.uint8),
         np.zeros((63, 64, 3), np.uint8),
-        np.zeros((2161, 64, 3), np.uint8),
+        np.zeros((2161, 2161, 3), np.uint8),
         np.zeros((64, 3841, 3), np.uint8),
         np.zeros((0, 64, 3), np.uint8),
     ],

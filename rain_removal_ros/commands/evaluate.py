@@ -12,7 +12,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from rain_removal_ros.colours import colour_inverse_depth
-from rain_removal_ros.commands.runtime_options import add_runtime_arguments, settings_from
+from rain_removal_ros.commands.runtime_options import add_runtime_arguments, image_size, settings_from
 from rain_removal_ros.errors import ParameterError
 from rain_removal_ros.lab.benchmark.machine import describe_machine, versions
 from rain_removal_ros.lab.data.datasets import DATASET_KINDS, SPLITS, open_dataset
@@ -83,18 +83,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--sheet", type=int, default=12, metavar="ROWS", help="worst cases to picture (%(default)s)"
     )
     parser.add_argument(
-        "--latency-size", type=_size, default=defaults.latency_size, metavar="WxH", help="(1024x512)"
+        "--latency-size", type=image_size, default=defaults.latency_size, metavar="WxH", help="(1024x512)"
     )
     parser.add_argument(
         "--workers", type=int, default=max(2, min(8, len(os.sched_getaffinity(0)))), help="threads"
     )
-
-
-def _size(text: str) -> tuple[int, int]:
-    width, separator, height = text.partition("x")
-    if not (separator and width.isdigit() and height.isdigit()):
-        raise argparse.ArgumentTypeError(f"{text!r} is not WIDTHxHEIGHT, such as 1024x512")
-    return int(height), int(width)
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -8,16 +8,17 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from rain_removal_ros.errors import ParameterError
 from rain_removal_ros.runtime import BACKENDS, PRECISIONS, RuntimeSettings
+from rain_removal_ros.runtime.sizes import parse_size
 
 
 def image_size(text: str) -> tuple[int, int]:
-    """`1280x720` -> (720, 1280), height before width."""
+    """`parse_size` for argparse."""
     try:
-        width, height = (int(part) for part in text.lower().split("x"))
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(f"{text!r} is no size; write WIDTHxHEIGHT, as 1280x720") from error
-    return height, width
+        return parse_size(text)
+    except ParameterError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
 
 
 def add_runtime_arguments(parser: argparse.ArgumentParser) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 
 from rain_removal_ros.errors import ParameterError
 from rain_removal_ros.runtime import BACKENDS, PRECISIONS, RuntimeSettings
-from rain_removal_ros.runtime.sizes import SIZES_TAKEN, is_taken
+from rain_removal_ros.runtime.sizes import parse_size
 
 
 class Changes(Enum):
@@ -143,7 +143,6 @@ PARAMETERS: tuple[Parameter, ...] = (
 
 BY_NAME: Mapping[str, Parameter] = {parameter.name: parameter for parameter in PARAMETERS}
 
-_SIZE = re.compile(r"([0-9]{1,5})x([0-9]{1,5})")
 _CAMERA_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*(/[A-Za-z][A-Za-z0-9_]*)*")
 _TRUE, _FALSE = ("true", "1", "yes", "on"), ("false", "0", "no", "off")
 
@@ -181,18 +180,10 @@ def image_sizes(text: str) -> tuple[tuple[int, int], ...]:
 
     Raises ParameterError for what is no size, or one that the networks do not take.
     """
-    sizes = []
-    for part in filter(None, (part.strip() for part in text.split(","))):
-        match = _SIZE.fullmatch(part)
-        if match is None:
-            raise ParameterError(
-                f"parameter image_sizes holds '{part}'; sizes are written widthxheight, as 1280x720,1920x1080"
-            )
-        width, height = int(match[1]), int(match[2])
-        if not is_taken(height, width):
-            raise ParameterError(f"parameter image_sizes holds '{part}'; sizes {SIZES_TAKEN} are taken")
-        sizes.append((height, width))
-    return tuple(sizes)
+    try:
+        return tuple(parse_size(part) for part in filter(None, (part.strip() for part in text.split(","))))
+    except ParameterError as error:
+        raise ParameterError(f"parameter image_sizes: {error}") from error
 
 
 def runtime_settings(values: Mapping[str, Any]) -> RuntimeSettings:

@@ -70,7 +70,7 @@ Progress = Callable[[str], None]  # told, every few seconds, what a long build i
 
 
 class Restorer(Protocol):
-    """Restores images of any size from 64x64 to 3840x2160; a size seen for the first time is compiled."""
+    """Restores images from 64x64 to 3840x2160, also upright; a size seen for the first time is compiled."""
 
     @property
     def info(self) -> RuntimeInfo: ...

@@ -1,0 +1,223 @@
+"""What an encoded image (PNG, JPEG, BMP, WebP, TIFF) says of itself before it is decoded.
+
+A file of a megabyte can declare a picture of gigabytes, and half a file can look like a whole picture; both
+show in the header and the outer structure alone. Knows neither ROS nor OpenCV nor torch.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from rain_removal_ros.errors import ImageError
+from rain_removal_ros.runtime.sizes import check_size
+
+PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+FORMATS = "PNG, JPEG, BMP, WebP and TIFF"
+
+Data = bytes | bytearray | memoryview
+
+
+@dataclass(frozen=True)
+class ImageHeader:
+    """Of an encoded image, as its header declares it.
+
+    format: png | jpeg | bmp | webp | tiff.
+    orientation: EXIF's 1 to 8; width and height are those of the stored pixels, before they are turned.
+    complete: False where the data end before the image does.
+    """
+
+    width: int
+    height: int
+    format: str
+    orientation: int = 1
+    complete: bool = True
+
+
+def read_header(data: Data) -> ImageHeader:
+    """The header of an encoded image. The whole file is needed: a TIFF may have its directory at the end.
+
+    Raises ImageError for another format and for a header that is cut or says nothing.
+    """
+    view = memoryview(data).cast("B")
+    for begins, reader in _READERS:
+        if begins(view):
+            try:
+                header = reader(view)
+            except (struct.error, IndexError) as error:
+                raise ImageError(f"image of {len(view)} bytes ends within its header") from error
+            if header.width <= 0 or header.height <= 0:
+                raise ImageError(f"{header.format} image declares {header.width}x{header.height} pixels")
+            return header
+    if not len(view):
+        raise ImageError("image holds no data")
+    raise ImageError(f"data of {len(view)} bytes are no image of a known format; {FORMATS} are taken")
+
+
+def check_header(data: Data) -> ImageHeader:
+    """The header of an encoded image that the networks may be given.
+
+    Raises ImageError for another format, for a size that the networks are not made for, before a pixel is
+    decoded, and where the data end early.
+    """
+    header = read_header(data)
+    check_size(header.height, header.width)
+    check_complete(header, len(data))
+    return header
+
+
+def check_complete(header: ImageHeader, size: int) -> None:
+    """Raise ImageError where an image of `size` bytes ends early: half a picture decodes to grey."""
+    if not header.complete:
+        raise ImageError(f"{header.format} image of {size} bytes ends early; it was cut on its way")
+
+
+def _png(view: memoryview) -> ImageHeader:
+    if view[12:16] != b"IHDR":
+        raise ImageError("PNG image does not begin with its header")
+    width, height = struct.unpack_from(">II", view, 16)
+    orientation, complete = 1, False
+    place = len(PNG_SIGNATURE)
+    while place + 12 <= len(view):
+        (length,) = struct.unpack_from(">I", view, place)
+        kind = bytes(view[place + 4 : place + 8])
+        if place + 12 + length > len(view):
+            break
+        if kind == b"eXIf":
+            orientation = _exif_orientation(view[place + 8 : place + 8 + length])
+        if kind == b"IEND":
+            complete = True
+            break
+        place += 12 + length
+    return ImageHeader(width, height, "png", orientation, complete)
+
+
+def _jpeg_segments(view: memoryview) -> Iterator[tuple[int, memoryview]]:
+    """Marker and content of every segment before the first scan."""
+    place = 2
+    while True:
+        if view[place] != 0xFF:
+            raise ImageError(f"JPEG image is damaged: no marker at byte {place}")
+        while view[place] == 0xFF:  # markers may be padded
+            place += 1
+        marker = view[place]
+        place += 1
+        if marker == 0x01 or 0xD0 <= marker <= 0xD8:  # without content
+            continue
+        if marker == 0xD9:
+            return
+        (length,) = struct.unpack_from(">H", view, place)
+        if length < 2:
+            raise ImageError(f"JPEG image is damaged: a segment of {length} bytes")
+        yield marker, view[place + 2 : place + length]
+        if marker == 0xDA:
+            return
+        place += length
+
+
+def _jpeg(view: memoryview) -> ImageHeader:
+    size, orientation = None, 1
+    for marker, content in _jpeg_segments(view):
+        if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):  # a frame, of whatever process
+            height, width = struct.unpack_from(">HH", content, 1)
+            size = width, height
+        elif marker == 0xE1 and content[:6] == b"Exif\0\0":
+            orientation = _exif_orientation(content[6:])
+        elif marker == 0xDA:
+            break
+    if size is None:
+        raise ImageError("JPEG image has no frame header")
+    stream = bytes(view)
+    complete = stream.rfind(b"\xff\xd9") > stream.rfind(
+        b"\xff\xda"
+    )  # the end comes after the last scan's start
+    return ImageHeader(*size, "jpeg", orientation, complete)
+
+
+def _bmp(view: memoryview) -> ImageHeader:
+    (header_size,) = struct.unpack_from("<I", view, 14)
+    if header_size == 12:
+        width, height = struct.unpack_from("<HH", view, 18)
+    else:
+        width, height = struct.unpack_from("<ii", view, 18)
+    (begin,) = struct.unpack_from("<I", view, 10)
+    return ImageHeader(width, abs(height), "bmp", complete=begin < len(view))
+
+
+def _webp(view: memoryview) -> ImageHeader:
+    (riff_size,) = struct.unpack_from("<I", view, 4)
+    complete = riff_size + 8 <= len(view)
+    kind, orientation = bytes(view[12:16]), 1
+    if kind == b"VP8 ":
+        if view[23:26] != b"\x9d\x01\x2a":
+            raise ImageError("WebP image does not begin with a key frame")
+        width, height = (side & 0x3FFF for side in struct.unpack_from("<HH", view, 26))
+    elif kind == b"VP8L":
+        if view[20] != 0x2F:
+            raise ImageError("WebP image is damaged: no lossless signature")
+        (bits,) = struct.unpack_from("<I", view, 21)
+        width, height = 1 + (bits & 0x3FFF), 1 + (bits >> 14 & 0x3FFF)
+    elif kind == b"VP8X":
+        width, height = (1 + int.from_bytes(view[place : place + 3], "little") for place in (24, 27))
+        if len(view) < 30:
+            raise IndexError
+        orientation = _webp_orientation(view)
+    else:
+        raise ImageError("WebP image is of no known kind")
+    return ImageHeader(width, height, "webp", orientation, complete)
+
+
+def _webp_orientation(view: memoryview) -> int:
+    place = 12
+    while place + 8 <= len(view):
+        (length,) = struct.unpack_from("<I", view, place + 4)
+        if view[place : place + 4] == b"EXIF":
+            content = view[place + 8 : place + 8 + length]
+            return _exif_orientation(content[6:] if content[:6] == b"Exif\0\0" else content)
+        place += 8 + length + length % 2
+    return 1
+
+
+def _tiff(view: memoryview) -> ImageHeader:
+    tags = _tiff_tags(view)
+    if 256 not in tags or 257 not in tags:
+        raise ImageError("TIFF image does not say how large it is")
+    orientation = tags.get(274, 1)
+    return ImageHeader(tags[256], tags[257], "tiff", orientation if 1 <= orientation <= 8 else 1)
+
+
+def _tiff_tags(view: memoryview) -> dict[int, int]:
+    """The tags of the first directory that hold one whole number: 256 width, 257 height, 274 orientation."""
+    order = "<" if view[:2] == b"II" else ">"
+    big = struct.unpack_from(order + "H", view, 2)[0] == 43
+    count_kind, entry_size, at = ("Q", 20, 8) if big else ("H", 12, 4)
+    (place,) = struct.unpack_from(order + ("Q" if big else "I"), view, at)
+    (count,) = struct.unpack_from(order + count_kind, view, place)
+    place += struct.calcsize(order + count_kind)
+    tags: dict[int, int] = {}
+    for entry in range(place, place + min(count, 4096) * entry_size, entry_size):
+        tag, kind = struct.unpack_from(order + "HH", view, entry)
+        letter = {1: "B", 3: "H", 4: "I", 16: "Q"}.get(kind)
+        if letter is not None and tag not in tags:
+            (tags[tag],) = struct.unpack_from(order + letter, view, entry + (12 if big else 8))
+    return tags
+
+
+def _exif_orientation(content: memoryview) -> int:
+    """1 where the EXIF data are damaged or silent; a picture is not lost for them."""
+    try:
+        orientation = _tiff_tags(content).get(274, 1)
+    except (struct.error, IndexError):
+        return 1
+    return orientation if 1 <= orientation <= 8 else 1
+
+
+_READERS = (
+    (lambda view: view[:8] == PNG_SIGNATURE, _png),
+    (lambda view: view[:3] == b"\xff\xd8\xff", _jpeg),
+    (lambda view: view[:2] == b"BM", _bmp),
+    (lambda view: view[:4] == b"RIFF" and view[8:12] == b"WEBP", _webp),
+    (lambda view: bytes(view[:4]) in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"), _tiff),
+)
+"""By their first bytes, as decoders tell them apart."""

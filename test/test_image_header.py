@@ -1,0 +1,172 @@
+"""Headers of encoded images: sizes as OpenCV decodes them, bombs and halves are told before decoding."""
+
+from __future__ import annotations
+
+import struct
+import zlib
+
+import cv2
+import numpy as np
+import pytest
+
+from rain_removal_ros.errors import ImageError
+from rain_removal_ros.image_header import check_header, read_header
+
+IMAGE = np.random.default_rng(0).integers(0, 256, (70, 93, 3), np.uint8)
+
+
+def encoded(suffix: str, image: np.ndarray = IMAGE, *options: int) -> bytes:
+    done, data = cv2.imencode(suffix, image, list(options))
+    assert done
+    return data.tobytes()
+
+
+def exif(orientation: int, order: str) -> bytes:
+    """EXIF data that say nothing but how the camera was held."""
+    head = {"<": b"II*\0", ">": b"MM\0*"}[order] + struct.pack(order + "I", 8)
+    return head + struct.pack(order + "HHHIHHI", 1, 274, 3, 1, orientation, 0, 0)
+
+
+def jpeg_with_exif(orientation: int, order: str = ">", padding: bytes = b"") -> bytes:
+    data, content = encoded(".jpg"), b"Exif\0\0" + exif(orientation, order)
+    return data[:2] + padding + b"\xff\xe1" + struct.pack(">H", 2 + len(content)) + content + data[2:]
+
+
+def png_chunk(kind: bytes, content: bytes) -> bytes:
+    return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+
+def png_that_declares(width: int, height: int) -> bytes:
+    """A small file of black pixels that unpacks to this size."""
+    rows = zlib.compressobj()
+    row = bytes(1 + width)
+    pixels = b"".join(rows.compress(row) for _ in range(height)) + rows.flush()
+    header = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
+    return (
+        b"\x89PNG\r\n\x1a\n"
+        + png_chunk(b"IHDR", header)
+        + png_chunk(b"IDAT", pixels)
+        + png_chunk(b"IEND", b"")
+    )
+
+
+ENCODED = {
+    "png": ("png", encoded(".png")),
+    "gray png": ("png", encoded(".png", IMAGE[..., 0])),
+    "png with alpha": ("png", encoded(".png", np.dstack([IMAGE, IMAGE[..., :1]]))),
+    "png of 16 bits": ("png", encoded(".png", IMAGE.astype(np.uint16) * 257)),
+    "jpeg": ("jpeg", encoded(".jpg")),
+    "gray jpeg": ("jpeg", encoded(".jpg", IMAGE[..., 0])),
+    "progressive jpeg": ("jpeg", encoded(".jpg", IMAGE, cv2.IMWRITE_JPEG_PROGRESSIVE, 1)),
+    "jpeg with restarts": ("jpeg", encoded(".jpg", IMAGE, cv2.IMWRITE_JPEG_RST_INTERVAL, 2)),
+    "jpeg with EXIF": ("jpeg", jpeg_with_exif(1)),
+    "jpeg with padded markers": ("jpeg", jpeg_with_exif(1, padding=b"\xff\xff")),
+    "bmp": ("bmp", encoded(".bmp")),
+    "webp": ("webp", encoded(".webp", IMAGE, cv2.IMWRITE_WEBP_QUALITY, 80)),
+    "lossless webp": ("webp", encoded(".webp", IMAGE, cv2.IMWRITE_WEBP_QUALITY, 101)),
+    "webp with alpha": ("webp", encoded(".webp", np.dstack([IMAGE, IMAGE[..., :1]]))),
+    "tiff": ("tiff", encoded(".tif")),
+    "tiff of 16 bits": ("tiff", encoded(".tif", IMAGE.astype(np.uint16) * 257)),
+}
+
+
+@pytest.mark.parametrize("name", ENCODED)
+@pytest.mark.parametrize("kind", [bytes, memoryview, lambda data: memoryview(np.frombuffer(data, np.uint8))])
+def test_a_header_says_what_decoding_gives(name, kind):
+    file_format, data = ENCODED[name]
+    header = read_header(kind(data))
+    decoded = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+    assert (header.height, header.width) == decoded.shape[:2] == IMAGE.shape[:2]
+    assert header.format == file_format
+    assert header.orientation == 1
+    assert header.complete
+    assert check_header(kind(data)) == header
+
+
+def big_endian_tiff() -> bytes:
+    tags = [(256, 4, 93), (257, 4, 70), (258, 3, 8 << 16), (274, 3, 6 << 16)]
+    entries = b"".join(struct.pack(">HHII", tag, kind, 1, value) for tag, kind, value in tags)
+    return b"MM\0*" + struct.pack(">I", 8) + struct.pack(">H", len(tags)) + entries + bytes(4)
+
+
+def big_tiff() -> bytes:
+    tags = [(256, 16, 93), (257, 16, 70)]
+    entries = b"".join(struct.pack("<HHQQ", tag, kind, 1, value) for tag, kind, value in tags)
+    return b"II+\0" + struct.pack("<HHQ", 8, 0, 16) + struct.pack("<Q", len(tags)) + entries + bytes(8)
+
+
+def test_tiffs_of_either_byte_order_and_of_64_bits_are_read():
+    header = read_header(big_endian_tiff())
+    assert (header.width, header.height, header.orientation) == (93, 70, 6)
+    header = read_header(big_tiff())
+    assert (header.width, header.height) == (93, 70)
+
+
+def test_a_bitmap_from_top_to_bottom_and_one_of_the_oldest_kind_are_read():
+    data = bytearray(encoded(".bmp"))
+    data[22:26] = struct.pack("<i", -70)
+    assert read_header(data).height == 70
+    old = b"BM" + struct.pack("<IHHI", 26, 0, 0, 25) + struct.pack("<IHHHH", 12, 93, 70, 1, 24)
+    assert (read_header(old).width, read_header(old).height) == (93, 70)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("order", ["<", ">"])
+def test_the_orientation_of_a_camera_is_read(orientation, order):
+    assert read_header(jpeg_with_exif(orientation, order)).orientation == orientation
+    data = encoded(".png")
+    with_exif = data[:33] + png_chunk(b"eXIf", exif(orientation, order)) + data[33:]
+    assert read_header(with_exif).orientation == orientation
+
+
+@pytest.mark.parametrize("content", [exif(9, "<"), exif(0, ">"), b"II*\0", b"", b"II*\0" + b"\xff" * 30])
+def test_senseless_exif_data_do_not_lose_a_picture(content):
+    data, content = encoded(".jpg"), b"Exif\0\0" + content
+    framed = data[:2] + b"\xff\xe1" + struct.pack(">H", 2 + len(content)) + content + data[2:]
+    assert read_header(framed).orientation == 1
+
+
+def test_a_bomb_is_refused_by_its_header_alone(monkeypatch):
+    bomb = png_that_declares(20_000, 20_000)
+    assert len(bomb) < 1_200_000
+    monkeypatch.setattr(cv2, "imdecode", None)
+    with pytest.raises(ImageError, match="image of 20000x20000 pixels"):
+        check_header(bomb)
+
+
+@pytest.mark.parametrize("name", ["png", "jpeg", "progressive jpeg", "webp"])
+def test_half_an_image_is_told_from_a_whole_one(name):
+    data = ENCODED[name][1]
+    half = data[: len(data) * 2 // 3]
+    assert not read_header(half).complete
+    with pytest.raises(ImageError, match=f"{len(half)} bytes ends early"):
+        check_header(half)
+
+
+def test_a_picture_of_a_camera_with_bytes_after_its_end_is_whole():
+    for name in ("jpeg", "png", "webp"):
+        assert check_header(ENCODED[name][1] + b"trailing" * 9).complete
+
+
+@pytest.mark.parametrize("name", ENCODED)
+def test_however_a_header_is_cut_or_damaged_it_is_an_image_error_or_a_size(name):
+    data = ENCODED[name][1]
+    generator = np.random.default_rng(0)
+    variants = [data[:length] for length in range(64)]
+    for _ in range(300):
+        changed = bytearray(data[:2048])
+        for place in generator.integers(0, min(64, len(changed)), 3):
+            changed[place] = generator.integers(256)
+        variants.append(bytes(changed))
+    for variant in variants:
+        try:
+            header = read_header(variant)
+        except ImageError:
+            continue
+        assert header.width > 0 and header.height > 0
+
+
+@pytest.mark.parametrize("data", [b"", b"P6 5 5 255", b"GIF89a" + bytes(50), bytes(100)])
+def test_other_formats_are_refused_with_those_that_are_taken(data):
+    with pytest.raises(ImageError, match="no data" if not data else "PNG, JPEG, BMP, WebP and TIFF"):
+        read_header(data)
