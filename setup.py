@@ -25,6 +25,7 @@ setup(
     maintainer="rain_removal_ros maintainers",
     maintainer_email="maintainers@rain-removal-ros.invalid",
     packages=find_packages(include=[NAME, f"{NAME}.*"]),
+    package_data={NAME: ["py.typed"]},
     data_files=[
         ("share/ament_index/resource_index/packages", [f"resource/{NAME}"]),
         (f"share/{NAME}", ["package.xml"]),
@@ -70,6 +71,8 @@ setup(
         "test": [
             "pytest",
             "ruff",
+            "mypy",
+            "types-tabulate",
             "onnx",
             "onnxscript",
             "onnxruntime",

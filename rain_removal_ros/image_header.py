@@ -74,7 +74,7 @@ def check_complete(header: ImageHeader, size: int) -> None:
 
 
 def _png(view: memoryview) -> ImageHeader:
-    if view[12:16] != b"IHDR":
+    if bytes(view[12:16]) != b"IHDR":
         raise ImageError("PNG image does not begin with its header")
     width, height = struct.unpack_from(">II", view, 16)
     orientation, complete = 1, False
@@ -122,7 +122,7 @@ def _jpeg(view: memoryview) -> ImageHeader:
         if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):  # a frame, of whatever process
             height, width = struct.unpack_from(">HH", content, 1)
             size = width, height
-        elif marker == 0xE1 and content[:6] == b"Exif\0\0":
+        elif marker == 0xE1 and bytes(content[:6]) == b"Exif\0\0":
             orientation = _exif_orientation(content[6:])
         elif marker == 0xDA:
             break
@@ -150,7 +150,7 @@ def _webp(view: memoryview) -> ImageHeader:
     complete = riff_size + 8 <= len(view)
     kind, orientation = bytes(view[12:16]), 1
     if kind == b"VP8 ":
-        if view[23:26] != b"\x9d\x01\x2a":
+        if bytes(view[23:26]) != b"\x9d\x01\x2a":
             raise ImageError("WebP image does not begin with a key frame")
         width, height = (side & 0x3FFF for side in struct.unpack_from("<HH", view, 26))
     elif kind == b"VP8L":
@@ -172,9 +172,9 @@ def _webp_orientation(view: memoryview) -> int:
     place = 12
     while place + 8 <= len(view):
         (length,) = struct.unpack_from("<I", view, place + 4)
-        if view[place : place + 4] == b"EXIF":
+        if bytes(view[place : place + 4]) == b"EXIF":
             content = view[place + 8 : place + 8 + length]
-            return _exif_orientation(content[6:] if content[:6] == b"Exif\0\0" else content)
+            return _exif_orientation(content[6:] if bytes(content[:6]) == b"Exif\0\0" else content)
         place += 8 + length + length % 2
     return 1
 
@@ -189,7 +189,7 @@ def _tiff(view: memoryview) -> ImageHeader:
 
 def _tiff_tags(view: memoryview) -> dict[int, int]:
     """The tags of the first directory that hold one whole number: 256 width, 257 height, 274 orientation."""
-    order = "<" if view[:2] == b"II" else ">"
+    order = "<" if bytes(view[:2]) == b"II" else ">"
     big = struct.unpack_from(order + "H", view, 2)[0] == 43
     count_kind, entry_size, at = ("Q", 20, 8) if big else ("H", 12, 4)
     (place,) = struct.unpack_from(order + ("Q" if big else "I"), view, at)
@@ -214,10 +214,10 @@ def _exif_orientation(content: memoryview) -> int:
 
 
 _READERS = (
-    (lambda view: view[:8] == PNG_SIGNATURE, _png),
-    (lambda view: view[:3] == b"\xff\xd8\xff", _jpeg),
-    (lambda view: view[:2] == b"BM", _bmp),
-    (lambda view: view[:4] == b"RIFF" and view[8:12] == b"WEBP", _webp),
+    (lambda view: bytes(view[:8]) == PNG_SIGNATURE, _png),
+    (lambda view: bytes(view[:3]) == b"\xff\xd8\xff", _jpeg),
+    (lambda view: bytes(view[:2]) == b"BM", _bmp),
+    (lambda view: bytes(view[:4]) == b"RIFF" and bytes(view[8:12]) == b"WEBP", _webp),
     (lambda view: bytes(view[:4]) in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"), _tiff),
 )
 """By their first bytes, as decoders tell them apart."""
