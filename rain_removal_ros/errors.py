@@ -2,6 +2,27 @@
 about it.
 """
 
+from __future__ import annotations
+
+SHOWN_CHARACTERS = 200
+
+
+def shown(text: object, limit: int = SHOWN_CHARACTERS) -> str:
+    """Somebody else's text as it may stand in a message, a log or a status: in quotes, on one line, short.
+
+    What cannot be printed is escaped, and what is longer than `limit` characters is cut and counted.
+    """
+    text = str(text)
+    quoted = ascii(text[:limit]) if not text[:limit].isprintable() else f"'{text[:limit]}'"
+    return quoted if len(text) <= limit else f"{quoted[:-1]}…' ({len(text)} characters)"
+
+
+def bounded(text: object, limit: int = 2000) -> str:
+    """A message that may hold somebody else's text, for a log or a status: printable, of bounded length."""
+    text = str(text)
+    kept = "".join(c if c.isprintable() or c == "\n" else ascii(c)[1:-1] for c in text[:limit])
+    return kept if len(text) <= limit else f"{kept}… ({len(text)} characters)"
+
 
 class RainRemovalError(Exception):
     """Base of every error that is the user's or the machine's to mend, not a defect of the program."""

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
+import threading
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -11,9 +14,11 @@ import torch
 from runtime_fixtures import TINY, TINY_SEGMENTATION, random_network, street_like, write_weights
 
 from rain_removal_ros.errors import BackendError, ImageError, PresetError, WeightsError
-from rain_removal_ros.network import sha256_of
+from rain_removal_ros.network import save_network, sha256_of
 from rain_removal_ros.runtime import BACKENDS, Output, RuntimeSettings, create_restorer, selection
 from rain_removal_ros.runtime import openvino as openvino_backend
+from rain_removal_ros.runtime.build_process import SHARED
+from rain_removal_ros.runtime.cache import EngineKey
 from rain_removal_ros.runtime.compiled import MAX_COMPILED
 from rain_removal_ros.runtime.graph import FrameGraph
 from rain_removal_ros.runtime.openvino import computed_precision, native_precisions
@@ -292,6 +297,62 @@ def test_an_engine_that_openvino_cannot_import_is_built_again(folder, tmp_path, 
     subject.prepare(64, 64, [Output.IMAGE])
     assert any("OpenVINO cannot import it" in line for line in said)
     assert subject(street_like(64, 64), [Output.IMAGE]).image is not None
+
+
+def test_weights_that_are_replaced_on_disk_change_nothing_of_what_was_loaded(folder, restorer, tmp_path):
+    weights = tmp_path / "fast.safetensors"
+    weights.write_bytes((folder / "fast.safetensors").read_bytes())
+    subject = restorer("openvino", "fp32", weights=weights, cache_dir=tmp_path / "cache")
+    write_weights(weights, seed=7)
+    image = street_like(64, 96)
+    [expected] = eager(folder, image, (Output.IMAGE,))
+    restored = subject(image, [Output.IMAGE]).image
+    assert np.abs(restored.astype(int) - expected).max() <= 1
+    weights.unlink()
+    assert subject(street_like(96, 64), [Output.IMAGE]).image is not None
+
+
+def test_closing_does_not_wait_for_a_build(restorer, monkeypatch):
+    subject = restorer("openvino")
+    building, failure = threading.Event(), []
+
+    def build(order, cancellation):
+        building.set()
+        return original(replace(order, builder="build_fixtures:sleep_for_ever", options={}), cancellation)
+
+    def prepare():
+        try:
+            subject.prepare(64, 1000, [Output.IMAGE])
+        except BackendError as error:
+            failure.append(error)
+
+    original = SHARED.build
+    monkeypatch.setattr(SHARED, "build", build)
+    thread = threading.Thread(target=prepare)
+    thread.start()
+    assert building.wait(30)
+    subject.close()
+    thread.join(30)
+    assert not thread.is_alive() and "cancelled" in str(failure[0])
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_are_no_numbers_are_refused(restorer, tmp_path, value):
+    network = random_network(TINY)
+    with torch.no_grad():
+        next(network.parameters()).view(-1)[0] = value
+    save_network(network, tmp_path / "broken.safetensors", {})
+    with pytest.raises(WeightsError, match=r"broken.* holds numbers that are not finite"):
+        restorer(weights=tmp_path / "broken.safetensors")
+
+
+@pytest.mark.parametrize("name", ["x" * 300, "a\0b", "../../etc/cron.d/x", ""])
+def test_a_preset_name_that_could_lead_elsewhere_is_refused(restorer, tmp_path, name):
+    write_weights(tmp_path / "forged.safetensors", dataclasses.replace(TINY, name=name))
+    with pytest.raises(WeightsError, match="names its preset"):
+        restorer(weights=tmp_path / "forged.safetensors")
+    assert "/" not in EngineKey({"preset": name, "size": name}).name
+    assert len(EngineKey({"preset": name}).name) < 200
 
 
 def test_missing_and_foreign_weights_are_named(folder, restorer, tmp_path):

@@ -11,6 +11,7 @@ import hashlib
 import json
 import logging
 import os
+import re
 import shutil
 import tempfile
 import time
@@ -27,6 +28,8 @@ FORMAT = 1
 PARTIAL = ".partial-"
 PARTIAL_KEPT_S = 24 * 3600.0
 """A half-written engine that was not touched for so long was left by a builder that was killed."""
+
+_NO_FILE_NAME = re.compile(r"[^A-Za-z0-9_.]")
 
 log = logging.getLogger(__name__)
 
@@ -55,7 +58,7 @@ class EngineKey:
     def name(self) -> str:
         """The file name without its ending; begins with what a person looks for."""
         parts = (self.fields.get(field) for field in ("backend", "preset", "size", "precision"))
-        return "-".join([part for part in parts if part] + [self.digest])
+        return "-".join([_NO_FILE_NAME.sub("_", part)[:40] for part in parts if part] + [self.digest])
 
 
 @dataclass(frozen=True)

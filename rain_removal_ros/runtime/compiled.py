@@ -15,6 +15,7 @@ import numpy as np
 
 from rain_removal_ros.errors import BackendError, ImageError
 from rain_removal_ros.runtime import Output, Progress, Restored, RuntimeInfo
+from rain_removal_ros.runtime.build_process import SHARED, Cancellation
 from rain_removal_ros.runtime.networks import Networks
 from rain_removal_ros.runtime.sizes import check_size
 
@@ -75,6 +76,7 @@ class CompilingRestorer(ABC):
         self._building = threading.Lock()  # held while a graph is compiled
         self._running = threading.Lock()  # held while a frame is in work
         self._closed = False
+        self._cancellation = Cancellation()
 
     @abstractmethod
     def _compile(
@@ -138,6 +140,7 @@ class CompilingRestorer(ABC):
         return Restored(**{output.value: results[output] if output in outputs else None for output in Output})
 
     def close(self) -> None:
+        SHARED.cancel(self._cancellation)
         with self._building, self._running, self._table:
             self._closed = True
             for frame in self._compiled.values():

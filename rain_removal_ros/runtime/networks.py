@@ -3,17 +3,25 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection
+import importlib
+import os
+import re
+from collections.abc import Collection, Mapping
 from functools import cache
 from pathlib import Path
+from typing import Any
 
+import torch
 from torch import nn
 
 import rain_removal_ros
-from rain_removal_ros.errors import WeightsError
-from rain_removal_ros.network import fold_batch_norms, get_preset, load_network, sha256_of
+from rain_removal_ros.errors import WeightsError, shown
+from rain_removal_ros.network import fold_batch_norms, get_preset, load_network, register_family
+from rain_removal_ros.network.weights import FAMILIES
 from rain_removal_ros.runtime import Output, RuntimeSettings
 from rain_removal_ros.share import share_folder
+
+_PRESET_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 
 
 class Networks:
@@ -26,7 +34,8 @@ class Networks:
         """
         get_preset(settings.preset)
         self.weights = settings.weights or share_folder() / "models" / f"{settings.preset}.safetensors"
-        self.derain, self.weights_sha256 = _load(self.weights)
+        self._files: dict[str, bytes] = {}
+        self.derain, self.weights_sha256 = self._load("derain", self.weights)
         if self.derain.preset.family == "segmentation":
             raise WeightsError(
                 f"weights file {self.weights} holds a segmentation network; give it as segmentation_weights"
@@ -43,13 +52,26 @@ class Networks:
             return None
         if self._segmentation is None:
             path = self._segmentation_weights or share_folder() / "models" / "segmentation.safetensors"
-            network, digest = _load(path)
+            network, digest = self._load("segmentation", path)
             if network.preset.family != "segmentation":
                 raise WeightsError(
                     f"weights file {path} holds {network.preset.name!r}, which is not a segmentation network"
                 )
             self._segmentation = network, digest
         return self._segmentation[0]
+
+    def packed(self, outputs: Collection[Output]) -> tuple[dict[str, bytes], dict[str, Any]]:
+        """The weights files' contents as they were when they were read, and what `unpacked` needs beside."""
+        self.segmentation(outputs)
+        families = {name: f"{build.__module__}:{build.__qualname__}" for name, build in FAMILIES.items()}
+        return dict(self._files), {"families": families}
+
+    def _load(self, name: str, path: Path) -> tuple[nn.Module, str]:
+        network, _ = load_network(path)
+        content = path.read_bytes()
+        _check(network, path)
+        self._files[name] = content
+        return fold_batch_norms(network).requires_grad_(False), hashlib.sha256(content).hexdigest()
 
     def identity(self, outputs: Collection[Output]) -> dict[str, str]:
         """What of the networks decides whether a compiled graph may be used again."""
@@ -64,9 +86,38 @@ class Networks:
         return identity
 
 
-def _load(path: Path) -> tuple[nn.Module, str]:
-    network, _ = load_network(path)
-    return fold_batch_norms(network).requires_grad_(False), sha256_of(path)
+def unpacked(files: Mapping[str, bytes], families: Mapping[str, str]) -> Networks:
+    """The networks of another process, of what its `packed` gave."""
+    for name, where in families.items():
+        module, builder = where.split(":")
+        register_family(name, getattr(importlib.import_module(module), builder))
+    paths = {}
+    for name, content in files.items():
+        file = os.memfd_create(name)
+        with open(file, "wb", closefd=False) as stream:
+            stream.write(content)
+        paths[name] = Path(f"/proc/self/fd/{file}")
+    settings = RuntimeSettings(weights=paths["derain"], segmentation_weights=paths.get("segmentation"))
+    return Networks(settings)
+
+
+def _check(network: nn.Module, path: Path) -> None:
+    """Raise WeightsError for what a damaged training or a forged file may hold."""
+    if not _PRESET_NAME.fullmatch(network.preset.name):
+        raise WeightsError(
+            f"weights file {path} names its preset {shown(network.preset.name)}; "
+            "a name has up to 64 letters, digits, dots, dashes and underscores"
+        )
+    broken = [
+        name
+        for name, tensor in network.state_dict().items()
+        if tensor.is_floating_point() and not torch.isfinite(tensor).all()
+    ]
+    if broken:
+        raise WeightsError(
+            f"weights file {path} holds numbers that are not finite, in {broken[0]} and {len(broken) - 1} "
+            "others; its training failed or the file is damaged, so use another"
+        )
 
 
 @cache

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import io
 import os
-from collections.abc import Collection
-from pathlib import Path
+from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 import torch
 
 from rain_removal_ros.errors import BackendError
-from rain_removal_ros.runtime import Progress
+from rain_removal_ros.runtime import Output, Progress
+from rain_removal_ros.runtime.build_process import SHARED, BuildOrder
 from rain_removal_ros.runtime.cache import EngineCache, EngineKey
-from rain_removal_ros.runtime.compiled import CompiledFrame, CompilingRestorer, Outputs, describe
+from rain_removal_ros.runtime.compiled import CompiledFrame, CompilingRestorer, Outputs, describe, ordered
 from rain_removal_ros.runtime.graph import FrameGraph
-from rain_removal_ros.runtime.networks import Networks
+from rain_removal_ros.runtime.networks import Networks, unpacked
 from rain_removal_ros.runtime.progress import reporting
 from rain_removal_ros.runtime.sizes import MIN_SIDE
 from rain_removal_ros.runtime.without_telemetry import openvino
@@ -48,6 +48,22 @@ def convert(networks: Networks, height: int, width: int, outputs: Outputs) -> op
     model = openvino.convert_model(traced, example_input=example)
     model.reshape([1, height, width, 3])
     return model
+
+
+def build(
+    files: Mapping[str, bytes],
+    families: Mapping[str, str],
+    height: int,
+    width: int,
+    outputs: Sequence[str],
+    configuration: Mapping[str, str | int],
+) -> bytes:
+    """In the build process: an exported engine of this size, see `Networks.packed`."""
+    model = convert(unpacked(files, families), height, width, ordered([Output(name) for name in outputs]))
+    compiled = openvino.Core().compile_model(model, "CPU", dict(configuration))
+    stream = io.BytesIO()
+    compiled.export_model(stream)
+    return stream.getvalue()
 
 
 def computed_precision(model: openvino.CompiledModel) -> str:
@@ -136,12 +152,16 @@ class OpenVINORestorer(CompilingRestorer):
                 model = self._load(key)
                 stage.text = "loaded from the cache"
                 if model is None:
-                    stage.text = "converting"
-                    converted = convert(self.networks, height, width, outputs)
                     stage.text = "compiling"
-                    model = self._core.compile_model(converted, "CPU", self._configuration)
+                    files, options = self.networks.packed(outputs)
+                    options |= {"height": height, "width": width, "configuration": self._configuration}
+                    options["outputs"] = [output.value for output in outputs]
+                    order = BuildOrder(f"{__name__}:{build.__name__}", files, options)
+                    engine = SHARED.build(order, self._cancellation)
                     stage.text = "saving"
-                    self._cache.store(key, lambda path: _export(model, path))
+                    self._cache.store(key, lambda path: path.write_bytes(engine))
+                    stage.text = "loading"
+                    model = self._import(engine)
                     stage.text = "built"
         self._check_precision(model)
         return OpenVINOFrame(model, key.digest)
@@ -151,10 +171,13 @@ class OpenVINORestorer(CompilingRestorer):
         if blob is None:
             return None
         try:
-            return self._core.import_model(io.BytesIO(blob.read_bytes()), "CPU", self._configuration)
+            return self._import(blob.read_bytes())
         except (RuntimeError, OSError) as error:
             self._cache.discard(key, f"OpenVINO cannot import it ({error})")
             return None
+
+    def _import(self, engine: bytes) -> openvino.CompiledModel:
+        return self._core.import_model(io.BytesIO(engine), "CPU", self._configuration)
 
     def _check_precision(self, model: openvino.CompiledModel) -> None:
         computed, wanted = computed_precision(model), ELEMENT_TYPES[self.precision]
@@ -162,9 +185,3 @@ class OpenVINORestorer(CompilingRestorer):
             raise BackendError(
                 f"OpenVINO computes in {computed} where {wanted} was asked for; choose precision fp32 or auto"
             )
-
-
-def _export(model: openvino.CompiledModel, path: Path) -> None:
-    stream = io.BytesIO()
-    model.export_model(stream)
-    path.write_bytes(stream.getbuffer())

@@ -32,6 +32,7 @@ from rain_removal_ros.runtime.tensorrt import (
     PRECISION,
     TensorRTRestorer,
     TorchTensorRTCompiler,
+    build_apart,
     engine_obstacle,
     load_torch_tensorrt,
 )
@@ -116,7 +117,8 @@ def _create_tensorrt(
     settings: RuntimeSettings, networks: Networks, reason: str, on_progress: Progress | None
 ) -> Restorer:
     compiler = TorchTensorRTCompiler(settings.device)
-    return TensorRTRestorer(networks, _cache(settings, on_progress), compiler, reason, on_progress)
+    build = build_apart(networks, settings.device)
+    return TensorRTRestorer(networks, _cache(settings, on_progress), compiler, reason, on_progress, build)
 
 
 def _create_torch_cuda(

@@ -12,6 +12,7 @@ import inspect
 import re
 import sys
 import tempfile
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Protocol
@@ -21,17 +22,22 @@ from torch import Tensor
 
 from rain_removal_ros.errors import BackendError
 from rain_removal_ros.runtime import Output, Progress
+from rain_removal_ros.runtime.build_process import SHARED, BuildOrder, Cancellation
 from rain_removal_ros.runtime.cache import EngineCache, EngineKey
-from rain_removal_ros.runtime.compiled import CompiledFrame, CompilingRestorer, Outputs, describe
+from rain_removal_ros.runtime.compiled import CompiledFrame, CompilingRestorer, Outputs, describe, ordered
 from rain_removal_ros.runtime.device_frames import DeviceFrames
 from rain_removal_ros.runtime.graph import LevelsGraph, to_bytes
-from rain_removal_ros.runtime.networks import Networks
+from rain_removal_ros.runtime.networks import Networks, unpacked
 from rain_removal_ros.runtime.progress import reporting
 from rain_removal_ros.runtime.pytorch import levels_graph
 
 PRECISION = "fp16"
 ALWAYS_STRONGLY_TYPED = (2, 13)
 """From this torch-tensorrt on every network is strongly typed and there is no option for it any more."""
+
+
+Build = Callable[[int, int, Outputs, Cancellation], bytes]
+"""(height, width, outputs, cancellation) -> plan."""
 
 
 class PlanError(Exception):
@@ -238,6 +244,33 @@ class TensorRTEngine:
         return self._results
 
 
+def build(
+    files: Mapping[str, bytes],
+    families: Mapping[str, str],
+    height: int,
+    width: int,
+    outputs: Sequence[str],
+    device: int,
+) -> bytes:
+    """In the build process: the plan of a network, see `Networks.packed`."""
+    chosen = ordered([Output(name) for name in outputs])
+    graph = levels_graph(unpacked(files, families), height, width, chosen, PRECISION)
+    levels = torch.zeros(1, 3, height, width, dtype=torch.float16)
+    return TorchTensorRTCompiler(device).build(graph, levels)
+
+
+def build_apart(networks: Networks, device: int) -> Build:
+    """Makes plans in the build process."""
+
+    def build_plan(height: int, width: int, outputs: Outputs, cancellation: Cancellation) -> bytes:
+        files, options = networks.packed(outputs)
+        options |= {"height": height, "width": width, "device": device}
+        options["outputs"] = [output.value for output in outputs]
+        return SHARED.build(BuildOrder(f"{__name__}:{build.__name__}", files, options), cancellation)
+
+    return build_plan
+
+
 class TensorRTRestorer(CompilingRestorer):
     """Restores on an NVIDIA GPU with a TensorRT FP16 engine for every size and set of outputs."""
 
@@ -250,10 +283,13 @@ class TensorRTRestorer(CompilingRestorer):
         compiler: Compiler,
         reason: str = "",
         on_progress: Progress | None = None,
+        build: Build | None = None,
     ):
+        """`build`: what makes the plans instead of `compiler.build` in this process."""
         super().__init__(networks, compiler.device_name, PRECISION, reason, on_progress)
         self._cache = cache
         self._compiler = compiler
+        self._build = build or self._build_here
 
     def key(self, height: int, width: int, outputs: Outputs) -> EngineKey:
         """What the engine of this size and these outputs depends on."""
@@ -283,14 +319,17 @@ class TensorRTRestorer(CompilingRestorer):
                     stage.text = "loaded from the cache"
                     return frame
                 stage.text = "compiling"
-                levels = torch.zeros(1, 3, height, width, dtype=torch.float16)
-                plan = self._compiler.build(graph, levels)
+                plan = self._build(height, width, outputs, self._cancellation)
                 stage.text = "saving"
                 self._cache.store(key, lambda path: path.write_bytes(plan))
                 stage.text = "loading"
                 frame = self._load_built(plan, graph, key)
                 stage.text = "built"
                 return frame
+
+    def _build_here(self, height: int, width: int, outputs: Outputs, cancellation: Cancellation) -> bytes:
+        graph = levels_graph(self.networks, height, width, outputs, self.precision)
+        return self._compiler.build(graph, torch.zeros(1, 3, height, width, dtype=torch.float16))
 
     def _load(self, key: EngineKey, graph: LevelsGraph) -> CompiledFrame | None:
         blob = self._cache.find(key)

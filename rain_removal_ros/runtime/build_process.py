@@ -1,0 +1,251 @@
+"""Compiles networks in a process of its own: a compiler holds the interpreter for seconds and keeps memory
+for good, and neither services nor other cameras are to wait for that.
+
+One server process for all restorers of a process. For every build it forks a child, which is born with
+everything imported, ends with the build, and takes what the compiler leaked with it. The engine comes back
+through a pipe. Knows the backends by the name of a function only.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import select
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import IO, Any, NoReturn
+
+from rain_removal_ros import errors
+from rain_removal_ros.errors import BackendError, RainRemovalError
+
+IDLE_S = 30.0
+"""A server that nobody asked for anything for so long ends; the next build starts another."""
+
+NICENESS = 5
+"""A build must not take the processor from the frames that go on meanwhile."""
+
+PRELOADED = ("rain_removal_ros.runtime.networks",)
+
+
+class BuildCancelledError(BackendError):
+    """The build was given up because its restorer is being closed."""
+
+
+@dataclass(frozen=True)
+class BuildOrder:
+    """What is to be built.
+
+    builder: `module:function`, called in the child as function(files, **options) -> bytes; files: contents by
+    name, so that a file that is replaced meanwhile changes nothing; options: JSON-able.
+    """
+
+    builder: str
+    files: Mapping[str, bytes]
+    options: Mapping[str, Any]
+
+
+@dataclass
+class Cancellation:
+    """Tells a build that nobody waits for its result any more."""
+
+    requested: bool = field(default=False, init=False)
+
+
+class BuildProcess:
+    """The server process as seen from the one that wants engines. Starts it when it is needed."""
+
+    def __init__(self) -> None:
+        self._turn = threading.Lock()  # held during a build
+        self._state = threading.Lock()  # held for moments
+        self._server: subprocess.Popen[bytes] | None = None
+        self._current: Cancellation | None = None
+
+    def build(self, order: BuildOrder, cancellation: Cancellation) -> bytes:
+        """The engine. Raises what the builder raised, BackendError where the child died, or
+        BuildCancelledError.
+        """
+        with self._turn:
+            for last_try in (False, True):
+                server = self._start(cancellation)
+                try:
+                    _send(server.stdin, order)
+                    return self._receive(server, cancellation)
+                except BrokenPipeError as error:  # it had just ended for want of work
+                    self._end(server)
+                    if cancellation.requested:
+                        raise BuildCancelledError("the build was cancelled") from error
+                    if last_try:
+                        raise BackendError(
+                            "the build process ends before it is asked for anything; its message is on the "
+                            "standard error output"
+                        ) from error
+                finally:
+                    with self._state:
+                        self._current = None
+        raise AssertionError("unreachable")
+
+    def cancel(self, cancellation: Cancellation) -> None:
+        """Give up the build with this cancellation, whether it waits or runs."""
+        with self._state:
+            cancellation.requested = True
+            if self._current is cancellation and self._server is not None:
+                _kill(self._server)
+
+    def _start(self, cancellation: Cancellation) -> subprocess.Popen[bytes]:
+        with self._state:
+            if cancellation.requested:
+                raise BuildCancelledError("the build was cancelled")
+            self._current = cancellation
+            if self._server is not None and self._server.poll() is not None:
+                self._end(self._server)
+                self._server = None
+            if self._server is None:
+                self._server = _start_server()
+            return self._server
+
+    def _receive(self, server: subprocess.Popen[bytes], cancellation: Cancellation) -> bytes:
+        line = server.stdout.readline()
+        try:
+            answer = json.loads(line)
+            engine = server.stdout.read(answer["bytes"]) if "bytes" in answer else b""
+            if len(engine) == answer.get("bytes", 0) and answer.keys() & {"bytes", "error"}:
+                if "error" in answer:
+                    raise _error(answer["error"], answer["message"])
+                return engine
+        except ValueError:  # it died in the middle of a line
+            pass
+        self._end(server)
+        if cancellation.requested:
+            raise BuildCancelledError("the build was cancelled")
+        raise BackendError(
+            f"the build process died ({_fate(server.returncode)}); is there enough memory? Its message is on "
+            "the standard error output"
+        )
+
+    @staticmethod
+    def _end(server: subprocess.Popen[bytes]) -> None:
+        _kill(server)
+        server.wait()
+        for stream in (server.stdin, server.stdout):
+            with suppress(BrokenPipeError):
+                stream.close()
+
+
+SHARED = BuildProcess()
+"""The one that all restorers of a process use."""
+
+
+def _start_server() -> subprocess.Popen[bytes]:
+    program = (
+        "import json, sys; sys.path[:] = json.loads(sys.argv[1]); "
+        f"from {__name__} import serve; serve(float(sys.argv[2]), sys.argv[3:])"
+    )
+    # an import of this process that is no plain path would not be found there
+    path = json.dumps([entry for entry in sys.path if isinstance(entry, str)])
+    try:
+        return subprocess.Popen(
+            [sys.executable, "-c", program, path, str(IDLE_S), *PRELOADED],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            env={**os.environ, "OPENBLAS_NUM_THREADS": "1"},  # its threads would not survive a fork
+            start_new_session=True,  # Ctrl-C is the node's to deal with, and one signal ends all its children
+        )
+    except OSError as error:
+        raise BackendError(
+            f"the build process cannot be started ({error}); is there enough memory?"
+        ) from error
+
+
+def _send(stream: IO[bytes], order: BuildOrder) -> None:
+    head = {
+        "builder": order.builder,
+        "files": {name: len(content) for name, content in order.files.items()},
+        "options": dict(order.options),
+    }
+    stream.write(json.dumps(head).encode() + b"\n")
+    for content in order.files.values():
+        stream.write(content)
+    stream.flush()
+
+
+def _error(kind: str, message: str) -> Exception:
+    known = getattr(errors, kind, None)
+    if isinstance(known, type) and issubclass(known, RainRemovalError):
+        return known(message)
+    return BackendError(f"the build failed: {kind}: {message}")
+
+
+def _fate(status: int) -> str:
+    if status >= 0:
+        return f"exit status {status}"
+    try:
+        return signal.Signals(-status).name
+    except ValueError:
+        return f"signal {-status}"
+
+
+def _kill(server: subprocess.Popen[bytes]) -> None:
+    with suppress(ProcessLookupError, PermissionError):
+        os.killpg(server.pid, signal.SIGKILL)
+
+
+# -- in the server process ---------------------------------------------------------------------------
+
+
+def serve(idle_s: float, preloaded: Sequence[str]) -> None:
+    """Answer orders from standard input on standard output until it closes or nothing comes for `idle_s`."""
+    orders, answers = sys.stdin.buffer, os.dup(1)
+    os.dup2(2, 1)  # what a compiler prints is no answer
+    os.nice(NICENESS)
+    for name in preloaded:
+        importlib.import_module(name)
+    while select.select([orders], [], [], idle_s)[0]:
+        line = orders.readline()
+        if not line:
+            return
+        head = json.loads(line)
+        files = {name: orders.read(size) for name, size in head["files"].items()}
+        child = os.fork()
+        if child == 0:
+            _build_and_end(head, files, answers)
+        _watch(child, orders, answers)
+
+
+def _build_and_end(head: Mapping[str, Any], files: Mapping[str, bytes], answers: int) -> NoReturn:
+    status = 1
+    try:
+        with open(answers, "wb", closefd=False) as stream:
+            try:
+                module, function = head["builder"].split(":")
+                engine = getattr(importlib.import_module(module), function)(files, **head["options"])
+                stream.write(json.dumps({"bytes": len(engine)}).encode() + b"\n")
+                stream.write(engine)
+            except Exception as error:  # of whatever compiler; the parent raises it again
+                answer = {"error": type(error).__name__, "message": str(error)}
+                stream.write(json.dumps(answer).encode() + b"\n")
+        status = 0
+    finally:
+        os._exit(status)  # no clean-up of what belongs to the server
+
+
+def _watch(child: int, orders: IO[bytes], answers: int) -> None:
+    """Wait for a child; end it, and this process, where nobody is left to want its engine."""
+    ended = os.pidfd_open(child)
+    try:
+        ready, _, _ = select.select([ended, orders], [], [])
+        if ended not in ready:  # no order comes during a build, so its end is the parent's
+            os.kill(child, signal.SIGKILL)
+        _, status = os.waitpid(child, 0)
+    finally:
+        os.close(ended)
+    code = os.waitstatus_to_exitcode(status)
+    if code < 0:  # end as it did, so that the parent can tell of what
+        os.kill(os.getpid(), -code)
+    if code != 0:
+        sys.exit(1)

@@ -1,0 +1,129 @@
+"""Compiling in a process of its own: what it gives, how it fails, and that nothing of it is left behind."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+
+from rain_removal_ros.errors import BackendError, WeightsError
+from rain_removal_ros.runtime import build_process
+from rain_removal_ros.runtime.build_process import BuildCancelledError, BuildOrder, BuildProcess, Cancellation
+
+PATIENCE = 30.0
+
+
+@pytest.fixture
+def process(monkeypatch):
+    monkeypatch.setattr(build_process, "PRELOADED", ())  # the server starts at once
+    process = BuildProcess()
+    yield process
+    if process._server is not None:
+        process._end(process._server)
+
+
+def order(function: str, files: dict[str, bytes] | None = None, **options) -> BuildOrder:
+    return BuildOrder(f"build_fixtures:{function}", files or {}, options)
+
+
+def build(process: BuildProcess, *what, **options) -> bytes:
+    return process.build(order(*what, **options), Cancellation())
+
+
+def ended(process_id: int) -> bool:
+    """Wait until this process, whoever's child it is, has ended."""
+    try:
+        handle = os.pidfd_open(process_id)
+    except ProcessLookupError:
+        return True
+    try:
+        return bool(build_process.select.select([handle], [], [], PATIENCE)[0])
+    finally:
+        os.close(handle)
+
+
+def wait_for_file(path: Path, server: subprocess.Popen | None = None) -> str:
+    deadline = threading.Event()
+    for _ in range(int(PATIENCE / 0.02)):
+        if path.exists() and path.read_text():
+            return path.read_text()
+        deadline.wait(0.02)
+    raise AssertionError(f"{path} was not written")
+
+
+def test_what_the_builder_gives_comes_back_whatever_it_prints(process):
+    assert build(process, "echo", {"a": b"\n{}", "b": bytes(300_000)}, text="end") == (
+        b"\n{}" + bytes(300_000) + b"end"
+    )
+    first = process._server.pid
+    assert build(process, "echo", text="again") == b"again"
+    assert process._server.pid == first
+
+
+def test_an_error_of_ours_comes_back_as_it_is_and_a_defect_as_a_failed_build(process):
+    with pytest.raises(WeightsError, match="weights file x does not fit"):
+        build(process, "refuse")
+    with pytest.raises(BackendError, match="the build failed: KeyError: 'a defect'"):
+        build(process, "defect")
+    assert build(process, "echo", text="on") == b"on"
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSEGV])
+def test_a_builder_that_dies_is_a_failed_build_that_says_how_and_the_next_one_works(process, number):
+    with pytest.raises(BackendError, match=rf"died \({number.name}\)"):
+        build(process, "die", number=int(number))
+    with pytest.raises(BackendError, match=r"died \(exit status 1\)"):
+        build(process, "leave")
+    assert build(process, "echo", text="on") == b"on"
+
+
+def test_a_server_that_ended_for_want_of_work_is_started_again(process, monkeypatch):
+    monkeypatch.setattr(build_process, "IDLE_S", 0.0)
+    for text in ("one", "two"):
+        assert build(process, "echo", text=text) == text.encode()
+        assert process._server.wait(PATIENCE) == 0
+
+
+def test_a_cancelled_build_ends_at_once_with_its_process(process, tmp_path):
+    cancellation, raised = Cancellation(), []
+
+    def run() -> None:
+        try:
+            process.build(order("wait_for_ever", started=str(tmp_path / "pid")), cancellation)
+        except BuildCancelledError as error:
+            raised.append(error)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    builder = int(wait_for_file(tmp_path / "pid"))
+    process.cancel(cancellation)
+    thread.join(PATIENCE)
+    assert raised and ended(builder)
+    with pytest.raises(BuildCancelledError):
+        process.build(order("echo"), cancellation)
+    assert build(process, "echo", text="others go on") == b"others go on"
+
+
+def test_when_its_owner_is_killed_a_build_ends_too(tmp_path):
+    program = f"""
+import sys; sys.path.insert(0, {str(Path(__file__).parent)!r})
+from rain_removal_ros.runtime import build_process as b
+b.PRELOADED = ()
+b.SHARED.build(b.BuildOrder("build_fixtures:wait_for_ever", {{}}, {{"started": {str(tmp_path / "pid")!r}}}),
+               b.Cancellation())
+"""
+    with subprocess.Popen([sys.executable, "-c", program]) as owner:
+        builder = int(wait_for_file(tmp_path / "pid"))
+        owner.kill()
+    assert ended(builder)
+
+
+def test_a_process_that_cannot_be_started_is_a_failed_build(process, monkeypatch):
+    monkeypatch.setattr(build_process.sys, "executable", "/nowhere/python")
+    with pytest.raises(BackendError, match="cannot be started"):
+        build(process, "echo")
