@@ -6,7 +6,6 @@ import dataclasses
 import threading
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -230,13 +229,12 @@ def test_each_precision_is_asked_of_openvino_by_its_own_name(restorer, monkeypat
     monkeypatch.setattr(openvino_backend, "cpu_capabilities", lambda: ["BF16", "FP16", "FP32"])
     asked = []
 
-    class Compiled:
-        def __init__(self, model, device, configuration):
-            asked.append(configuration["INFERENCE_PRECISION_HINT"])
-            raise RuntimeError("seen enough")
+    def build(order, cancellation):
+        asked.append(order.options["configuration"]["INFERENCE_PRECISION_HINT"])
+        raise RuntimeError("seen enough")
 
+    monkeypatch.setattr(SHARED, "build", build)
     subject = restorer("openvino", precision, cache_dir=Path("/proc/no-such-folder"))
-    monkeypatch.setattr(subject, "_core", SimpleNamespace(compile_model=Compiled))
     with pytest.raises(RuntimeError, match="seen enough"):
         subject.prepare(64, 64, [Output.IMAGE])
     assert asked == [{"fp32": "f32", "bf16": "bf16", "fp16": "f16"}[precision]]
