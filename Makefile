@@ -31,7 +31,7 @@ $(VENV)/.demo: setup.py constraints.txt | $(VENV)/bin/python
 	touch $@
 
 $(VENV)/.test: setup.py constraints.txt | $(VENV)/bin/python
-	$(PIP) install $(PIP_ARGS) --constraint constraints.txt --editable '.[ros,scenes,training,test]'
+	$(PIP) install $(PIP_ARGS) --constraint constraints.txt --editable '.[ros,bags,archives,scenes,training,test]'
 	touch $@ $(VENV)/.demo
 
 clean:

@@ -52,3 +52,7 @@ class DatasetError(RainRemovalError):
 
 class ParameterError(RainRemovalError):
     """A parameter or launch argument with a value that cannot be."""
+
+
+class BagError(RainRemovalError):
+    """A bag that is none, cannot be read or written, or holds nothing of what was asked for."""

@@ -1,0 +1,157 @@
+"""Which topics of a bag are cameras, and what the topics of their outputs are called. Knows no network."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from rain_removal_ros.bags.messages import CAMERA_INFO, COMPRESSED_IMAGE, IMAGE_TYPES, parse, read_picture
+from rain_removal_ros.bags.storage import Bag, Topic
+from rain_removal_ros.errors import BagError, ImageError
+
+OUTPUT_NAMES = (
+    "derained/image",
+    "derained/image/compressed",
+    "depth/inverse_depth",
+    "segmentation/mask",
+    "segmentation/color_mask",
+)
+NO_CAMERA = ("depth", "disparity", "mask", "label", "segmentation", "semantic")
+"""Words in the names of topics whose images are none of a camera's."""
+
+
+@dataclass(frozen=True)
+class Camera:
+    """A topic of camera images.
+
+    base: the name that the outputs' topics begin with, as `/front` for `/front/derained/image`.
+    height, width: of its first image.
+    """
+
+    topic: Topic
+    base: str
+    info: Topic | None
+    encoding: str
+    height: int
+    width: int
+
+    @property
+    def compressed(self) -> bool:
+        return self.topic.type == COMPRESSED_IMAGE
+
+    def __str__(self) -> str:
+        return f"{self.topic.name} ({self.width}x{self.height} {self.encoding})"
+
+
+def find_cameras(bag: Bag, names: Sequence[str] = ()) -> list[Camera]:
+    """The cameras of these names, or all that there are; what was passed over goes to the bag's notices.
+
+    names: topics, or what comes before their last part (`front` for `/front/image_raw`), with or without a
+    leading slash. A raw image comes before its compressed twin. Raises BagError where a name is not there, or
+    nothing is a camera.
+    """
+    images = [topic for topic in bag.topics if topic.type in IMAGE_TYPES]
+    if names:
+        chosen = list(dict.fromkeys(topic for name in names for topic in _named(bag, images, name)))
+        cameras = [_look(bag, topic) for topic in chosen]
+    else:
+        cameras, passed_over = [], []
+        for topic in images:
+            reason = _reason_against(topic, images)
+            try:
+                camera = None if reason else _look(bag, topic)
+            except (ImageError, BagError) as error:
+                reason = str(error)
+            if reason is None and camera.encoding == "mono16":
+                reason = "mono16 may be a depth image"
+            if reason is None:
+                cameras.append(camera)
+            else:
+                passed_over.append(f"{topic.name} is not taken ({reason}); name it to take it all the same")
+        bag.notices.extend(passed_over)
+        if not cameras:
+            what = "; ".join(passed_over) or _types_of(bag)
+            raise BagError(f"{bag.path} holds no camera images: {what}")
+    return _with_bases(cameras)
+
+
+def _named(bag: Bag, images: list[Topic], name: str) -> list[Topic]:
+    exact = bag.topic(name)
+    if exact is not None and exact.type not in IMAGE_TYPES:
+        raise BagError(f"{exact.name} is a {exact.type}; camera images are {' or '.join(IMAGE_TYPES)}")
+    if exact is not None:
+        return [exact]
+    within = [t for t in images if t.name.lstrip("/").startswith(name.strip("/") + "/")]
+    found = [t for t in within if _reason_against(t, within) is None]
+    if not found:
+        known = ", ".join(topic.name for topic in images) or "none"
+        raise BagError(f"{bag.path} holds no camera {name}; its image topics: {known}")
+    return found
+
+
+def _reason_against(topic: Topic, images: list[Topic]) -> str | None:
+    name = topic.name.strip("/")
+    if any(name == output or name.endswith(f"/{output}") for output in OUTPUT_NAMES):
+        return "an output of an earlier run"
+    word = next((word for word in NO_CAMERA if word in name.lower()), None)
+    if word is not None:
+        return f"its name says {word}"
+    if name.endswith("/compressed") and any(
+        t.name.strip("/") == name.removesuffix("/compressed") for t in images
+    ):
+        return "the bag holds the same images raw"
+    return None
+
+
+def _look(bag: Bag, topic: Topic) -> Camera:
+    """The camera by its first image that can be read. Raises ImageError where none of the first ones can."""
+    failure: Exception = BagError("it holds no message")
+    for number, record in enumerate(bag.messages([topic])):
+        try:
+            message = parse(record.data, topic.type)
+            picture = read_picture(message)
+            height, width = picture.rgb.shape[:2]
+            encoding = message.format if topic.type == COMPRESSED_IMAGE else message.encoding
+            return Camera(topic, "", _info_of(bag, topic), encoding, height, width)
+        except ImageError as error:
+            failure = failure if isinstance(failure, ImageError) else error
+        if number == 9:
+            break
+    raise failure
+
+
+def _info_of(bag: Bag, topic: Topic) -> Topic | None:
+    namespace = _stem(topic).rpartition("/")[0]
+    info = bag.topic(f"{namespace}/camera_info")
+    return info if info is not None and info.type == CAMERA_INFO else None
+
+
+def _stem(topic: Topic) -> str:
+    return topic.name.removesuffix("/compressed")
+
+
+def _with_bases(cameras: list[Camera]) -> list[Camera]:
+    namespaces = [_stem(camera.topic).rpartition("/")[0] for camera in cameras]
+    count = Counter(namespaces)
+    return [
+        replace(
+            camera,
+            base=namespace
+            if namespace
+            and count[namespace] == 1
+            and _stem(camera.topic).rpartition("/")[2].startswith("image")
+            else _stem(camera.topic),
+        )
+        for camera, namespace in zip(cameras, namespaces, strict=True)
+    ]
+
+
+def _types_of(bag: Bag) -> str:
+    shown = [f"{topic.name} ({topic.type})" for topic in bag.topics[:12]]
+    more = len(bag.topics) - len(shown)
+    return (
+        f"its topics are {', '.join(shown)}{f' and {more} more' if more > 0 else ''}"
+        if shown
+        else "it is empty"
+    )

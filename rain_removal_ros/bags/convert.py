@@ -1,0 +1,468 @@
+"""Derains a bag into a new one: every camera image, in order, with all other messages as they are.
+
+One thread reads, a pool decodes ahead, one thread runs the network, the pool encodes, the caller's thread
+writes. So the device waits for nobody, as long as the rest keeps up with it. Knows neither ROS nor any
+network.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Generic, Protocol, TypeVar
+
+import cv2
+import numpy as np
+
+from rain_removal_ros import __version__
+from rain_removal_ros.bags.cameras import OUTPUT_NAMES, Camera, find_cameras
+from rain_removal_ros.bags.messages import (
+    CAMERA_INFO,
+    COMPRESSED_IMAGE,
+    IMAGE,
+    camera_info_message,
+    image_message,
+    jpeg_message,
+    parse,
+    read_picture,
+    serialize,
+    stamp_ns,
+)
+from rain_removal_ros.bags.report import CameraReport, Frame, Report
+from rain_removal_ros.bags.storage import Bag, Record, Topic
+from rain_removal_ros.bags.writing import BagWriter, check_free
+from rain_removal_ros.encodings import Picture, write_image
+from rain_removal_ros.errors import BagError, ImageError, ParameterError
+from rain_removal_ros.runtime import Output, Restored, Restorer
+
+AHEAD_BYTES = 128 << 20
+"""What may wait between two stages: enough to even out their times, little enough for the memory."""
+
+JPEG_QUALITY = 95
+
+
+@dataclass(frozen=True)
+class Options:
+    """What becomes of a bag.
+
+    cameras: names, see `find_cameras`; empty: all.
+    jpeg_quality: of the derained images, 1 to 100; None: compressed ones become JPEG of quality 95, raw ones
+    stay raw.
+    replace: the derained image takes the place of the rainy one instead of a topic of its own.
+    again: outputs of an earlier run that the bag holds are left out; otherwise they are an error.
+    Raises ParameterError where they contradict each other.
+    """
+
+    cameras: tuple[str, ...] = ()
+    outputs: frozenset[Output] = frozenset({Output.IMAGE, Output.INVERSE_DEPTH})
+    replace: bool = False
+    again: bool = False
+    jpeg_quality: int | None = None
+    storage: str = "mcap"
+    compression: str = "none"
+    metadata: str = "jazzy"
+
+    def __post_init__(self) -> None:
+        if self.jpeg_quality is not None and not 1 <= self.jpeg_quality <= 100:
+            raise ParameterError(f"JPEG quality is {self.jpeg_quality}; it must be from 1 to 100")
+        if not self.outputs:
+            raise ParameterError("no outputs are asked for; ask for the image at least")
+        if self.replace and Output.IMAGE not in self.outputs:
+            raise ParameterError("the rainy image can be replaced only where the derained image is asked for")
+
+
+@dataclass(frozen=True)
+class Step:
+    """What is told after every frame."""
+
+    frames: int
+    total: int  # as far as the bag says
+
+
+Listener = Callable[[Step], None]
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class _Outputs:
+    """The topics that a camera's outputs go to; None: not asked for."""
+
+    image: Topic | None
+    info: Topic | None
+    depth: Topic | None
+    mask: Topic | None
+
+    @property
+    def topics(self) -> list[Topic]:
+        return [topic for topic in (self.image, self.info, self.depth, self.mask) if topic is not None]
+
+
+@dataclass(frozen=True)
+class _Decoded:
+    message: Any
+    picture: Picture
+    info: Any | None
+
+
+@dataclass(frozen=True)
+class _Encoded:
+    messages: list[tuple[Topic, bytes | memoryview]]
+    frame: Frame
+
+
+@dataclass
+class _Input:
+    record: Record
+    weight: int  # bytes
+    decoded: Future[_Decoded] | None = None  # of a camera's image
+
+
+@dataclass
+class _Done:
+    """A message to be written as it is (unless its image takes its place), and what was made of it."""
+
+    record: Record
+    weight: int
+    encoded: Future[_Encoded] | None = None
+    failure: str | None = None
+
+
+@dataclass
+class _Clock:
+    """Seconds that each stage was busy; stages overlap, so they add up to more than the time that passed."""
+
+    seconds: dict[str, float] = field(default_factory=dict)
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    @contextmanager
+    def __call__(self, stage: str) -> Iterator[None]:
+        begin = time.perf_counter()
+        try:
+            yield
+        finally:
+            with self._lock:
+                self.seconds[stage] = self.seconds.get(stage, 0.0) + time.perf_counter() - begin
+
+
+class _Weighed(Protocol):
+    weight: int
+
+
+T = TypeVar("T", bound=_Weighed)
+
+
+class _Lane(Generic[T]):
+    """A queue between two threads that holds so many bytes, and that either of them can end."""
+
+    def __init__(self) -> None:
+        self._items: deque[T] = deque()
+        self._bytes = 0
+        self._changed = threading.Condition()
+        self._ended = False
+        self._failure: BaseException | None = None
+
+    def put(self, item: T) -> bool:
+        """Wait for room. False: the lane has ended, and nobody will take the item."""
+        with self._changed:
+            self._changed.wait_for(
+                lambda: self._ended or len(self._items) < 2 or self._bytes + item.weight <= AHEAD_BYTES
+            )
+            if self._ended:
+                return False
+            self._items.append(item)
+            self._bytes += item.weight
+            self._changed.notify_all()
+            return True
+
+    def end(self, failure: BaseException | None = None) -> None:
+        """No item comes after these; `failure` is raised where the next one would be taken."""
+        with self._changed:
+            self._ended, self._failure = True, self._failure or failure
+            self._changed.notify_all()
+
+    def __iter__(self) -> Iterator[T]:
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self._ended or self._items)
+                if self._failure is not None:
+                    raise self._failure
+                if not self._items:
+                    return
+                item = self._items.popleft()
+                self._bytes -= item.weight
+                self._changed.notify_all()
+            yield item
+
+
+def convert(
+    source: Path,
+    target: Path,
+    restorer: Restorer,
+    options: Options,
+    on_step: Listener = lambda step: None,
+    say: Say = lambda text: None,
+) -> Report:
+    """Derain the bag `source` into the new bag `target`, and put the report into its folder.
+
+    on_step: told after every frame; say: told, also from other threads, what the user should know early.
+    Raises BagError where nothing came of it: then `target` does not exist. Images that cannot be read and
+    damage to the bag are in the report.
+    """
+    check_free(target)
+    with Bag(source) as bag:
+        cameras = find_cameras(bag, options.cameras)
+        outputs = {camera: _outputs_of(camera, options) for camera in cameras}
+        copied = _copied(bag, cameras, outputs, options)
+        for text in (*bag.notices, *bag.damage):
+            say(text)
+        say(f"cameras: {', '.join(map(str, cameras))}")
+        topics = [*copied, *(topic for each in outputs.values() for topic in each.topics)]
+        info = restorer.info
+        about = f"{info.weights} {info.weights_sha256[:12]} {info.backend} {info.precision}"
+        with BagWriter(
+            target,
+            topics,
+            storage=options.storage,
+            compression=options.compression,
+            metadata=options.metadata,
+            custom_data={**bag.custom_data, f"rain_removal_ros {__version__}": about},
+        ) as writer:
+            report = _Conversion(bag, writer, restorer, outputs, set(copied), options, on_step, say).run()
+            if not report.frames:
+                reasons = [*report.damage, *filter(None, [report.first_failure])]
+                raise BagError(f"{source}: no image can be read: {'; '.join(reasons)}")
+            report.write(writer.folder)
+    return report
+
+
+class _Conversion:
+    """One run over a bag."""
+
+    def __init__(
+        self,
+        bag: Bag,
+        writer: BagWriter,
+        restorer: Restorer,
+        outputs: dict[Camera, _Outputs],
+        copied: set[Topic],
+        options: Options,
+        on_step: Listener,
+        say: Say,
+    ):
+        self._bag, self._writer, self._restorer, self._options = bag, writer, restorer, options
+        self._outputs, self._copied, self._on_step, self._say = outputs, copied, on_step, say
+        self._cameras = {camera.topic: camera for camera in outputs}
+        self._inputs: _Lane[_Input] = _Lane()
+        self._done: _Lane[_Done] = _Lane()
+        self._pool = ThreadPoolExecutor(2, thread_name_prefix="images")
+        self._clock = _Clock()
+        self._prepared: set[tuple[int, int]] = set()
+        self._preparing = 0.0
+        self._reports = {camera: CameraReport(camera.topic.name) for camera in outputs}
+
+    def run(self) -> Report:
+        threads = [
+            threading.Thread(target=self._guarded, args=(self._read, self._inputs), name="read"),
+            threading.Thread(target=self._guarded, args=(self._restore_all, self._done), name="restore"),
+        ]
+        begin = time.perf_counter()
+        try:
+            for thread in threads:
+                thread.start()
+            self._write()
+            ended = time.perf_counter()
+        finally:  # whatever happened: nobody is to wait for anybody
+            self._inputs.end()
+            self._done.end()
+            for thread in threads:
+                if thread.ident is not None:
+                    thread.join()
+            self._pool.shutdown(cancel_futures=True)
+        info = self._restorer.info
+        return Report(
+            source=str(self._bag.path),
+            backend=info.backend,
+            device=info.device,
+            precision=info.precision,
+            weights=info.weights,
+            weights_sha256=info.weights_sha256,
+            seconds=ended - begin - self._preparing,
+            preparing_seconds=self._preparing,
+            stages=dict(self._clock.seconds),
+            notices=list(self._bag.notices),
+            damage=list(self._bag.damage),
+            cameras=list(self._reports.values()),
+        )
+
+    def _guarded(self, work: Callable[[], None], lane: _Lane) -> None:
+        try:
+            work()
+        except BaseException as error:  # raised again in the thread at the lane's other end
+            lane.end(error)
+        else:
+            lane.end()
+
+    # -- the reader's thread -----------------------------------------------------------------------
+
+    def _read(self) -> None:
+        infos = {camera.info: None for camera in self._cameras.values() if camera.info is not None}
+        for topic in infos:  # the first one is good for the images before it, too
+            infos[topic] = next((_info(record) for record in self._bag.messages([topic])), None)
+        wanted = [topic for topic in self._bag.topics if topic in self._copied or topic in self._cameras]
+        records = self._bag.messages(wanted)
+        while True:
+            with self._clock("reading"):
+                record = next(records, None)
+            if record is None:
+                return
+            if record.topic in infos:
+                infos[record.topic] = _info(record) or infos[record.topic]
+            camera = self._cameras.get(record.topic)
+            weight, future = len(record.data), None
+            if camera is not None:
+                weight += camera.height * camera.width * 8  # RGB, and 32 bits of depth
+                future = self._pool.submit(self._decode, record, infos.get(camera.info))
+            if not self._inputs.put(_Input(record, weight, future)):
+                return
+
+    # -- the pool's threads ------------------------------------------------------------------------
+
+    def _decode(self, record: Record, info: Any | None) -> _Decoded:
+        with self._clock("decoding"):
+            message = parse(record.data, record.topic.type)
+            return _Decoded(message, read_picture(message), info)
+
+    def _encode(
+        self, camera: Camera, record: Record, decoded: _Decoded, restored: Restored, seconds: float
+    ) -> _Encoded:
+        with self._clock("encoding"):
+            outputs, header = self._outputs[camera], decoded.message.header
+            change = float(cv2.absdiff(restored.image[::4, ::4], decoded.picture.rgb[::4, ::4]).mean())
+            messages = []
+            if outputs.image is not None:
+                messages.append(
+                    (outputs.image, serialize(self._image(outputs.image, decoded, restored.image)))
+                )
+            if outputs.info is not None and decoded.info is not None:
+                messages.append((outputs.info, serialize(camera_info_message(decoded.info, header))))
+            if outputs.depth is not None:
+                messages.append(
+                    (outputs.depth, serialize(image_message(restored.inverse_depth, "32FC1", header)))
+                )
+            if outputs.mask is not None:
+                messages.append((outputs.mask, serialize(image_message(restored.labels, "mono8", header))))
+            frame = Frame(record.log_time, stamp_ns(decoded.message), seconds, change)
+            return _Encoded(messages, frame)
+
+    def _image(self, topic: Topic, decoded: _Decoded, restored: np.ndarray) -> Any:
+        picture, header = decoded.picture, decoded.message.header
+        if topic.type == COMPRESSED_IMAGE:
+            return jpeg_message(
+                restored, picture.encoding, self._options.jpeg_quality or JPEG_QUALITY, header
+            )
+        return image_message(write_image(picture, restored), picture.encoding, header)
+
+    # -- the network's thread ----------------------------------------------------------------------
+
+    def _restore_all(self) -> None:
+        for item in self._inputs:
+            if not self._done.put(self._restore(item)):
+                return
+
+    def _restore(self, item: _Input) -> _Done:
+        if item.decoded is None:
+            return _Done(item.record, item.weight)
+        camera = self._cameras[item.record.topic]
+        wanted = self._options.outputs | {Output.IMAGE}
+        try:
+            decoded = item.decoded.result()
+            self._prepare(decoded.picture.rgb.shape[:2], wanted)
+            begin = time.perf_counter()
+            with self._clock("network"):
+                restored = self._restorer(decoded.picture.rgb, wanted)
+            seconds = time.perf_counter() - begin
+        except ImageError as error:
+            return _Done(item.record, item.weight, failure=str(error))
+        encoded = self._pool.submit(self._encode, camera, item.record, decoded, restored, seconds)
+        return _Done(item.record, item.weight, encoded)
+
+    def _prepare(self, size: tuple[int, int], outputs: frozenset[Output]) -> None:
+        if size not in self._prepared:
+            begin = time.perf_counter()
+            self._restorer.prepare(*size, outputs, self._say)
+            self._preparing += time.perf_counter() - begin
+            self._prepared.add(size)
+
+    # -- the caller's thread -----------------------------------------------------------------------
+
+    def _write(self) -> None:
+        total = sum(camera.topic.count for camera in self._cameras.values())
+        frames = 0
+        for item in self._done:
+            record = item.record
+            encoded = item.encoded.result() if item.encoded is not None else None
+            camera = self._cameras.get(record.topic)
+            with self._clock("writing"):
+                if record.topic in self._copied:
+                    self._writer.write(record.topic, record.log_time, record.data)
+                elif encoded is None:  # it was to be replaced, and cannot be read: it stays
+                    self._writer.write(self._outputs[camera].image, record.log_time, record.data)
+                for topic, data in encoded.messages if encoded is not None else ():
+                    self._writer.write(topic, record.log_time, data)
+            if camera is not None:
+                self._reports[camera].add(encoded.frame if encoded is not None else None, item.failure)
+                frames += 1
+                self._on_step(Step(frames, total))
+
+
+def _info(record: Record) -> Any | None:
+    try:
+        return parse(record.data, CAMERA_INFO)
+    except ImageError:  # it is copied all the same; the images go without
+        return None
+
+
+def _outputs_of(camera: Camera, options: Options) -> _Outputs:
+    def topic(name: str, type_name: str) -> Topic:
+        return Topic(f"{camera.base}/{name}", type_name, qos=camera.topic.qos)
+
+    jpeg = camera.compressed or options.jpeg_quality is not None
+    if Output.IMAGE not in options.outputs:
+        image = None
+    elif options.replace and camera.compressed == jpeg:
+        image = replace(camera.topic, count=0)
+    elif options.replace:
+        raise BagError(f"{camera.topic.name} is raw and cannot be replaced by JPEG; choose one of the two")
+    else:
+        image = topic(
+            "derained/image/compressed" if jpeg else "derained/image", COMPRESSED_IMAGE if jpeg else IMAGE
+        )
+    with_info = camera.info is not None and not options.replace and image is not None
+    return _Outputs(
+        image=image,
+        info=topic("derained/camera_info", CAMERA_INFO) if with_info else None,
+        depth=topic("depth/inverse_depth", IMAGE) if Output.INVERSE_DEPTH in options.outputs else None,
+        mask=topic("segmentation/mask", IMAGE) if Output.LABELS in options.outputs else None,
+    )
+
+
+def _copied(
+    bag: Bag, cameras: list[Camera], outputs: dict[Camera, _Outputs], options: Options
+) -> list[Topic]:
+    """The topics whose messages are copied. Raises BagError where an output's topic is there already."""
+    replaced = {camera.topic for camera in cameras} if options.replace else set()
+    new = {topic.name for each in outputs.values() for topic in each.topics}
+    old = {f"{camera.base}/{name}" for camera in cameras for name in (*OUTPUT_NAMES, "derained/camera_info")}
+    there = [topic for topic in bag.topics if topic not in replaced and topic.name in new]
+    if there and not options.again:
+        raise BagError(
+            f"{bag.path} holds {', '.join(topic.name for topic in there)} already; --again makes them anew"
+        )
+    left_out = replaced | ({topic for topic in bag.topics if topic.name in old} if options.again else set())
+    return [topic for topic in bag.topics if topic not in left_out]

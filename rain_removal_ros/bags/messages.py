@@ -1,0 +1,108 @@
+"""The messages that a bag's conversion reads and writes, between their bytes (CDR) and Python, without ROS.
+
+The definitions are those of ROS 2 Jazzy, which the types used here share with every other distribution.
+"""
+
+from __future__ import annotations
+
+import sys
+from functools import cache
+from typing import Any
+
+import cv2
+import numpy as np
+from rosbags.serde import SerdeError
+from rosbags.typesys import Stores, TypesysError, get_types_from_msg, get_typestore
+
+from rain_removal_ros import encodings
+from rain_removal_ros.encodings import Picture
+from rain_removal_ros.errors import ImageError
+
+IMAGE = "sensor_msgs/msg/Image"
+COMPRESSED_IMAGE = "sensor_msgs/msg/CompressedImage"
+CAMERA_INFO = "sensor_msgs/msg/CameraInfo"
+IMAGE_TYPES = {IMAGE: encodings.read_image, COMPRESSED_IMAGE: encodings.read_compressed}
+
+
+@cache
+def typestore():
+    """The messages of ROS 2 Jazzy."""
+    return get_typestore(Stores.ROS2_JAZZY)
+
+
+def parse(data: bytes, type_name: str) -> Any:
+    """The message in these bytes; arrays are views of them. Raises ImageError where they end early."""
+    try:
+        return typestore().deserialize_cdr(data, type_name)
+    except SerdeError as error:
+        raise ImageError(f"{len(data)} bytes are no {type_name} ({error})") from error
+
+
+def serialize(message: Any) -> memoryview:
+    """The bytes of a message."""
+    return typestore().serialize_cdr(message, message.__msgtype__)
+
+
+def read_picture(message: Any) -> Picture:
+    """The picture in an Image or CompressedImage. Raises ImageError."""
+    return IMAGE_TYPES[message.__msgtype__](message)
+
+
+def image_message(pixels: np.ndarray, encoding: str, header: Any) -> Any:
+    """An Image with these pixels, (H, W) or (H, W, C), in this machine's byte order."""
+    pixels = np.ascontiguousarray(pixels)
+    return typestore().types[IMAGE](
+        header=header,
+        height=pixels.shape[0],
+        width=pixels.shape[1],
+        encoding=encoding,
+        is_bigendian=int(sys.byteorder == "big"),
+        step=pixels.strides[0],
+        data=pixels.reshape(-1).view(np.uint8),
+    )
+
+
+def jpeg_message(rgb: np.ndarray, encoding: str, quality: int, header: Any) -> Any:
+    """A CompressedImage, JPEG, of a uint8 (H, W, 3) RGB image.
+
+    `encoding`: the picture's own; the format names it as image_transport does, if that has 8 bits.
+    """
+    grey = encoding.startswith("mono")
+    pixels = cv2.cvtColor(rgb, cv2.COLOR_RGB2GRAY if grey else cv2.COLOR_RGB2BGR)
+    done, data = cv2.imencode(".jpg", pixels, [cv2.IMWRITE_JPEG_QUALITY, quality])
+    if not done:
+        raise ImageError(f"image of {rgb.shape[1]}x{rgb.shape[0]} pixels cannot be written as JPEG")
+    named = encoding if encoding in ("rgb8", "bgr8") else "mono8" if grey else "rgb8"
+    text = f"{named}; jpeg compressed {'mono8' if grey else 'bgr8'}"
+    return typestore().types[COMPRESSED_IMAGE](header=header, format=text, data=data)
+
+
+def camera_info_message(info: Any, header: Any) -> Any:
+    """The same calibration with the image's header."""
+    fields = {name: getattr(info, name) for name in type(info).__dataclass_fields__ if name != "__msgtype__"}
+    return type(info)(**{**fields, "header": header})
+
+
+def stamp_ns(message: Any) -> int:
+    """The stamp in the message's header, ns; 0 where the sender left it empty."""
+    return message.header.stamp.sec * 10**9 + message.header.stamp.nanosec
+
+
+def definition_of(type_name: str) -> tuple[str, str]:
+    """(definition, type hash) of a type of ROS 2 Jazzy; two empty texts for one that is none of its."""
+    store = typestore()
+    if type_name not in store.types:
+        return "", ""
+    return store.generate_msgdef(type_name, ros_version=2)[0], store.hash_rihs01(type_name)
+
+
+def hash_of(type_name: str, definition: str) -> str:
+    """The type hash (REP 2011) of a definition as bags hold it; empty where it cannot be told."""
+    if not definition or definition.startswith("=" * 80 + "\nIDL: "):
+        return definition_of(type_name)[1]
+    store = get_typestore(Stores.EMPTY)
+    try:
+        store.register(get_types_from_msg(definition, type_name))
+        return store.hash_rihs01(type_name)
+    except (TypesysError, KeyError, ValueError):  # it leans on something that it does not hold
+        return ""

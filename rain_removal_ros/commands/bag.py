@@ -1,0 +1,113 @@
+"""`derain bag IN OUT`: derains every camera image of a bag into a new one. Needs no ROS."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from functools import partial
+from pathlib import Path
+
+from tqdm import tqdm
+
+from rain_removal_ros.commands.runtime_options import (
+    add_runtime_arguments,
+    add_weights_arguments,
+    settings_from,
+)
+from rain_removal_ros.errors import RainRemovalError
+from rain_removal_ros.runtime import Output, create_restorer
+
+OUTPUTS = {"image": Output.IMAGE, "depth": Output.INVERSE_DEPTH, "mask": Output.LABELS}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of `derain bag`."""
+    parser.add_argument("input", type=Path, metavar="IN", help="a bag: its folder, or its .mcap or .db3 file")
+    parser.add_argument("output", type=Path, metavar="OUT", help="folder of the new bag; must not exist")
+    add_conversion_arguments(parser)
+    parser.add_argument("--profile", action="store_true", help="show where the time went")
+    add_weights_arguments(parser)
+    add_runtime_arguments(parser)
+
+
+def add_conversion_arguments(parser: argparse.ArgumentParser) -> None:
+    """What becomes of a bag; the same for an archive of them."""
+    group = parser.add_argument_group("conversion")
+    group.add_argument(
+        "--cameras", nargs="+", default=[], metavar="NAME",
+        help="topics of images, or what comes before their last part (all camera topics)",
+    )  # fmt: skip
+    group.add_argument(
+        "--outputs",
+        nargs="+",
+        choices=OUTPUTS,
+        default=["image", "depth"],
+        help="what is added (image depth)",
+    )
+    group.add_argument(
+        "--replace",
+        action="store_true",
+        help="put the derained image in the rainy one's place, under its topic",
+    )
+    group.add_argument(
+        "--again", action="store_true", help="make the outputs that the bag holds already anew"
+    )
+    group.add_argument(
+        "--jpeg", type=int, metavar="QUALITY",
+        help="write derained images as JPEG, 1 to 100 (as the rainy ones: raw, or JPEG of quality 95)",
+    )  # fmt: skip
+    group.add_argument("--storage", choices=("mcap", "sqlite3"), default="mcap", help="(%(default)s)")
+    group.add_argument(
+        "--compression", choices=("none", "zstd"), default="none",
+        help="of MCAP chunks or SQLite messages (%(default)s)",
+    )  # fmt: skip
+    group.add_argument(
+        "--metadata", choices=("jazzy", "humble"), default="jazzy",
+        help="the oldest distribution whose ros2 bag is to read it (%(default)s)",
+    )  # fmt: skip
+
+
+def load_conversion():
+    """The bags' rooms, which need more than the node does."""
+    try:
+        from rain_removal_ros.bags import convert
+    except ModuleNotFoundError as error:
+        raise RainRemovalError(f'bags need more ({error}): pip install "rain_removal_ros[bags]"') from error
+    return convert
+
+
+def options_from(arguments: argparse.Namespace):
+    """The conversion that the parsed options mean. Raises RainRemovalError."""
+    return load_conversion().Options(
+        cameras=tuple(arguments.cameras),
+        outputs=frozenset(OUTPUTS[name] for name in arguments.outputs),
+        replace=arguments.replace,
+        again=arguments.again,
+        jpeg_quality=arguments.jpeg,
+        storage=arguments.storage,
+        compression=arguments.compression,
+        metadata=arguments.metadata,
+    )
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Convert. Exit status 1 where images could not be read or the bag is damaged; the rest is written."""
+    options, convert = options_from(arguments), load_conversion()
+    convert.check_free(arguments.output)
+    restorer = create_restorer(settings_from(arguments))
+    try:
+        with tqdm(unit="frame", desc="derain", file=sys.stderr, smoothing=0.05) as bar:
+
+            def show(step) -> None:
+                bar.total = max(step.total, step.frames)
+                bar.update(step.frames - bar.n)
+
+            say = partial(bar.write, file=sys.stderr)
+            report = convert.convert(arguments.input, arguments.output, restorer, options, show, say)
+    finally:
+        restorer.close()
+    print("\n".join(report.summary()))
+    if arguments.profile:
+        print("\n".join(report.profile()))
+    print(f"written to {arguments.output}")
+    return 1 if report.failed or report.damage else 0

@@ -1,0 +1,668 @@
+"""A bag is derained into a new one: every image, in order, with everything else as it was."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sqlite3
+import subprocess
+import sys
+from contextlib import closing
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from bag_fixtures import (
+    HEIGHT,
+    LATCHED,
+    SECOND,
+    SENSOR,
+    START,
+    STORE,
+    WIDTH,
+    Sent,
+    camera_info,
+    compressed,
+    drive,
+    image,
+    qos,
+    radar,
+    record,
+    street,
+    text,
+)
+from mcap.reader import make_reader
+from mcap.writer import CompressionType
+from mcap.writer import Writer as McapWriter
+from pipeline_fakes import FakeRestorer
+from rosbags.rosbag2 import CompressionFormat, CompressionMode, Reader
+from ruamel.yaml import YAML
+from runtime_fixtures import write_weights
+
+from rain_removal_ros.bags.cameras import find_cameras
+from rain_removal_ros.bags.convert import Options, convert
+from rain_removal_ros.bags.report import drive_seconds
+from rain_removal_ros.bags.storage import Bag
+from rain_removal_ros.bags.writing import BagWriter
+from rain_removal_ros.commands.main import main
+from rain_removal_ros.encodings import MOSAICS, PACKED_YUV, PLANAR_YUV
+from rain_removal_ros.errors import BagError, ParameterError
+from rain_removal_ros.runtime import Output
+
+IMAGE, COMPRESSED = "sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage"
+STORAGES = ("mcap", "sqlite3")
+
+
+def contents(path: Path) -> dict[str, list[tuple[int, bytes]]]:
+    """(time, bytes) of every message by topic, as the `rosbags` library reads them."""
+    read: dict[str, list[tuple[int, bytes]]] = {}
+    with Reader(path) as reader:
+        for connection, time, data in reader.messages():
+            read.setdefault(connection.topic, []).append((time, bytes(data)))
+    return read
+
+
+def messages(path: Path, topic: str) -> list:
+    with Reader(path) as reader:
+        chosen = [connection for connection in reader.connections if connection.topic == topic]
+        return [STORE.deserialize_cdr(data, c.msgtype) for c, _, data in reader.messages(chosen)]
+
+
+def pixels(message, channels: int = 3) -> np.ndarray:
+    return np.asarray(message.data).reshape(message.height, message.width, channels)
+
+
+def stamp(message) -> int:
+    return message.header.stamp.sec * SECOND + message.header.stamp.nanosec
+
+
+def images(topic: str, sent: list, type_name: str = IMAGE) -> list[Sent]:
+    """Messages of one topic, ten a second."""
+    return [
+        Sent(topic, type_name, START + number * SECOND // 10, message) for number, message in enumerate(sent)
+    ]
+
+
+def derained(path: Path, target: Path, **options):
+    return convert(path, target, FakeRestorer(), Options(**options))
+
+
+# -- what comes out --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("target_storage", STORAGES)
+@pytest.mark.parametrize("source_storage", STORAGES)
+def test_every_image_is_derained_and_every_other_message_stays_byte_for_byte(
+    tmp_path, source_storage, target_storage
+):
+    source = record(tmp_path / "in", drive(7), source_storage)
+    report = derained(source, tmp_path / "out", storage=target_storage)
+    before, after = contents(source), contents(tmp_path / "out")
+    assert {topic: after[topic] for topic in before} == before
+    assert set(after) - set(before) == {
+        "/front/derained/image",
+        "/front/derained/camera_info",
+        "/front/depth/inverse_depth",
+    }
+    results = messages(tmp_path / "out", "/front/derained/image")
+    assert len(results) == report.frames == 7
+    for number, result in enumerate(results):
+        np.testing.assert_array_equal(pixels(result)[..., ::-1], street(number) + 10)
+        assert (result.encoding, result.header.frame_id) == ("bgr8", "camera")
+    stamps = [stamp(message) for message in messages(source, "/front/image_raw")]
+    depths = messages(tmp_path / "out", "/front/depth/inverse_depth")
+    infos = messages(tmp_path / "out", "/front/derained/camera_info")
+    for made in (results, depths, infos):
+        assert [stamp(message) for message in made] == stamps
+    assert depths[0].encoding == "32FC1" and (depths[0].data.view(np.float32) == 0.25).all()
+    assert infos[3].k[0] == 90.0
+    times = [time for time, _ in after["/front/derained/image"]]
+    assert times == [time for time, _ in before["/front/image_raw"]]
+
+
+@pytest.mark.parametrize("storage", STORAGES)
+def test_types_hashes_and_quality_of_service_are_kept(tmp_path, storage):
+    source = record(
+        tmp_path / "in", drive(), storage, silent=[Sent("/quiet", "std_msgs/msg/String", 0, text(""))]
+    )
+    derained(source, tmp_path / "out", storage=storage)
+    with Reader(source) as before, Reader(tmp_path / "out") as after:
+        kept = {c.topic: (c.msgtype, c.digest, c.msgdef.data, c.msgcount, c.ext) for c in after.connections}
+        for c in before.connections:
+            assert kept[c.topic] == (c.msgtype, c.digest, c.msgdef.data, c.msgcount, c.ext)
+        assert kept["/map"][4].offered_qos_profiles == [LATCHED]
+        assert kept["/front/derained/image"][4].offered_qos_profiles == [SENSOR]
+        assert kept["/front/derained/image"][1] == STORE.hash_rihs01(IMAGE)
+    metadata = YAML(typ="safe").load((tmp_path / "out/metadata.yaml").read_text())[
+        "rosbag2_bagfile_information"
+    ]
+    assert metadata["storage_identifier"] == storage
+    assert metadata["message_count"] == sum(t["message_count"] for t in metadata["topics_with_message_count"])
+    assert all((tmp_path / "out" / name).is_file() for name in metadata["relative_file_paths"])
+    assert any(key.startswith("rain_removal_ros") for key in metadata["custom_data"])
+
+
+def test_another_makers_library_reads_the_mcap_file(tmp_path):
+    source = record(tmp_path / "in", drive(4))
+    derained(source, tmp_path / "out", compression="zstd")
+    with (tmp_path / "out/out.mcap").open("rb") as file:
+        reader = make_reader(file, validate_crcs=True)
+        summary = reader.get_summary()
+        counts = {
+            summary.channels[number].topic: n
+            for number, n in summary.statistics.channel_message_counts.items()
+        }
+        assert counts["/front/derained/image"] == counts["/front/image_raw"] == 4
+        assert {chunk.compression for chunk in summary.chunk_indexes} == {"zstd"}
+        read = [(channel.topic, message.log_time) for _, channel, message in reader.iter_messages()]
+    assert [time for _, time in read] == sorted(time for _, time in read)
+
+
+def test_a_bag_for_humble_says_so(tmp_path):
+    derained(record(tmp_path / "in", drive(1)), tmp_path / "out", metadata="humble")
+    metadata = YAML(typ="safe").load((tmp_path / "out/metadata.yaml").read_text())[
+        "rosbag2_bagfile_information"
+    ]
+    assert metadata["version"] == 8
+    assert isinstance(metadata["topics_with_message_count"][0]["topic_metadata"]["offered_qos_profiles"], str)
+
+
+def test_the_derained_image_takes_the_rainy_ones_place_where_asked(tmp_path):
+    source = record(tmp_path / "in", drive(3))
+    derained(source, tmp_path / "out", replace=True, outputs=frozenset({Output.IMAGE}))
+    before, after = contents(source), contents(tmp_path / "out")
+    assert set(after) == set(before)
+    for number, result in enumerate(messages(tmp_path / "out", "/front/image_raw")):
+        np.testing.assert_array_equal(pixels(result)[..., ::-1], street(number) + 10)
+    assert after["/front/camera_info"] == before["/front/camera_info"]
+
+
+def test_outputs_are_made_anew_only_where_asked(tmp_path):
+    once = tmp_path / "once"
+    derained(record(tmp_path / "in", drive(3)), once)
+    with pytest.raises(BagError, match=r"holds /front/derained/image.* --again"):
+        derained(once, tmp_path / "twice")
+    derained(once, tmp_path / "twice", again=True)
+    assert contents(tmp_path / "twice") == contents(once)
+
+
+def test_derained_images_become_jpeg_where_asked_and_where_the_rainy_ones_are(tmp_path):
+    sent = [*drive(2), *images("/rear/image_raw/compressed", [compressed(n) for n in range(2)], COMPRESSED)]
+    source = record(tmp_path / "in", sorted(sent, key=lambda each: each.time))
+    derained(source, tmp_path / "asked", jpeg_quality=100)
+    derained(source, tmp_path / "own")
+    assert "/front/derained/image" in contents(tmp_path / "own")
+    result = messages(tmp_path / "own", "/rear/derained/image/compressed")[1]
+    assert result.format == "rgb8; jpeg compressed bgr8"
+    for path, topic in (("asked", "/front"), ("own", "/rear")):
+        result = messages(tmp_path / path, f"{topic}/derained/image/compressed")[1]
+        decoded = cv2.imdecode(np.asarray(result.data), cv2.IMREAD_COLOR)[..., ::-1]
+        assert np.abs(decoded.astype(int) - (street(1) + 10)).mean() < 6
+    with pytest.raises(BagError, match="choose one of the two"):
+        derained(source, tmp_path / "both", jpeg_quality=90, replace=True)
+
+
+def test_the_segmentation_mask_is_added_where_asked(tmp_path):
+    derained(record(tmp_path / "in", drive(2)), tmp_path / "out", outputs=frozenset({Output.LABELS}))
+    masks = messages(tmp_path / "out", "/front/segmentation/mask")
+    assert [mask.encoding for mask in masks] == ["mono8", "mono8"] and (masks[0].data == 8).all()
+    assert "/front/derained/image" not in contents(tmp_path / "out")
+
+
+def test_the_report_says_frames_latency_and_what_was_taken_away(tmp_path):
+    report = derained(record(tmp_path / "in", drive(6)), tmp_path / "out")
+    written = json.loads((tmp_path / "out/derain_report.json").read_text())
+    assert written["frames"] == 6 and written["cameras"][0]["topic"] == "/front/image_raw"
+    assert [frame["change"] for frame in written["cameras"][0]["frames"]] == [10.0] * 6
+    assert written["weights"] == "fake.safetensors" and written["rate"] > 0
+    assert set(written["stages"]) == {"reading", "decoding", "network", "encoding", "writing"}
+    assert (tmp_path / "out/derain_report.png").read_bytes().startswith(b"\x89PNG")
+    assert any("network was at work" in line for line in report.profile())
+
+
+def test_the_command_derains_with_a_real_network_and_tells_its_rate(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    source = record(tmp_path / "in", drive(3))
+    weights = write_weights(tmp_path / "tiny.safetensors")
+    backend = ["--backend", "torch-cpu", "--precision", "fp32"]
+    assert (
+        main(["bag", str(source), str(tmp_path / "out"), "--weights", str(weights), "--profile", *backend])
+        == 0
+    )
+    said = capsys.readouterr()
+    assert "3 frames" in said.out and "network" in said.out and "3/3" in said.err
+    assert len(messages(tmp_path / "out", "/front/derained/image")) == 3
+
+
+def test_bags_need_neither_ros_nor_a_network_to_be_imported():
+    program = (
+        "import rain_removal_ros.bags.convert, rain_removal_ros.commands.bag, sys\n"
+        "sys.exit(sorted({'rclpy', 'torch'} & set(sys.modules)) or 0)"
+    )
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
+    assert ended.returncode == 0, ended.stderr
+
+
+# -- cameras ---------------------------------------------------------------------------------------
+
+
+def test_cameras_of_every_encoding_size_and_rate_go_through_one_bag(tmp_path):
+    expected: dict[str, str] = {}
+    sent: list[Sent] = []
+
+    def camera(name: str, encoding: str, layout: np.ndarray, width: int, height: int, output: str) -> None:
+        for number in range(1 + len(expected) % 3):
+            message = image(0, encoding, pixels=layout, width=width, height=height)
+            sent.append(Sent(f"/{name}/image_raw", IMAGE, START + number * SECOND + len(expected), message))
+        expected[f"/{name}"] = output
+
+    for number, encoding in enumerate(("rgb8", "bgr8", "mono8")):
+        width, height = 64 + 2 * number, 66 + 2 * number
+        layout = image(0, encoding, width=width, height=height).data.reshape(height, -1)
+        camera(encoding, encoding, layout, width, height, encoding)
+    grey = np.full((70, 72), 99, np.uint8)
+    for pattern in MOSAICS:
+        camera(f"bayer_{pattern}8", f"bayer_{pattern}8", grey, 72, 70, "rgb8")
+    camera("bayer_rggb16", "bayer_rggb16", grey.astype(np.uint16) << 8, 72, 70, "rgb16")
+    for encoding in PACKED_YUV:
+        camera(encoding, encoding, np.full((70, 72, 2), 99, np.uint8), 72, 70, "rgb8")
+    for encoding in PLANAR_YUV:
+        camera(encoding, encoding, np.full((105, 72), 99, np.uint8), 72, 70, "rgb8")
+    camera("rgb16", "rgb16", np.full((70, 80, 3), 0x1234, np.uint16), 80, 70, "rgb16")
+    source = record(tmp_path / "in", sorted(sent, key=lambda each: each.time))
+    report = derained(source, tmp_path / "out")
+    before, after = contents(source), contents(tmp_path / "out")
+    for base, encoding in expected.items():
+        result = messages(tmp_path / "out", f"{base}/derained/image")
+        original = messages(source, f"{base}/image_raw")
+        assert {message.encoding for message in result} == {encoding}, base
+        assert [(m.width, m.height) for m in result] == [(m.width, m.height) for m in original]
+        assert len(after[f"{base}/derained/image"]) == len(before[f"{base}/image_raw"])
+    assert report.frames == len(sent) and report.failed == 0
+
+
+@pytest.mark.parametrize("suffix", [".jpg", ".png"])
+@pytest.mark.parametrize(
+    "format_", ["jpg", "16UC1; jpeg compressed ", "", "png", "bgr8; jpeg compressed bgr8"]
+)
+def test_compressed_images_are_read_whatever_their_format_says(tmp_path, format_, suffix):
+    sent = images("/cam/image_raw/compressed", [compressed(n, suffix, format_) for n in range(2)], COMPRESSED)
+    assert derained(record(tmp_path / "in", sent), tmp_path / "out").frames == 2
+    assert len(contents(tmp_path / "out")["/cam/derained/image/compressed"]) == 2
+
+
+@pytest.mark.parametrize("name", ["/front", "front", "/front/image_raw", "front/image_raw"])
+@pytest.mark.parametrize("slash", ["/", ""])
+def test_cameras_are_named_with_or_without_a_leading_slash(tmp_path, name, slash):
+    sent = [*images(f"{slash}front/image_raw", [image(0)]), *images(f"{slash}rear/image_raw", [image(0)])]
+    derained(record(tmp_path / "in", sent), tmp_path / "out", cameras=(name,))
+    added = set(contents(tmp_path / "out")) - {each.topic for each in sent}
+    assert added == {f"{slash}front/derained/image", f"{slash}front/depth/inverse_depth"}
+
+
+def test_a_camera_that_is_not_there_is_an_error_that_names_those_that_are(tmp_path):
+    with pytest.raises(BagError, match="no camera side; its image topics: /front/image_raw"):
+        derained(record(tmp_path / "in", drive(1)), tmp_path / "out", cameras=("side",))
+    with pytest.raises(BagError, match="/radar is a acme_msgs/msg/Radar"):
+        derained(tmp_path / "in", tmp_path / "out", cameras=("radar",))
+
+
+def test_what_is_no_cameras_image_is_passed_over_with_a_word(tmp_path):
+    depth = np.zeros((HEIGHT, WIDTH), np.uint16)
+    sent = [
+        *images("/front/image_raw", [image(0)]),
+        *images("/front/image_raw/compressed", [compressed(0)], COMPRESSED),
+        *images("/front/depth/image", [image(0, "16UC1", pixels=depth)]),
+        *images("/range", [image(0, "16UC1", pixels=depth)]),
+        *images("/lidar_as_picture", [image(0, "mono16", pixels=depth)]),
+        *images("/a/compressedDepth", [compressed(0, ".png", "16UC1; compressedDepth")], COMPRESSED),
+        *images("/semantic_mask", [image(0, "mono8")]),
+    ]
+    with Bag(record(tmp_path / "in", sent)) as bag:
+        assert [camera.topic.name for camera in find_cameras(bag)] == ["/front/image_raw"]
+        for name in (
+            "/front/image_raw/compressed",
+            "/front/depth",
+            "/range",
+            "/lidar",
+            "/a/comp",
+            "/semantic",
+        ):
+            assert any(notice.startswith(name) for notice in bag.notices), name
+        assert [camera.topic.name for camera in find_cameras(bag, ["/lidar_as_picture"])] == [
+            "/lidar_as_picture"
+        ]
+
+
+def test_two_image_topics_of_one_namespace_keep_their_outputs_apart(tmp_path):
+    sent = [*images("/cam/image_rect", [image(0)]), *images("/cam/image_raw", [image(0)])]
+    derained(record(tmp_path / "in", sent), tmp_path / "out")
+    after = contents(tmp_path / "out")
+    assert {"/cam/image_rect/derained/image", "/cam/image_raw/derained/image"} <= set(after)
+
+
+def test_images_with_empty_stamps_keep_them_and_their_place(tmp_path):
+    sent = images("/cam/image_raw", [image(number, time=0) for number in range(4)])
+    derained(record(tmp_path / "in", sent), tmp_path / "out")
+    results = messages(tmp_path / "out", "/cam/derained/image")
+    assert [stamp(result) for result in results] == [0] * 4
+    for number, result in enumerate(results):
+        np.testing.assert_array_equal(pixels(result), street(number) + 10)
+
+
+def test_one_calibration_for_the_whole_drive_goes_with_every_image(tmp_path):
+    calibration = Sent(
+        "/cam/camera_info", "sensor_msgs/msg/CameraInfo", START + SECOND, camera_info(99), (LATCHED,)
+    )
+    sent = [*images("/cam/image_raw", [image(number) for number in range(3)]), calibration]
+    derained(record(tmp_path / "in", sent), tmp_path / "out")
+    infos = messages(tmp_path / "out", "/cam/derained/camera_info")
+    assert [stamp(info) for info in infos] == [stamp(image(number)) for number in range(3)]
+
+
+def test_a_recording_that_starts_in_1970_is_taken_as_it_is(tmp_path):
+    sent = drive(4)
+    for number, each in enumerate(sent[:6]):
+        each.time = number * 1000
+    source = record(tmp_path / "in", sent)
+    report = derained(source, tmp_path / "out")
+    before, after = contents(source), contents(tmp_path / "out")
+    assert {topic: after[topic] for topic in before} == before
+    assert report.frames == 4
+    assert drive_seconds(report.cameras[0].frames)[-1] < 1.0
+
+
+# -- bags as they are found ------------------------------------------------------------------------
+
+
+def split(tmp_path: Path, storage: str, keep_qos: bool = True) -> Path:
+    """A recording in two files, as rosbag2 splits one. Its metadata may lack the quality of service."""
+    target = tmp_path / "split"
+    target.mkdir()
+    suffix = {"mcap": ".mcap", "sqlite3": ".db3"}[storage]
+    metadata, names = None, []
+    for number in range(2):
+        part = record(tmp_path / f"part{number}", drive(3, begin=3 * number), storage)
+        name = f"split_{number}{suffix}"
+        (part / f"part{number}{suffix}").rename(target / name)
+        names.append(name)
+        metadata = metadata or YAML(typ="safe").load((part / "metadata.yaml").read_text())
+    information = metadata["rosbag2_bagfile_information"]
+    information["relative_file_paths"] = names
+    if not keep_qos:
+        for topic in information["topics_with_message_count"]:
+            topic["topic_metadata"]["offered_qos_profiles"] = []
+    with (target / "metadata.yaml").open("w") as file:
+        YAML(typ="safe").dump(metadata, file)
+    return target
+
+
+@pytest.mark.parametrize("keep_qos", [True, False])
+@pytest.mark.parametrize("storage", STORAGES)
+def test_a_split_bag_comes_out_whole_with_its_quality_of_service(tmp_path, storage, keep_qos):
+    report = derained(split(tmp_path, storage, keep_qos), tmp_path / "out", storage=storage)
+    assert report.frames == 6 and not report.damage
+    after = contents(tmp_path / "out")
+    assert len(after["/front/image_raw"]) == len(after["/front/derained/image"]) == 6
+    with Reader(tmp_path / "out") as reader:
+        profiles = {c.topic: c.ext.offered_qos_profiles for c in reader.connections}
+    assert profiles["/map"] == [LATCHED] and profiles["/front/image_raw"] == [SENSOR]
+    assert profiles["/radar"] == [qos(depth=7)]
+
+
+@pytest.mark.parametrize(
+    ("storage", "mode"),
+    [(storage, mode) for storage in STORAGES for mode in ("MESSAGE", "FILE")] + [("mcap", "STORAGE")],
+)
+def test_compressed_bags_are_read(tmp_path, storage, mode):
+    def compress(writer) -> None:
+        writer.set_compression(CompressionMode[mode], CompressionFormat.ZSTD)
+
+    source = record(tmp_path / "in", drive(3), storage, prepare=compress)
+    assert derained(source, tmp_path / "out").frames == 3
+    before, after = contents(source), contents(tmp_path / "out")
+    assert {topic: after[topic] for topic in before} == before
+
+
+@pytest.mark.parametrize("storage", STORAGES)
+def test_a_single_storage_file_is_a_bag_too(tmp_path, storage):
+    source = record(tmp_path / "in", drive(3), storage)
+    (file,) = [path for path in source.iterdir() if path.suffix in (".mcap", ".db3")]
+    derained(file, tmp_path / "out")
+    with Reader(tmp_path / "out") as reader:
+        profiles = {c.topic: c.ext.offered_qos_profiles for c in reader.connections}
+        digests = {c.topic: c.digest for c in reader.connections}
+    assert profiles["/map"] == [LATCHED] and digests["/radar"] == STORE.hash_rihs01("acme_msgs/msg/Radar")
+
+
+@pytest.mark.parametrize("storage", STORAGES)
+def test_a_recording_without_metadata_is_read_as_found(tmp_path, storage):
+    source = split(tmp_path, storage)
+    (source / "metadata.yaml").unlink()
+    said: list[str] = []
+    report = convert(source, tmp_path / "out", FakeRestorer(), Options(), say=said.append)
+    assert report.frames == 6 and any("metadata.yaml is missing" in text for text in said)
+
+
+def test_what_a_killed_recorder_left_in_its_write_ahead_log_is_read_too(tmp_path):
+    whole = record(tmp_path / "whole", drive(5), "sqlite3")
+    left = tmp_path / "left"
+    left.mkdir()
+    with closing(sqlite3.connect(whole / "whole.db3")) as database:
+        database.execute("PRAGMA journal_mode=WAL")
+        database.execute("UPDATE topics SET offered_qos_profiles = ''")
+        database.execute(
+            "CREATE TABLE late AS SELECT * FROM messages WHERE timestamp > ?", [START + 2 * SECOND // 10]
+        )
+        database.execute("DELETE FROM messages")
+        database.commit()
+        database.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        database.execute("INSERT INTO messages SELECT * FROM late")
+        database.commit()
+        for name in ("whole.db3", "whole.db3-wal"):
+            shutil.copy(whole / name, left / name)
+    report = derained(left, tmp_path / "out")
+    assert report.frames == 3 and not report.damage
+
+
+@pytest.mark.parametrize("storage", STORAGES)
+def test_a_truncated_bag_is_derained_up_to_its_end_and_says_so(tmp_path, storage, capsys, monkeypatch):
+    source = record(tmp_path / "in", drive(200), storage)
+    (file,) = [path for path in source.iterdir() if path.suffix in (".mcap", ".db3")]
+    whole = file.stat().st_size
+    with file.open("r+b") as opened:
+        opened.truncate(int(whole * 0.6))
+    report = derained(source, tmp_path / "out")
+    assert 60 <= report.frames < 150
+    assert report.damage and file.name in report.damage[0]
+    results = messages(tmp_path / "out", "/front/derained/image")
+    for number, result in enumerate(results):
+        np.testing.assert_array_equal(pixels(result)[..., ::-1], street(number) + 10)
+    monkeypatch.setattr("rain_removal_ros.commands.bag.create_restorer", lambda settings: FakeRestorer())
+    assert main(["bag", str(source), str(tmp_path / "again")]) == 1
+    assert f"damage: {file.name}" in capsys.readouterr().out
+
+
+def test_a_damaged_chunk_ends_its_file_but_not_the_bag(tmp_path):
+    source = tmp_path / "in"
+    source.mkdir()
+    for part in range(2):
+        with (source / f"in_{part}.mcap").open("wb") as file:
+            writer = McapWriter(file, compression=CompressionType.NONE, chunk_size=40_000)
+            writer.start("ros2")
+            schema = writer.register_schema(
+                IMAGE, "ros2msg", STORE.generate_msgdef(IMAGE, ros_version=2)[0].encode()
+            )
+            channel = writer.register_channel("/cam/image_raw", "cdr", schema)
+            for number in range(part * 20, part * 20 + 20):
+                data = bytes(STORE.serialize_cdr(image(number), IMAGE))
+                writer.add_message(channel, START + number, data, START + number)
+            writer.finish()
+    first = source / "in_0.mcap"
+    content = bytearray(first.read_bytes())
+    content[len(content) // 2] ^= 0xFF
+    first.write_bytes(content)
+    report = derained(source, tmp_path / "out")
+    assert 20 + 5 < report.frames < 40
+    assert len(report.damage) == 1 and "in_0.mcap" in report.damage[0] and "crc" in report.damage[0]
+
+
+def test_an_image_that_cannot_be_read_stays_and_is_counted(tmp_path, capsys, monkeypatch):
+    sent = images("/cam/image_raw", [image(number) for number in range(5)])
+    sent[2].data = sent[2].data[:3000]
+    sent[3].message.step = 7
+    sent[3].data = bytes(STORE.serialize_cdr(sent[3].message, IMAGE))
+    source = record(tmp_path / "in", sent)
+    for options in ({}, {"replace": True}):
+        target = tmp_path / f"out{len(options)}"
+        report = derained(source, target, **options)
+        assert (report.frames, report.failed) == (3, 2)
+        assert len(contents(target)["/cam/image_raw"]) == 5
+    assert contents(tmp_path / "out0")["/cam/image_raw"] == contents(source)["/cam/image_raw"]
+    monkeypatch.setattr("rain_removal_ros.commands.bag.create_restorer", lambda settings: FakeRestorer())
+    assert main(["bag", str(source), str(tmp_path / "told")]) == 1
+    assert "2 images could not be read" in capsys.readouterr().out
+
+
+def test_a_type_that_nobody_knows_is_copied_with_a_hash_of_zeros(tmp_path):
+    source = record(tmp_path / "in", drive(2), "sqlite3")
+    with sqlite3.connect(source / "in.db3") as database:
+        database.execute("DELETE FROM message_definitions WHERE topic_type = 'acme_msgs/msg/Radar'")
+        database.execute("UPDATE topics SET type_description_hash = ''")
+    database.close()
+    (source / "metadata.yaml").unlink()
+    derained(source, tmp_path / "out")
+    with Reader(tmp_path / "out") as reader:
+        digests = {c.topic: c.digest for c in reader.connections}
+    assert digests["/radar"] == "RIHS01_" + "0" * 64
+    assert digests["/front/image_raw"] == STORE.hash_rihs01(IMAGE)
+    assert [data for _, data in contents(tmp_path / "out")["/radar"]] == [
+        bytes(STORE.serialize_cdr(radar(n), "acme_msgs/msg/Radar")) for n in range(2)
+    ]
+
+
+# -- what cannot be --------------------------------------------------------------------------------
+
+
+def bad_inputs(tmp_path: Path) -> dict[str, Path]:
+    paths = {
+        name: tmp_path / name
+        for name in ("empty", "text.mcap", "text.db3", "notes.txt", "old.bag", "missing")
+    }
+    paths["empty"].mkdir()
+    for name in ("text.mcap", "text.db3", "notes.txt", "old.bag"):
+        paths[name].write_text("this is no bag\n")
+    paths["talk"] = record(tmp_path / "talk", [Sent("/map", "std_msgs/msg/String", START, text("a"))])
+    paths["nothing"] = record(tmp_path / "nothing", [])
+    return paths
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("empty", "holds neither metadata.yaml nor"),
+        ("text.mcap", "no bag, or damaged beyond reading.*magic"),
+        ("text.db3", "no bag, or damaged beyond reading.*no SQLite database"),
+        ("notes.txt", "is no bag; give a bag's folder"),
+        ("old.bag", "ROS 1 bag; convert it first: rosbags-convert"),
+        ("missing", "does not exist"),
+        ("talk", r"no camera images: its topics are /map \(std_msgs/msg/String\)"),
+        ("nothing", "no camera images: it is empty"),
+    ],
+)
+def test_what_is_no_drive_is_a_clear_error_and_leaves_nothing(tmp_path, name, said):
+    path = bad_inputs(tmp_path)[name]
+    with pytest.raises(BagError, match=said):
+        derained(path, tmp_path / "out")
+    assert not [left for left in tmp_path.iterdir() if "out" in left.name]
+
+
+def test_nothing_is_overwritten(tmp_path, capsys):
+    source = record(tmp_path / "in", drive(1))
+    before = contents(source)
+    for target in (source, tmp_path / "there"):
+        (tmp_path / "there").mkdir(exist_ok=True)
+        assert main(["bag", str(source), str(target)]) == 1
+        assert "exists; nothing is overwritten" in capsys.readouterr().err
+    assert contents(source) == before and not list((tmp_path / "there").iterdir())
+    with pytest.raises(BagError, match="a bag is a folder"):
+        derained(source, tmp_path / "out.mcap")
+
+
+@pytest.mark.parametrize("storage", STORAGES)
+def test_a_full_disk_is_said_and_leaves_nothing(tmp_path, storage):
+    source = record(tmp_path / "in", drive(80))
+    program = (
+        "import resource, sys; from pathlib import Path; sys.path.insert(0, sys.argv[1])\n"
+        "from pipeline_fakes import FakeRestorer\n"
+        "from rain_removal_ros.bags.convert import Options, convert\n"
+        "from rain_removal_ros.errors import BagError\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (2_000_000, 2_000_000))\n"
+        "try: convert(Path(sys.argv[2]), Path(sys.argv[3]), FakeRestorer(), Options(storage=sys.argv[4]))\n"
+        "except BagError as error: sys.exit(f'BagError: {error}')"
+    )
+    command = [
+        sys.executable,
+        "-c",
+        program,
+        str(Path(__file__).parent),
+        str(source),
+        str(tmp_path / "out"),
+        storage,
+    ]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert ended.returncode == 1
+    assert "BagError" in ended.stderr and "cannot be written" in ended.stderr and "GiB" in ended.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["in"]
+
+
+def test_a_folder_without_permission_is_said(tmp_path, monkeypatch):
+    source = record(tmp_path / "in", drive(1))
+
+    def refuse(*_, **__):
+        raise PermissionError(13, "Permission denied")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "mkdir", refuse)
+        with pytest.raises(BagError, match=r"out cannot be written: .*Permission denied"):
+            derained(source, tmp_path / "out")
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "read_text", refuse)
+        with pytest.raises(BagError, match=r"metadata.yaml cannot be read: Permission denied"):
+            derained(source, tmp_path / "out")
+
+
+class Interrupted(FakeRestorer):
+    """Is interrupted at its third frame."""
+
+    def __call__(self, image, outputs):
+        if len(self.calls) == 2:
+            raise KeyboardInterrupt
+        return super().__call__(image, outputs)
+
+
+def test_an_interrupted_run_leaves_nothing_and_a_killed_one_is_begun_anew(tmp_path):
+    source = record(tmp_path / "in", drive(6))
+    with pytest.raises(KeyboardInterrupt):
+        convert(source, tmp_path / "out", Interrupted(), Options())
+    assert [path.name for path in tmp_path.iterdir()] == ["in"]
+    left = tmp_path / ".out.partial/out"  # what a run leaves that could not clean up
+    left.mkdir(parents=True)
+    (left / "out.mcap").write_bytes(b"half a bag")
+    assert derained(source, tmp_path / "out").frames == 6
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["in", "out"]
+
+
+def test_two_runs_do_not_write_the_same_bag(tmp_path):
+    source = record(tmp_path / "in", drive(1))
+    with BagWriter(tmp_path / "out", []), pytest.raises(BagError, match="being written by another run"):
+        derained(source, tmp_path / "out")
+    assert (tmp_path / "out/metadata.yaml").is_file()
+
+
+def test_options_that_contradict_each_other_are_refused():
+    with pytest.raises(ParameterError, match="1 to 100"):
+        Options(jpeg_quality=0)
+    with pytest.raises(ParameterError, match="replaced only where"):
+        Options(replace=True, outputs=frozenset({Output.INVERSE_DEPTH}))
