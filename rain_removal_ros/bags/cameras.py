@@ -58,17 +58,17 @@ def find_cameras(bag: Bag, names: Sequence[str] = ()) -> list[Camera]:
     else:
         cameras, passed_over = [], []
         for topic in images:
-            reason = _reason_against(topic, images)
             try:
-                camera = None if reason else _look(bag, topic)
+                reason = _reason_against(topic, images)
+                if reason is None:
+                    camera = _look(bag, topic)
+                    if camera.encoding != "mono16":
+                        cameras.append(camera)
+                        continue
+                    reason = "mono16 may be a depth image"
             except (ImageError, BagError) as error:
                 reason = str(error)
-            if reason is None and camera.encoding == "mono16":
-                reason = "mono16 may be a depth image"
-            if reason is None:
-                cameras.append(camera)
-            else:
-                passed_over.append(f"{topic.name} is not taken ({reason}); name it to take it all the same")
+            passed_over.append(f"{topic.name} is not taken ({reason}); name it to take it all the same")
         bag.notices.extend(passed_over)
         if not cameras:
             what = "; ".join(passed_over) or _types_of(bag)

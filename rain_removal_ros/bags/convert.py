@@ -327,7 +327,8 @@ class _Conversion:
             weight, future = len(record.data), None
             if camera is not None:
                 weight += camera.height * camera.width * 8  # RGB, and 32 bits of depth
-                future = self._pool.submit(self._decode, record, infos.get(camera.info))
+                info = infos[camera.info] if camera.info is not None else None
+                future = self._pool.submit(self._decode, record, info)
             if not self._inputs.put(_Input(record, weight, future)):
                 return
 
@@ -343,20 +344,18 @@ class _Conversion:
     ) -> _Encoded:
         with self._clock("encoding"):
             outputs, header = self._outputs[camera], decoded.message.header
-            change = float(cv2.absdiff(restored.image[::4, ::4], decoded.picture.rgb[::4, ::4]).mean())
-            messages = []
+            image, depth, labels = restored.image, restored.inverse_depth, restored.labels
+            assert image is not None  # it is always asked for
+            change = float(cv2.absdiff(image[::4, ::4], decoded.picture.rgb[::4, ::4]).mean())
+            messages: list[tuple[Topic, bytes | memoryview]] = []
             if outputs.image is not None:
-                messages.append(
-                    (outputs.image, serialize(self._image(outputs.image, decoded, restored.image)))
-                )
+                messages.append((outputs.image, serialize(self._image(outputs.image, decoded, image))))
             if outputs.info is not None and decoded.info is not None:
                 messages.append((outputs.info, serialize(camera_info_message(decoded.info, header))))
-            if outputs.depth is not None:
-                messages.append(
-                    (outputs.depth, serialize(image_message(restored.inverse_depth, "32FC1", header)))
-                )
-            if outputs.mask is not None:
-                messages.append((outputs.mask, serialize(image_message(restored.labels, "mono8", header))))
+            if outputs.depth is not None and depth is not None:
+                messages.append((outputs.depth, serialize(image_message(depth, "32FC1", header))))
+            if outputs.mask is not None and labels is not None:
+                messages.append((outputs.mask, serialize(image_message(labels, "mono8", header))))
             frame = Frame(record.log_time, stamp_ns(decoded.message), seconds, change)
             return _Encoded(messages, frame)
 
@@ -409,10 +408,11 @@ class _Conversion:
             encoded = item.encoded.result() if item.encoded is not None else None
             camera = self._cameras.get(record.topic)
             with self._clock("writing"):
+                replaced = self._outputs[camera].image if camera is not None else None
                 if record.topic in self._copied:
                     self._writer.write(record.topic, record.log_time, record.data)
-                elif encoded is None:  # it was to be replaced, and cannot be read: it stays
-                    self._writer.write(self._outputs[camera].image, record.log_time, record.data)
+                elif encoded is None and replaced is not None:  # it cannot be read, so it stays
+                    self._writer.write(replaced, record.log_time, record.data)
                 for topic, data in encoded.messages if encoded is not None else ():
                     self._writer.write(topic, record.log_time, data)
             if camera is not None:

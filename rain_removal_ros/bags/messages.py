@@ -6,6 +6,7 @@ The definitions are those of ROS 2 Jazzy, which the types used here share with e
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from functools import cache
 from typing import Any
 
@@ -21,7 +22,10 @@ from rain_removal_ros.errors import ImageError
 IMAGE = "sensor_msgs/msg/Image"
 COMPRESSED_IMAGE = "sensor_msgs/msg/CompressedImage"
 CAMERA_INFO = "sensor_msgs/msg/CameraInfo"
-IMAGE_TYPES = {IMAGE: encodings.read_image, COMPRESSED_IMAGE: encodings.read_compressed}
+IMAGE_TYPES: dict[str, Callable[[Any], Picture]] = {
+    IMAGE: encodings.read_image,
+    COMPRESSED_IMAGE: encodings.read_compressed,
+}
 
 
 @cache

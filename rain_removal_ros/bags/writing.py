@@ -20,7 +20,7 @@ from rain_removal_ros.errors import BagError
 
 STORAGES = {"mcap": StoragePlugin.MCAP, "sqlite3": StoragePlugin.SQLITE3}
 COMPRESSIONS = ("none", "zstd")
-METADATA_VERSIONS = {"jazzy": 9, "humble": 8}
+METADATA_VERSIONS: Mapping[str, Literal[8, 9]] = {"jazzy": 9, "humble": 8}
 """The metadata.yaml that each distribution and the ones after it read."""
 
 UNKNOWN_HASH = "RIHS01_" + "0" * 64
