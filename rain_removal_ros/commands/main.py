@@ -19,6 +19,10 @@ SUBCOMMANDS = {
     "image": ("rain_removal_ros.commands.image", "derain image files or a folder of them"),
     "video": ("rain_removal_ros.commands.video", "derain a video file"),
     "bag": ("rain_removal_ros.commands.bag", "derain every camera image of a bag into a new bag"),
+    "compare": (
+        "rain_removal_ros.commands.compare",
+        "compare two bags frame by frame, and fail past a tolerance",
+    ),
     "node": ("rain_removal_ros.commands.node", "run the ROS 2 node (everything after `node` goes to ROS)"),
     "demo": (
         "rain_removal_ros.commands.demo",

@@ -1,0 +1,53 @@
+"""`derain compare A B`: two bags frame by frame; fails past a tolerance, so that CI can pin a drive."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from rain_removal_ros.errors import RainRemovalError
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of `derain compare`."""
+    parser.add_argument("a", type=Path, metavar="A", help="the bag that is as it should be")
+    parser.add_argument("b", type=Path, metavar="B", help="the bag that is judged")
+    parser.add_argument(
+        "--pair", nargs=2, action="append", default=[], metavar=("TOPIC_OF_A", "TOPIC_OF_B"),
+        help="topics to compare, such as a derained one and its truth (all outputs of derain that A holds)",
+    )  # fmt: skip
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write every frame's figures")
+    group = parser.add_argument_group("tolerance", "of every frame; past one of these the exit status is 1")
+    group.add_argument("--min-psnr", type=float, default=40.0, metavar="DB", help="(%(default)s)")
+    group.add_argument("--min-ssim", type=float, metavar="X", help="0 to 1")
+    group.add_argument("--max-depth-error", type=float, metavar="X", help="mean |a - b| / a of a depth map")
+    group.add_argument("--max-mask-error", type=float, metavar="X", help="share of other labels in a mask")
+    group.add_argument(
+        "--max-drops", type=int, default=0, metavar="N", help="images of A that B may lack (%(default)s)"
+    )
+    group.add_argument("--max-latency-ratio", type=float, metavar="X", help="median latency, B's over A's")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Compare. Exit status 0: within the tolerance; 1: past it, or nothing to compare."""
+    try:
+        from rain_removal_ros.bags.compare import Tolerance, compare
+    except ModuleNotFoundError as error:
+        raise RainRemovalError(f'bags need more ({error}): pip install "rain_removal_ros[bags]"') from error
+    from rain_removal_ros.lab.evaluation.metrics import psnr, ssim
+
+    tolerance = Tolerance(
+        min_psnr=arguments.min_psnr,
+        min_ssim=arguments.min_ssim,
+        max_depth_error=arguments.max_depth_error,
+        max_mask_error=arguments.max_mask_error,
+        max_drops=arguments.max_drops,
+        max_latency_ratio=arguments.max_latency_ratio,
+    )
+    pairs = [(ours, other) for ours, other in arguments.pair]
+    comparison = compare(arguments.a, arguments.b, {"psnr": psnr, "ssim": ssim}, tolerance, pairs)
+    print("\n".join(comparison.summary()))
+    if arguments.json is not None:
+        comparison.write(arguments.json)
+    print("B is past the tolerance" if comparison.failures else "B is within the tolerance")
+    return 1 if comparison.failures else 0
