@@ -127,7 +127,7 @@ def read_image(message: Image) -> Picture:
         problem = "does not say what its numbers mean" if counts_numbers(encoding) else "is not known"
         raise ImageError(f"encoding '{encoding}' {problem}; known are {', '.join(SUPPORTED)}")
     if encoding in INTERLEAVED:
-        return _read_interleaved(message, encoding)
+        return interleaved_picture(_rows(message, INTERLEAVED[encoding]), encoding)
     if encoding.startswith("bayer_"):
         depth = int(encoding[10:]) // 8
         mosaic = _rows(message, Pixels(1, depth))[..., 0]
@@ -189,10 +189,10 @@ def write_image(picture: Picture, restored: np.ndarray) -> np.ndarray:
     return written if written.ndim == 3 else written[..., None]
 
 
-def _read_interleaved(message: Image, encoding: str) -> Picture:
+def interleaved_picture(source: np.ndarray, encoding: str) -> Picture:
+    """The picture of pixels (H, W, C) in one of INTERLEAVED's encodings, in either byte order."""
     pixels = INTERLEAVED[encoding]
     kind = encoding.rstrip("0123456789")
-    source = _rows(message, pixels)
     image = np.ascontiguousarray(source) if pixels.depth == 1 else _eight_bits(source)
     rgb = image if kind == "rgb" else cv2.cvtColor(image, TO_RGB[kind])
     keep_source = pixels.depth == 2 or pixels.channels == 4

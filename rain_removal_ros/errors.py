@@ -46,6 +46,10 @@ class BackendError(RainRemovalError):
     """A backend that cannot run on this machine, or that gave another precision than it was asked for."""
 
 
+class OutputError(RainRemovalError):
+    """A file or folder that cannot be written: no permission, a full disk, something in the way."""
+
+
 class DatasetError(RainRemovalError):
     """A dataset with a file missing or two files that do not belong together."""
 

@@ -189,19 +189,26 @@ def _tiff(view: memoryview) -> ImageHeader:
 
 def _tiff_tags(view: memoryview) -> dict[int, int]:
     """The tags of the first directory that hold one whole number: 256 width, 257 height, 274 orientation."""
+    tags: dict[int, int] = {}
+    for tag, form, place in _tiff_entries(view):
+        if tag not in tags:
+            (tags[tag],) = struct.unpack_from(form, view, place)
+    return tags
+
+
+def _tiff_entries(view: memoryview) -> Iterator[tuple[int, str, int]]:
+    """Tag, number format and place of the value of the first directory's whole numbers."""
     order = "<" if bytes(view[:2]) == b"II" else ">"
     big = struct.unpack_from(order + "H", view, 2)[0] == 43
     count_kind, entry_size, at = ("Q", 20, 8) if big else ("H", 12, 4)
     (place,) = struct.unpack_from(order + ("Q" if big else "I"), view, at)
     (count,) = struct.unpack_from(order + count_kind, view, place)
     place += struct.calcsize(order + count_kind)
-    tags: dict[int, int] = {}
     for entry in range(place, place + min(count, 4096) * entry_size, entry_size):
         tag, kind = struct.unpack_from(order + "HH", view, entry)
         letter = {1: "B", 3: "H", 4: "I", 16: "Q"}.get(kind)
-        if letter is not None and tag not in tags:
-            (tags[tag],) = struct.unpack_from(order + letter, view, entry + (12 if big else 8))
-    return tags
+        if letter is not None:
+            yield tag, order + letter, entry + (12 if big else 8)
 
 
 def _exif_orientation(content: memoryview) -> int:
@@ -211,6 +218,18 @@ def _exif_orientation(content: memoryview) -> int:
     except (struct.error, IndexError):
         return 1
     return orientation if 1 <= orientation <= 8 else 1
+
+
+def upright_exif(content: bytes) -> bytes:
+    """EXIF data (a TIFF's bytes) that say of an image that was turned upright that it is."""
+    changed = bytearray(content)
+    try:
+        for tag, form, place in _tiff_entries(memoryview(content)):
+            if tag == 274:
+                struct.pack_into(form, changed, place, 1)
+    except (struct.error, IndexError):
+        return b""
+    return bytes(changed)
 
 
 _READERS = (

@@ -4,6 +4,9 @@ no good.
 
 from __future__ import annotations
 
+import errno
+import os
+import zlib
 from fractions import Fraction
 from pathlib import Path
 
@@ -14,9 +17,10 @@ import pytest
 from runtime_fixtures import street_like, write_weights
 
 from rain_removal_ros.commands.main import main
-from rain_removal_ros.errors import ImageError, ParameterError
-from rain_removal_ros.files.images import plan, read_image, write_image
+from rain_removal_ros.errors import ImageError, OutputError, ParameterError
+from rain_removal_ros.files.images import plan, read_image, read_image_file, write_image, write_image_file
 from rain_removal_ros.files.video import VideoSink, VideoSource
+from rain_removal_ros.image_header import read_header
 from rain_removal_ros.runtime import Output, RuntimeSettings, create_restorer
 
 HEIGHT, WIDTH = 72, 96
@@ -79,7 +83,11 @@ def test_a_file_that_fails_is_named_and_the_rest_goes_on(tmp_path, options, caps
     printed = capsys.readouterr()
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["b.png"]
     assert "1 of 4 images restored" in printed.out
-    for text in ("a.png is damaged", "c.png: image of 30x20 pixels", "d.jpg is damaged"):
+    for text in (
+        "a.png: data of 7 bytes are no image",
+        "c.png: image of 30x20",
+        "d.jpg: image holds no data",
+    ):
         assert text in printed.err
 
 
@@ -134,12 +142,161 @@ def test_images_are_turned_upright_and_grey_ones_get_colour(tmp_path):
     assert read_image(tmp_path / "grey.png").shape == (40, 60, 3)
 
 
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_a_picture_is_turned_as_opencv_turns_it(tmp_path, orientation):
+    jpeg = cv2.imencode(".jpg", street_like(70, 90))[1].tobytes()
+    exif = b"Exif\0\0MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0" + bytes([orientation]) + bytes(6)
+    turned = jpeg[:2] + b"\xff\xe1" + (len(exif) + 2).to_bytes(2, "big") + exif + jpeg[2:]
+    (tmp_path / "turned.jpg").write_bytes(turned)
+    image = read_image_file(tmp_path / "turned.jpg")
+    expected = cv2.imread(str(tmp_path / "turned.jpg"))[..., ::-1]
+    np.testing.assert_array_equal(image.picture.rgb, expected)
+    write_image_file(tmp_path / "again.jpg", image, image.picture.rgb)
+    again = read_header((tmp_path / "again.jpg").read_bytes())
+    assert (again.orientation, again.height, again.width) == (1, *expected.shape[:2])
+
+
+KINDS = {
+    "grey": street_like(HEIGHT, WIDTH)[..., 0],
+    "colour": street_like(HEIGHT, WIDTH),
+    "transparent": np.dstack([street_like(HEIGHT, WIDTH), street_like(HEIGHT, WIDTH, 1)[..., 0]]),
+}
+
+
+@pytest.mark.parametrize("suffix", [".png", ".tiff"])
+@pytest.mark.parametrize("bits", [8, 16])
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_image_keeps_its_channels_and_its_bits(tmp_path, options, suffix, bits, kind):
+    pixels = KINDS[kind].astype(np.uint16) * 257 - 3 if bits == 16 else KINDS[kind]
+    cv2.imwrite(str(tmp_path / f"in{suffix}"), pixels)
+    assert run("image", tmp_path / f"in{suffix}", tmp_path / f"out{suffix}", *options) == 0
+    result = cv2.imread(str(tmp_path / f"out{suffix}"), cv2.IMREAD_UNCHANGED)
+    assert result.shape == pixels.shape and result.dtype == pixels.dtype
+    assert (result != pixels).any()
+    if kind == "transparent":
+        np.testing.assert_array_equal(result[..., 3], pixels[..., 3])
+    if bits == 16:  # what the network changed is in the upper 8 bits
+        kept = (result.astype(int) - pixels) % 256 == 0
+        assert kept[(result > 0) & (result < 65535)].all()
+
+
+def test_what_a_format_cannot_hold_is_told(tmp_path, options, capsys):
+    pixels = (
+        np.dstack([street_like(HEIGHT, WIDTH), street_like(HEIGHT, WIDTH)[..., 0]]).astype(np.uint16) * 257
+    )
+    cv2.imwrite(str(tmp_path / "in.png"), pixels)
+    assert run("image", tmp_path / "in.png", tmp_path / "out.jpg", *options) == 0
+    assert ".jpg cannot hold the lower 8 of 16 bits and its transparency of" in capsys.readouterr().err
+    assert cv2.imread(str(tmp_path / "out.jpg"), cv2.IMREAD_UNCHANGED).shape == (HEIGHT, WIDTH, 3)
+
+
+@pytest.mark.parametrize("suffix", [".png", ".jpg", ".webp"])
+def test_an_image_keeps_its_metadata(tmp_path, options, suffix):
+    exif = b"MM\0*\0\0\0\x08\0\x01\x01\x0f\0\x02\0\0\0\x03ab\0\0\0\0\0\0"  # make: ab
+    profile = bytes(range(200)) * 3
+    kinds = [cv2.IMAGE_METADATA_EXIF] + [cv2.IMAGE_METADATA_ICCP] * (suffix == ".webp")
+    contents = [np.frombuffer(exif, np.uint8)] + [np.frombuffer(profile, np.uint8)] * (suffix == ".webp")
+    cv2.imwriteWithMetadata(str(tmp_path / f"in{suffix}"), street_like(HEIGHT, WIDTH), kinds, contents)
+    assert run("image", tmp_path / f"in{suffix}", tmp_path / f"out{suffix}", *options) == 0
+    found = read_image_file(tmp_path / f"out{suffix}").metadata
+    assert [kind for kind, _ in found] == kinds
+    assert b"ab\0" in found[0][1]
+
+
+def test_an_output_that_looks_like_a_file_but_cannot_be_one_is_refused_before_any_work(
+    tmp_path, options, capsys
+):
+    picture(tmp_path / "a.png")
+    picture(tmp_path / "b.png")
+    for arguments in (
+        (tmp_path / "a.png", tmp_path / "out.gif"),
+        (tmp_path / "a.png", tmp_path / "out.jpeg2000"),
+        (tmp_path / "a.png", tmp_path / "b.png", tmp_path / "out.png"),
+    ):
+        assert run("image", *arguments, *options) == 1
+        assert "looks like a file that cannot be written" in capsys.readouterr().err
+        assert not arguments[-1].exists()
+    (tmp_path / "out.v2").mkdir()
+    assert run("image", tmp_path / "a.png", tmp_path / "out.v2", *options) == 0
+    assert (tmp_path / "out.v2" / "a.png").is_file()
+
+
+def test_a_picture_too_large_to_decode_does_not_end_a_batch(tmp_path, options, capsys):
+    picture(tmp_path / "in" / "b.png")
+    huge = cv2.imencode(".png", np.zeros((64, 64), np.uint8))[1].tobytes()
+    header = huge[12:16] + (33_000).to_bytes(4, "big") * 2 + huge[24:29]
+    huge = huge[:12] + header + zlib.crc32(header).to_bytes(4, "big") + huge[33:]
+    (tmp_path / "in" / "a.png").write_bytes(huge)
+    assert run("image", tmp_path / "in", tmp_path / "out", *options) == 1
+    printed = capsys.readouterr()
+    assert "a.png: image of 33000x33000 pixels" in printed.err
+    assert "1 of 2 images restored" in printed.out
+
+
+def test_an_upright_4k_image_is_taken(tmp_path):
+    cv2.imwrite(str(tmp_path / "a.png"), np.zeros((3840, 2160), np.uint8))
+    assert read_image_file(tmp_path / "a.png").picture.rgb.shape == (3840, 2160, 3)
+
+
+def test_numbers_that_are_no_picture_are_refused(tmp_path):
+    cv2.imwrite(str(tmp_path / "depth.tiff"), np.zeros((70, 90), np.float32))
+    with pytest.raises(ImageError, match=r"depth\.tiff: tiff image holds float32"):
+        read_image_file(tmp_path / "depth.tiff")
+
+
+def test_half_an_image_is_told_from_a_whole_one(tmp_path):
+    for suffix in (".jpg", ".png"):
+        whole = cv2.imencode(suffix, street_like(HEIGHT, WIDTH))[1].tobytes()
+        (tmp_path / f"half{suffix}").write_bytes(whole[: len(whole) // 2])
+        for read in (read_image, read_image_file):
+            with pytest.raises(ImageError, match=rf"half\{suffix}: .* ends early"):
+                read(tmp_path / f"half{suffix}")
+
+
+def test_a_full_disk_is_told_and_leaves_nothing(tmp_path, monkeypatch):
+    def full(self, content):
+        self.touch()
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(OutputError, match=r"a\.png cannot be written \(No space left on device\)"):
+        write_image(tmp_path / "a.png", street_like(HEIGHT, WIDTH))
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_that_takes_no_files_is_told_before_the_work(tmp_path, options, capsys, monkeypatch):
+    picture(tmp_path / "a.png")
+    write_video(tmp_path / "in.mp4", [0, 40])
+
+    def read_only(self, *arguments, **options):
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(self))
+
+    def no_work(*arguments, **options):
+        raise AssertionError("work was begun")
+
+    for command, name in (("image", "a.png"),):
+        with monkeypatch.context() as patch:
+            patch.setattr(Path, "touch", read_only)
+            patch.setattr(f"rain_removal_ros.commands.{command}.create_restorer", no_work)
+            assert run(command, tmp_path / name, tmp_path / "out" / name, *options) == 1
+        assert "cannot be written (Read-only file system)" in capsys.readouterr().err
+
+
+def test_an_output_follows_the_umask(tmp_path):
+    before = os.umask(0o027)
+    try:
+        write_image(tmp_path / "a.png", street_like(HEIGHT, WIDTH))
+    finally:
+        os.umask(before)
+    assert (tmp_path / "a.png").stat().st_mode & 0o777 == 0o640
+
+
 def test_an_image_that_cannot_be_written_is_named(tmp_path):
     image = street_like(HEIGHT, WIDTH)
     with pytest.raises(ImageError, match=r"a\.xyz"):
         write_image(tmp_path / "a.xyz", image)
     (tmp_path / "file").touch()
-    with pytest.raises(ImageError, match=r"a\.png cannot be written"):
+    with pytest.raises(OutputError, match=r"a\.png cannot be written"):
         write_image(tmp_path / "file" / "a.png", image)
     assert not list(tmp_path.rglob("*.partial"))
 

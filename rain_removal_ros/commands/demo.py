@@ -17,8 +17,10 @@ from tqdm import tqdm
 from rain_removal_ros.colours import colour_inverse_depth
 from rain_removal_ros.commands.runtime_options import add_runtime_arguments, add_weights_arguments
 from rain_removal_ros.errors import RainRemovalError
+from rain_removal_ros.files.images import write_image
+from rain_removal_ros.files.output import make_folder, write_text
 from rain_removal_ros.lab.evaluation.metrics import depth_errors, psnr, ssim
-from rain_removal_ros.lab.evaluation.sheet import SheetRow, draw_sheet, write_picture
+from rain_removal_ros.lab.evaluation.sheet import SheetRow, draw_sheet
 from rain_removal_ros.lab.weather import PAPER_LEVELS, Rain, level_parameters
 
 READY_WITHIN = 900.0
@@ -100,8 +102,7 @@ def run(arguments: argparse.Namespace) -> int:
             f"the demo needs {error.name}; source a ROS 2 installation or pip install "
             '"rain_removal_ros[ros,scenes]"'
         ) from error
-    output: Path = arguments.output
-    output.mkdir(parents=True, exist_ok=True)
+    output: Path = make_folder(arguments.output)
     drive = Drive(arguments.width, arguments.height, arguments.frames, arguments.rate, arguments.seed)
     with tqdm(total=len(drive), desc="render the drive", unit="frame") as bar:
         frames = list(render_frames(drive, on_progress=lambda *_: bar.update()))
@@ -139,7 +140,7 @@ def run(arguments: argparse.Namespace) -> int:
     summary = summarise(
         frames, rainy, recording, recording.diagnostics[CAMERA_STATUS], recording.diagnostics[RUNTIME_STATUS]
     )
-    (output / FIGURES).write_text(json.dumps(asdict(summary), indent=2) + "\n")
+    write_text(output / FIGURES, json.dumps(asdict(summary), indent=2) + "\n")
     draw_results(frames, rainy, recording, output, arguments.rate)
     print(table(summary))
     print(
@@ -226,7 +227,7 @@ def draw_results(frames, rainy, recording, output: Path, rate: float) -> None:
         caption = f"frame {i}: rainy | derained ({gain:+.1f} dB) | inverse depth | truth"
         depth = colour_inverse_depth(recording.inverse_depth[i])
         rows.append(SheetRow(caption, (rainy[i], recording.derained[i], depth, frames[i].image)))
-    write_picture(output / SHEET, draw_sheet(rows))
+    write_image(output / SHEET, draw_sheet(rows))
     fraction = Fraction(rate).limit_denominator(1001)
     with VideoSink(output / VIDEO, fraction, 1 / fraction) as sink:
         for i in tqdm(shown, desc="write the video", unit="frame"):
@@ -239,7 +240,7 @@ def draw_results(frames, rainy, recording, output: Path, rate: float) -> None:
             }
             named = [_named(tile, name) for name, tile in tiles.items()]
             if i == shown[len(shown) // 2]:
-                write_picture(output / FRAME, np.hstack(named[:3]))
+                write_image(output / FRAME, np.hstack(named[:3]))
             sink.write(np.vstack([np.hstack(named[:2]), np.hstack(named[2:])]), i)
 
 

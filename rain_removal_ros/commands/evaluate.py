@@ -14,6 +14,7 @@ from tqdm import tqdm
 from rain_removal_ros.colours import colour_inverse_depth
 from rain_removal_ros.commands.runtime_options import add_runtime_arguments, image_size, settings_from
 from rain_removal_ros.errors import ParameterError
+from rain_removal_ros.files.images import write_image
 from rain_removal_ros.lab.benchmark.machine import describe_machine, versions
 from rain_removal_ros.lab.data.datasets import DATASET_KINDS, SPLITS, open_dataset
 from rain_removal_ros.lab.evaluation import sheet
@@ -121,7 +122,7 @@ def run(arguments: argparse.Namespace) -> int:
         markdown = render_markdown(report)
         (arguments.output / "report.md").write_text(markdown)
         for name in networks if arguments.sheet > 0 else ():
-            sheet.write_picture(
+            write_image(
                 arguments.output / f"worst_{name}.jpg", _worst_sheet(evaluation, name, arguments.sheet)
             )
     finally:

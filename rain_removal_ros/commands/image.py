@@ -16,8 +16,9 @@ from rain_removal_ros.commands.runtime_options import (
     add_weights_arguments,
     settings_from,
 )
-from rain_removal_ros.errors import ImageError
-from rain_removal_ros.files.images import plan, read_image, write_image
+from rain_removal_ros.errors import ImageError, OutputError
+from rain_removal_ros.files.images import plan, read_image_file, write_image_file
+from rain_removal_ros.files.output import make_folder
 from rain_removal_ros.runtime import Output, create_restorer
 
 
@@ -37,6 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Restore. Exit status 1 where a file could not be read, restored or written."""
     jobs = plan(arguments.inputs, arguments.output)
+    make_folder(jobs[0].target.parent)  # before the work, not after it
     restorer = create_restorer(settings_from(arguments))
     failed = 0
     try:
@@ -44,10 +46,16 @@ def run(arguments: argparse.Namespace) -> int:
             tell = partial(bar.write, file=sys.stderr)
             for job in bar:
                 try:
-                    image = read_image(job.source)
-                    restorer.prepare(*image.shape[:2], (Output.IMAGE,), tell)
-                    write_image(job.target, restorer(image, (Output.IMAGE,)).image)
-                except ImageError as error:
+                    image = read_image_file(job.source)
+                    rgb = image.picture.rgb
+                    restorer.prepare(*rgb.shape[:2], (Output.IMAGE,), tell)
+                    restored = restorer(rgb, (Output.IMAGE,)).image
+                    assert restored is not None  # it was asked for
+                    lost = write_image_file(job.target, image, restored)
+                    if lost:
+                        what = " and ".join(lost)
+                        tell(f"derain image: {job.target.suffix} cannot hold {what} of {job.source}")
+                except (ImageError, OutputError) as error:
                     failed += 1
                     text = str(error)
                     tell(f"derain image: {text if str(job.source) in text else f'{job.source}: {text}'}")

@@ -2,17 +2,47 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import cv2
 import numpy as np
 
+from rain_removal_ros.decoding import check_decodable, decode
+from rain_removal_ros.encodings import Picture, interleaved_picture
+from rain_removal_ros.encodings import write_image as write_picture
 from rain_removal_ros.errors import ImageError, ParameterError
+from rain_removal_ros.files.output import write_bytes
+from rain_removal_ros.image_header import upright_exif
+from rain_removal_ros.runtime.sizes import check_size
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 JPEG_QUALITY = 95
+LARGEST_FILE = 1 << 28
+"""Bytes. An uncompressed 16-bit image of the largest size that is taken has a quarter of that."""
+
+
+@dataclass(frozen=True)
+class Format:
+    """What an image format can hold."""
+
+    sixteen_bits: bool
+    alpha: bool
+    metadata: bool
+
+
+_JPEG = Format(sixteen_bits=False, alpha=False, metadata=True)
+_TIFF = Format(sixteen_bits=True, alpha=True, metadata=False)
+FORMATS = {
+    ".jpg": _JPEG,
+    ".jpeg": _JPEG,
+    ".png": Format(sixteen_bits=True, alpha=True, metadata=True),
+    ".bmp": Format(sixteen_bits=False, alpha=False, metadata=False),
+    ".webp": Format(sixteen_bits=False, alpha=True, metadata=True),
+    ".tif": _TIFF,
+    ".tiff": _TIFF,
+}
+SUFFIXES = tuple(FORMATS)
 
 
 @dataclass(frozen=True)
@@ -28,15 +58,23 @@ def plan(inputs: Sequence[Path], output: Path) -> list[Job]:
 
     A single file goes to OUT itself where that has an image's suffix and is no folder; everything else goes
     into the folder OUT under its own name, the images of a folder (and its subfolders) under their path in
-    it. Raises ParameterError where an input does not exist, a folder holds no images, two results would get
-    one name, or a result would overwrite an input.
+    it. Raises ParameterError where an input does not exist, a folder holds no images, OUT looks like a file
+    that cannot be written, two results would get one name, or a result would overwrite an input.
     """
     missing = [path for path in inputs if not path.exists()]
     if missing:
         raise ParameterError(f"{missing[0]} does not exist; give image files or folders, and the output last")
-    if len(inputs) == 1 and inputs[0].is_file() and output.suffix.lower() in SUFFIXES and not output.is_dir():
+    single = len(inputs) == 1 and inputs[0].is_file()
+    if single and output.suffix.lower() in SUFFIXES and not output.is_dir():
         jobs = [Job(inputs[0], output)]
     else:
+        suffix = output.suffix.lower()
+        if not output.exists() and (suffix in SUFFIXES or (single and suffix)):
+            wanted = f"a file ending in {', '.join(SUFFIXES)}" if single else "a folder for several results"
+            raise ParameterError(
+                f"{output} looks like a file that cannot be written; give {wanted} (a folder of such a "
+                "name has to be there already)"
+            )
         if output.is_file():
             raise ParameterError(f"{output} is a file; give a folder for the results of several images")
         jobs = [job for path in inputs for job in _jobs_of(path, output)]
@@ -71,35 +109,130 @@ def _jobs_of(path: Path, output: Path) -> list[Job]:
     return [Job(file, output / file.relative_to(path)) for file in files]
 
 
-def read_image(path: Path) -> np.ndarray:
-    """uint8 (H, W, 3) RGB, turned upright as its EXIF data says; transparency is lost.
+@dataclass(frozen=True)
+class ImageFile:
+    """What an image file brings: its pixels as a message would, upright, and what else OpenCV hands over."""
 
-    Raises ImageError, naming the file.
+    picture: Picture
+    metadata: tuple[tuple[int, bytes], ...] = ()  # OpenCV's kind (EXIF, XMP, ICC profile, ...) and content
+
+
+def read_image_file(path: Path) -> ImageFile:
+    """An image that the networks take, turned upright as its EXIF data say; alpha and 16 bits are kept.
+
+    Raises ImageError, naming the file, for what is missing, damaged, no image, or of a size not taken.
     """
-    try:
-        encoded = np.fromfile(path, np.uint8)
-    except OSError as error:
-        raise ImageError(f"{path} cannot be read ({error.strerror})") from error
-    image = cv2.imdecode(encoded, cv2.IMREAD_COLOR) if encoded.size else None
-    if image is None:
-        raise ImageError(f"{path} is damaged or no image (its suffix is {path.suffix or 'missing'})")
-    return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+    data = _content(path)
+    pixels = _decoded(path, data, check_size)
+    channels = pixels.shape[2] if pixels.ndim == 3 else 1
+    kind, depth = {1: "mono", 3: "bgr", 4: "bgra"}[channels], pixels.dtype.itemsize
+    return ImageFile(
+        interleaved_picture(pixels.reshape(*pixels.shape[:2], channels), f"{kind}{8 * depth}"),
+        _metadata(data),
+    )
+
+
+def read_image(path: Path, check: Callable[[int, int], None] = check_decodable) -> np.ndarray:
+    """uint8 (H, W, 3) RGB, turned upright as its EXIF data say; transparency and lower bits are lost.
+
+    `check` is given the declared height and width before the file is decoded. Raises ImageError, naming the
+    file.
+    """
+    pixels = _decoded(path, _content(path), check)
+    if pixels.dtype == np.uint16:
+        pixels = (pixels >> 8).astype(np.uint8)
+    code = cv2.COLOR_GRAY2RGB if pixels.ndim == 2 else cv2.COLOR_BGR2RGB
+    return cv2.cvtColor(np.ascontiguousarray(pixels[..., :3] if pixels.ndim == 3 else pixels), code)
+
+
+def read_map(path: Path, check: Callable[[int, int], None] = check_decodable) -> np.ndarray:
+    """uint8 or uint16 (H, W): a single-channel file's numbers as they are. Raises ImageError, naming it."""
+    pixels = _decoded(path, _content(path), check, upright=False)
+    if pixels.ndim != 2:
+        raise ImageError(f"{path} has {pixels.shape[2]} channels; a single one is expected")
+    return pixels
+
+
+def write_image_file(path: Path, image: ImageFile, restored: np.ndarray) -> list[str]:
+    """Write what the network made of an image in the format of the suffix, with all that the image brought.
+
+    restored: uint8 (H, W, 3) RGB. Gives what the format cannot hold, in words. Raises OutputError or
+    ImageError, naming the file.
+    """
+    form = FORMATS.get(path.suffix.lower())
+    if form is None:
+        raise ImageError(f"{path} cannot be written: {path.suffix or 'no suffix'}; {', '.join(SUFFIXES)} can")
+    pixels = write_picture(image.picture, restored)
+    kind = image.picture.encoding.rstrip("0123456789")
+    if kind.startswith("rgb"):
+        raise ValueError(f"OpenCV writes BGR, not {kind}")
+    lost = []
+    if pixels.dtype == np.uint16 and not form.sixteen_bits:
+        pixels = (pixels >> 8).astype(np.uint8)
+        lost.append("the lower 8 of 16 bits")
+    if pixels.shape[2] == 4 and not form.alpha:
+        pixels = pixels[..., :3]
+        lost.append("its transparency")
+    metadata = image.metadata if form.metadata else ()
+    if image.metadata and not form.metadata:
+        lost.append("its metadata (EXIF, colour profile)")
+    _encode(path, np.ascontiguousarray(pixels), metadata)
+    return lost
 
 
 def write_image(path: Path, image: np.ndarray) -> None:
-    """Write uint8 (H, W, 3) RGB in the format of the suffix; atomic. Raises ImageError, naming the file."""
+    """Write uint8 (H, W, 3) RGB, or uint8 or uint16 (H, W), in the format of the suffix; atomic.
+
+    Raises OutputError or ImageError, naming the file.
+    """
+    _encode(path, image if image.ndim == 2 else cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
+
+
+def _content(path: Path) -> bytes:
+    try:
+        with path.open("rb") as file:
+            size = path.stat().st_size
+            if size > LARGEST_FILE:
+                raise ImageError(f"{path} has {size} bytes; image files of up to {LARGEST_FILE} are read")
+            return file.read()
+    except FileNotFoundError as error:
+        raise ImageError(f"{path} is missing") from error
+    except OSError as error:
+        raise ImageError(f"{path} cannot be read ({error.strerror})") from error
+
+
+def _decoded(path: Path, data: bytes, check: Callable[[int, int], None], upright: bool = True) -> np.ndarray:
+    try:
+        return decode(data, upright, check)[0]
+    except ImageError as error:
+        raise ImageError(f"{path}: {error}") from error
+
+
+def _metadata(data: bytes) -> tuple[tuple[int, bytes], ...]:
+    if not hasattr(cv2, "imdecodeWithMetadata"):  # OpenCV before 4.12
+        return ()
+    buffer = np.frombuffer(data, np.uint8)
+    _, kinds, contents = cv2.imdecodeWithMetadata(buffer, cv2.IMREAD_REDUCED_GRAYSCALE_8)
+    found = [(kind, np.asarray(content).tobytes()) for kind, content in zip(kinds, contents, strict=True)]
+    return tuple(
+        (kind, upright_exif(content) if kind == cv2.IMAGE_METADATA_EXIF else content)
+        for kind, content in found
+        if content
+    )
+
+
+def _encode(path: Path, pixels: np.ndarray, metadata: tuple[tuple[int, bytes], ...] = ()) -> None:
     suffix = path.suffix.lower()
     options = [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY] if suffix in (".jpg", ".jpeg") else []
     try:
-        done, encoded = cv2.imencode(suffix, cv2.cvtColor(image, cv2.COLOR_RGB2BGR), options)
+        if metadata:
+            kinds = [kind for kind, _ in metadata]
+            contents = [np.frombuffer(content, np.uint8) for _, content in metadata]
+            done, encoded = cv2.imencodeWithMetadata(suffix, pixels, kinds, contents, options)
+        else:
+            done, encoded = cv2.imencode(suffix, pixels, options)
     except cv2.error as error:
         raise ImageError(f"{path} cannot be written: {path.suffix} is no format of OpenCV's") from error
     if not done:
         raise ImageError(f"{path} cannot be written as {path.suffix}")
-    temporary = path.with_name(path.name + ".partial")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_bytes(encoded.tobytes())
-        temporary.replace(path)
-    except OSError as error:
-        raise ImageError(f"{path} cannot be written ({error.strerror})") from error
+    write_bytes(path, encoded.tobytes())

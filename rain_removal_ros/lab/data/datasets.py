@@ -5,80 +5,15 @@ from __future__ import annotations
 import csv
 import threading
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar, Protocol
-
-import cv2
-import numpy as np
+from typing import ClassVar
 
 from rain_removal_ros.errors import DatasetError
+from rain_removal_ros.lab.data import depth_code
+from rain_removal_ros.lab.data.examples import Dataset, Example, check_sizes, read_image, read_map
+from rain_removal_ros.lab.data.raincityscapes import RainCityscapesDataset
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
-UNLABELLED = 255
-
-
-@dataclass(frozen=True)
-class Example:
-    """One view. What a dataset does not have is None; what it has is of one size."""
-
-    name: str
-    clean: np.ndarray | None  # uint8 (H, W, 3) RGB
-    rainy: np.ndarray | None = None  # uint8 (H, W, 3) RGB; None: rain is to be rendered
-    inverse_depth: np.ndarray | None = None  # float32 (H, W), 1/m, 0 = infinitely far
-    labels: np.ndarray | None = None  # uint8 (H, W), Cityscapes train ids, 255 = unlabelled
-    level: str | None = None  # the rain's strength where the dataset names it
-    label_kind: str | None = None  # human, rendered, pseudo (a network's, not to judge by); None: unsaid
-    depth_kind: str | None = None  # how the depth came about: stereo, lidar, geometry, ...; None: unsaid
-    group: str | None = None  # the place or drive whose figures are taken together; None: unsaid
-    focal_px: float | None = None  # the camera's focal length in pixels of this image; None: unsaid
-
-
-class Dataset(Protocol):
-    """A sequence of examples; every call of [] reads the files anew."""
-
-    def __len__(self) -> int: ...
-
-    def __getitem__(self, index: int) -> Example: ...
-
-
-def read_image(path: Path) -> np.ndarray:
-    """An image file as uint8 (H, W, 3) RGB.
-
-    Raises DatasetError, naming the file, where it is missing or damaged.
-    """
-    image = cv2.imread(str(path), cv2.IMREAD_COLOR) if path.is_file() else None
-    if image is None:
-        raise DatasetError(f"{path} is missing or not an image that OpenCV reads")
-    return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
-
-
-def read_map(path: Path) -> np.ndarray:
-    """A single-channel 8- or 16-bit image file as it is. Raises DatasetError, naming the file."""
-    values = cv2.imread(str(path), cv2.IMREAD_UNCHANGED) if path.is_file() else None
-    if values is None or values.ndim != 2:
-        raise DatasetError(f"{path} is missing or not a single-channel image")
-    return values
-
-
-def inverse_depth_from_code(code: np.ndarray) -> np.ndarray:
-    """8-bit code c -> float32 inverse depth in 1/m, 0.7 (c / 255)^2, the encoding of the folder datasets."""
-    return np.float32(0.7) * (code.astype(np.float32) / 255) ** 2
-
-
-def check_sizes(example: Example) -> Example:
-    """The example itself. Raises DatasetError, naming it, where its parts differ in size."""
-    parts = {
-        "clean": example.clean,
-        "rainy": example.rainy,
-        "inverse depth": example.inverse_depth,
-        "labels": example.labels,
-    }
-    sizes = {part: array.shape[:2] for part, array in parts.items() if array is not None}
-    if len(set(sizes.values())) > 1:
-        listed = ", ".join(f"{part} {width}x{height}" for part, (height, width) in sizes.items())
-        raise DatasetError(f"{example.name}: the parts differ in size ({listed})")
-    return example
 
 
 class FolderDataset:
@@ -105,7 +40,7 @@ class FolderDataset:
         path = self.images[index]
         depth = labels = None
         if self.has_depth:
-            depth = inverse_depth_from_code(read_map(self.root / "inverse_depth" / f"{path.stem}.png"))
+            depth = depth_code.decode(read_map(self.root / "inverse_depth" / f"{path.stem}.png"))
         if self.has_labels:
             labels = read_map(self.root / "labels" / f"{path.stem}.png")
         row = self._index.get(path.stem, {})
@@ -279,10 +214,6 @@ def open_dataset(
         raise DatasetError(f"a dataset of kind {kind} needs its root folder; give --data DIR")
     root = Path(root)
     if kind == "raincityscapes":
-        from rain_removal_ros.lab.data.raincityscapes import (
-            RainCityscapesDataset,
-        )  # which imports this module
-
         return RainCityscapesDataset(root, split or "val", select, depth_scale)
     folder = root / split if split else root
     if not folder.is_dir():

@@ -13,8 +13,9 @@ from pathlib import Path
 
 import numpy as np
 
+from rain_removal_ros.cityscapes import UNLABELLED
 from rain_removal_ros.errors import DatasetError
-from rain_removal_ros.lab.data.datasets import UNLABELLED, Example, check_sizes, read_image, read_map
+from rain_removal_ros.lab.data.examples import Example, check_sizes, read_image, read_map
 from rain_removal_ros.lab.weather import PAPER_LEVELS
 
 NAME = re.compile(

@@ -38,9 +38,3 @@ def draw_sheet(rows: Sequence[SheetRow]) -> np.ndarray:
         cv2.putText(band, row.caption, origin, cv2.FONT_HERSHEY_SIMPLEX, 0.5, (235,) * 3, 1, cv2.LINE_AA)
         bands.append(band)
     return np.concatenate(bands)
-
-
-def write_picture(path, image: np.ndarray) -> None:
-    """Write uint8 (H, W, 3) RGB. Raises OSError where the file cannot be written."""
-    if not cv2.imwrite(str(path), image[..., ::-1]):
-        raise OSError(f"cannot write {path}")

@@ -6,8 +6,8 @@ frame = drive[42]                          # any frame by itself
 for frame in render_frames(drive): ...     # all of them, in several processes
 """
 
+from rain_removal_ros.cityscapes import TrainId
 from rain_removal_ros.lab.scenes.drive import CameraModel, Drive, DriveFrame
-from rain_removal_ros.lab.scenes.labels import TrainId
 from rain_removal_ros.lab.scenes.parallel import render_frames
 
 __all__ = ["CameraModel", "Drive", "DriveFrame", "TrainId", "render_frames"]

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from rain_removal_ros.cityscapes import TrainId
 from rain_removal_ros.lab.scenes import textures
-from rain_removal_ros.lab.scenes.labels import TrainId
 from rain_removal_ros.lab.scenes.mesh import Mesh, Surface, box, boxes, join, quad, triangles
 
 WALL_COLOURS = {

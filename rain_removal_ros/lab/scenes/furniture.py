@@ -11,7 +11,7 @@ import itertools
 
 import numpy as np
 
-from rain_removal_ros.lab.scenes.labels import TrainId
+from rain_removal_ros.cityscapes import TrainId
 from rain_removal_ros.lab.scenes.mesh import (
     Mesh,
     Surface,

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from rain_removal_ros.lab.scenes.labels import TrainId
+from rain_removal_ros.cityscapes import TrainId
 
 LANE = 3.25  # width of a lane
 ROAD_HALF = 5.45  # centre line to kerb: a lane and a parking strip

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from rain_removal_ros.lab.scenes.labels import TrainId
+from rain_removal_ros.cityscapes import TrainId
 from rain_removal_ros.lab.scenes.mesh import Mesh, Surface, box, ellipsoid, join, loft, tube
 
 CLOTHES = (

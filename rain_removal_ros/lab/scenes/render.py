@@ -13,8 +13,8 @@ from functools import cached_property, reduce
 import cv2
 import numpy as np
 
+from rain_removal_ros.cityscapes import TrainId
 from rain_removal_ros.lab.scenes import ground
-from rain_removal_ros.lab.scenes.labels import TrainId
 from rain_removal_ros.lab.scenes.light import Sky
 from rain_removal_ros.lab.scenes.mesh import Mesh, cross
 from rain_removal_ros.lab.scenes.raycast import RayCaster

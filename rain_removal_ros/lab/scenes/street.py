@@ -12,9 +12,9 @@ from itertools import pairwise
 
 import numpy as np
 
+from rain_removal_ros.cityscapes import TrainId
 from rain_removal_ros.lab.scenes import furniture, ground, people, textures, vegetation, vehicles
 from rain_removal_ros.lab.scenes.buildings import FacadeStyle, house, make_styles, mirrored
-from rain_removal_ros.lab.scenes.labels import TrainId
 from rain_removal_ros.lab.scenes.mesh import Mesh, Surface, join, quad
 
 BEHIND = 60.0  # the street begins this far behind the camera's first position

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from rain_removal_ros.lab.scenes.labels import TrainId
+from rain_removal_ros.cityscapes import TrainId
 from rain_removal_ros.lab.scenes.mesh import Mesh, Surface, ellipsoid, join, triangles, tube
 
 LEAF_COLOURS = (

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from rain_removal_ros.lab.scenes.labels import TrainId
+from rain_removal_ros.cityscapes import TrainId
 from rain_removal_ros.lab.scenes.mesh import Mesh, Surface, box, cylinder, join, loft, quad, triangles, tube
 
 CAR_COLOURS = (

@@ -13,8 +13,9 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset as TorchDataset
 
+from rain_removal_ros.cityscapes import UNLABELLED
 from rain_removal_ros.errors import DatasetError
-from rain_removal_ros.lab.data.datasets import UNLABELLED, Dataset, Example
+from rain_removal_ros.lab.data.examples import Dataset, Example
 from rain_removal_ros.lab.weather import (
     PAPER_LEVELS,
     PATTERNS,

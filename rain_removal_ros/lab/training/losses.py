@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from rain_removal_ros.lab.data.datasets import UNLABELLED
+from rain_removal_ros.cityscapes import UNLABELLED
 from rain_removal_ros.network import MAX_INVERSE_DEPTH
 
 

@@ -1,0 +1,65 @@
+"""Encoded images, of files and of messages, to pixels. Knows OpenCV, neither ROS nor torch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import cv2
+import numpy as np
+
+from rain_removal_ros.errors import ImageError
+from rain_removal_ros.image_header import Data, ImageHeader, check_complete, read_header
+from rain_removal_ros.runtime.sizes import check_size
+
+LARGEST_PICTURE = 1 << 26
+"""Pixels, of images that no network is to be given whole."""
+
+
+def check_decodable(height: int, width: int) -> None:
+    """Raise ImageError for an image that is too large to be decoded at all."""
+    if height * width > LARGEST_PICTURE:
+        raise ImageError(f"image of {width}x{height} pixels; up to {LARGEST_PICTURE} pixels are decoded")
+
+
+TURNS: dict[int, Callable[[np.ndarray], np.ndarray]] = {
+    1: lambda image: image,
+    2: lambda image: image[:, ::-1],
+    3: lambda image: image[::-1, ::-1],
+    4: lambda image: image[::-1],
+    5: lambda image: image.swapaxes(0, 1),
+    6: lambda image: image[::-1].swapaxes(0, 1),
+    7: lambda image: image[::-1, ::-1].swapaxes(0, 1),
+    8: lambda image: image[:, ::-1].swapaxes(0, 1),
+}
+"""EXIF's orientation -> what turns the stored pixels upright."""
+
+
+def decode(
+    data: Data, upright: bool = False, check: Callable[[int, int], None] = check_size
+) -> tuple[np.ndarray, ImageHeader]:
+    """The pixels as they are stored, and the header.
+
+    uint8 or uint16, (H, W) grey, (H, W, 3) BGR or (H, W, 4) BGRA, turned as EXIF says where `upright`.
+    `check` is given the declared height and width before anything is decoded and raises for what is too
+    large.
+    Raises ImageError for what is no image, ends early, is damaged, or holds other numbers.
+    """
+    header = read_header(data)
+    check(header.height, header.width)
+    check_complete(header, len(data))
+    try:
+        pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+    except cv2.error as error:
+        raise ImageError(f"{header.format} image cannot be decoded ({error.err})") from error
+    if pixels is None:
+        raise ImageError(f"{header.format} image is damaged and cannot be decoded")
+    if pixels.dtype not in (np.uint8, np.uint16) or (pixels.ndim == 3 and pixels.shape[2] not in (1, 3, 4)):
+        raise ImageError(
+            f"{header.format} image holds {pixels.dtype} of shape {pixels.shape}; 8 or 16 bits of grey, "
+            "colour, or colour and alpha are taken"
+        )
+    if pixels.ndim == 3 and pixels.shape[2] == 1:
+        pixels = pixels[..., 0]
+    if upright and header.format != "tiff":  # OpenCV turns TIFF itself
+        pixels = np.ascontiguousarray(TURNS[header.orientation](pixels))
+    return pixels, header

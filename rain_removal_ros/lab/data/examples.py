@@ -1,0 +1,70 @@
+"""One view of a dataset, and how its files are read. Knows files, not the layouts of folders."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+
+from rain_removal_ros.errors import DatasetError, ImageError
+from rain_removal_ros.files import images as image_files
+
+
+@dataclass(frozen=True)
+class Example:
+    """One view. What a dataset does not have is None; what it has is of one size."""
+
+    name: str
+    clean: np.ndarray | None  # uint8 (H, W, 3) RGB
+    rainy: np.ndarray | None = None  # uint8 (H, W, 3) RGB; None: rain is to be rendered
+    inverse_depth: np.ndarray | None = None  # float32 (H, W), 1/m, 0 = infinitely far
+    labels: np.ndarray | None = None  # uint8 (H, W), Cityscapes train ids, 255 = unlabelled
+    level: str | None = None  # the rain's strength where the dataset names it
+    label_kind: str | None = None  # human, rendered, pseudo (a network's, not to judge by); None: unsaid
+    depth_kind: str | None = None  # how the depth came about: stereo, lidar, geometry, ...; None: unsaid
+    group: str | None = None  # the place or drive whose figures are taken together; None: unsaid
+    focal_px: float | None = None  # the camera's focal length in pixels of this image; None: unsaid
+
+
+class Dataset(Protocol):
+    """A sequence of examples; every call of [] reads the files anew."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> Example: ...
+
+
+def read_image(path: Path) -> np.ndarray:
+    """An image file as uint8 (H, W, 3) RGB.
+
+    Raises DatasetError, naming the file, where it is missing, damaged or ends early.
+    """
+    try:
+        return image_files.read_image(path)
+    except ImageError as error:
+        raise DatasetError(str(error)) from error
+
+
+def read_map(path: Path) -> np.ndarray:
+    """A single-channel 8- or 16-bit image file as it is. Raises DatasetError, naming the file."""
+    try:
+        return image_files.read_map(path)
+    except ImageError as error:
+        raise DatasetError(str(error)) from error
+
+
+def check_sizes(example: Example) -> Example:
+    """The example itself. Raises DatasetError, naming it, where its parts differ in size."""
+    parts = {
+        "clean": example.clean,
+        "rainy": example.rainy,
+        "inverse depth": example.inverse_depth,
+        "labels": example.labels,
+    }
+    sizes = {part: array.shape[:2] for part, array in parts.items() if array is not None}
+    if len(set(sizes.values())) > 1:
+        listed = ", ".join(f"{part} {width}x{height}" for part, (height, width) in sizes.items())
+        raise DatasetError(f"{example.name}: the parts differ in size ({listed})")
+    return example
