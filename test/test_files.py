@@ -6,6 +6,8 @@ from __future__ import annotations
 
 import errno
 import os
+import resource
+import signal
 import zlib
 from fractions import Fraction
 from pathlib import Path
@@ -19,7 +21,7 @@ from runtime_fixtures import street_like, write_weights
 from rain_removal_ros.commands.main import main
 from rain_removal_ros.errors import ImageError, OutputError, ParameterError
 from rain_removal_ros.files.images import plan, read_image, read_image_file, write_image, write_image_file
-from rain_removal_ros.files.video import VideoSink, VideoSource
+from rain_removal_ros.files.video import Look, TimedFrame, VideoSink, VideoSource
 from rain_removal_ros.image_header import read_header
 from rain_removal_ros.runtime import Output, RuntimeSettings, create_restorer
 
@@ -274,7 +276,7 @@ def test_a_folder_that_takes_no_files_is_told_before_the_work(tmp_path, options,
     def no_work(*arguments, **options):
         raise AssertionError("work was begun")
 
-    for command, name in (("image", "a.png"),):
+    for command, name in (("image", "a.png"), ("video", "in.mp4")):
         with monkeypatch.context() as patch:
             patch.setattr(Path, "touch", read_only)
             patch.setattr(f"rain_removal_ros.commands.{command}.create_restorer", no_work)
@@ -312,7 +314,7 @@ def write_video(path: Path, times: list[int], height: int = HEIGHT, width: int =
 
 def frames_of(path: Path) -> tuple[list[np.ndarray], list[float]]:
     with VideoSource(path) as source:
-        frames = list(source)
+        frames = [item for item in source if isinstance(item, TimedFrame)]
         return [frame.image for frame in frames], [float(frame.time * source.time_base) for frame in frames]
 
 
@@ -351,19 +353,101 @@ def test_a_video_side_by_side_with_depth_has_three_panels(tmp_path, options):
     assert frames_of(tmp_path / "depth.mp4")[0][0].shape == (HEIGHT, 2 * WIDTH, 3)
 
 
-def test_a_video_of_odd_size_grows_by_a_pixel(tmp_path, options):
-    with av.open(str(tmp_path / "in.mkv"), "w") as container:
-        stream = container.add_stream("ffv1", rate=Fraction(30000, 1001))
-        stream.width, stream.height, stream.pix_fmt = 97, 71, "bgr0"
-        for seed in range(3):
-            container.mux(
-                stream.encode(av.VideoFrame.from_ndarray(street_like(71, 97, seed), format="rgb24"))
-            )
+def encode_video(path: Path, frames: list[np.ndarray], codec: str, pixels: str, rate=10, **context) -> None:
+    """A video by PyAV itself, with what of the codec's context is to be set."""
+    with av.open(f"file:{path}", "w") as container:
+        stream = container.add_stream(codec, rate=rate)
+        stream.height, stream.width = frames[0].shape[:2]
+        stream.pix_fmt = pixels
+        for name, value in context.items():
+            setattr(stream.codec_context, name, value)
+        for frame in frames:
+            form = "rgb48le" if frame.dtype == np.uint16 else "rgb24"
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format=form)))
         container.mux(stream.encode())
+
+
+def test_a_video_of_odd_size_keeps_it(tmp_path, options, capsys):
+    frames = [street_like(97, 131, seed) for seed in range(3)]
+    encode_video(tmp_path / "in.mkv", frames, "ffv1", "bgr0", rate=Fraction(30000, 1001))
     assert run("video", tmp_path / "in.mkv", tmp_path / "out.mp4", *options) == 0
     results, seconds = frames_of(tmp_path / "out.mp4")
-    assert [result.shape for result in results] == [(72, 98, 3)] * 3
+    assert [result.shape for result in results] == [(97, 131, 3)] * 3
     assert seconds == pytest.approx([0, 0.033, 0.067], abs=1e-3)
+    assert "131x97 has an odd side, so the video is 4:4:4" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["a:b.mp4", "http:x.mkv", "100%.mov"])
+def test_a_name_may_hold_whatever_a_file_system_takes(tmp_path, options, name):
+    write_video(tmp_path / name, [0, 40])
+    (tmp_path / "out").mkdir()
+    assert run("video", tmp_path / name, tmp_path / "out" / name, *options) == 0
+    assert len(frames_of(tmp_path / "out" / name)[0]) == 2
+
+
+LOOKS = {
+    "SD": ("yuv420p", 6, 6, 6, 1),
+    "PAL, full range": ("yuv420p", 5, 6, 5, 2),
+    "HD": ("yuv420p", 1, 1, 1, 1),
+    "HDR10": ("yuv420p10le", 9, 16, 9, 1),
+    "HLG": ("yuv420p10le", 9, 18, 9, 1),
+}
+
+
+@pytest.mark.parametrize("look", LOOKS)
+def test_a_video_keeps_its_colours_its_bits_and_the_shape_of_its_pixels(tmp_path, options, look):
+    pixels, primaries, transfer, matrix, colour_range = LOOKS[look]
+    frames = [street_like(HEIGHT, WIDTH, seed) for seed in range(2)]
+    if "10" in pixels:
+        frames = [frame.astype(np.uint16) * 257 for frame in frames]
+    context = {
+        "color_primaries": primaries,
+        "color_trc": transfer,
+        "colorspace": matrix,
+        "color_range": colour_range,
+        "sample_aspect_ratio": Fraction(64, 45),
+    }
+    encode_video(tmp_path / "in.mp4", frames, "libx264", pixels, **context)
+    assert run("video", tmp_path / "in.mp4", tmp_path / "out.mp4", *options) == 0
+    found = []
+    for name in ("in.mp4", "out.mp4"):
+        with av.open(str(tmp_path / name)) as container:
+            stream = container.streams.video[0]
+            of = stream.codec_context
+            found.append(
+                {
+                    "pixels": of.pix_fmt.replace("yuvj", "yuv"),
+                    "aspect": stream.sample_aspect_ratio,
+                    **{name: int(getattr(of, name)) for name in list(context)[:4]},
+                }
+            )
+    assert found[0] == found[1]
+    assert found[1]["aspect"] == Fraction(64, 45)
+    with VideoSource(tmp_path / "in.mp4") as before, VideoSource(tmp_path / "out.mp4") as after:
+        assert before.look == after.look
+        one, other = (next(item.image for item in source) for source in (before, after))
+    scale = 257 if "10" in pixels else 1
+    assert np.abs(cv2.blur(one, (9, 9)).astype(int) - cv2.blur(other, (9, 9))).mean() < 12 * scale
+
+
+@pytest.mark.parametrize(("height", "matrix"), [(HEIGHT, 6), (720, 1)])
+def test_a_video_that_does_not_tell_its_matrix_is_taken_as_players_take_it(tmp_path, height, matrix):
+    encode_video(tmp_path / "in.mp4", [street_like(height, WIDTH)], "libx264", "yuv420p")
+    with VideoSource(tmp_path / "in.mp4") as source:
+        assert source.look.matrix == source.look.transfer == source.look.primaries == matrix
+
+
+def test_10_bits_survive_the_way_through_a_video(tmp_path):
+    ramp = np.linspace(0, 65535, 96).astype(np.uint16)[None, :, None].repeat(80, 0).repeat(3, 2)
+    look = Look(9, 16, 9, deep=True)
+    with VideoSink(tmp_path / "ramp.mp4", Fraction(10), Fraction(1, 10), look) as sink:
+        sink.write(ramp, 0)
+    with VideoSource(tmp_path / "ramp.mp4") as source:
+        seen = next(iter(source)).image
+    assert (
+        np.abs(seen[40].astype(int) - ramp[40]).mean() < 150
+    )  # of 65535; 8 bits would be off by 64 at least
+    assert len(np.unique(seen[40, :, 1])) > 90
 
 
 def test_colours_survive_the_way_through_a_video(tmp_path):
@@ -375,18 +459,70 @@ def test_colours_survive_the_way_through_a_video(tmp_path):
     assert np.abs(seen[40, [16, 48, 80]].astype(int) - bars[40, [16, 48, 80]]).max() <= 4
 
 
-def test_sound_is_left_out_and_the_user_told(tmp_path, options, capsys):
-    with av.open(str(tmp_path / "in.mp4"), "w") as container:
-        video, audio = container.add_stream("libx264", rate=10), container.add_stream("aac", rate=48000)
+def video_with_sound(path: Path, codec: str, frames: int = 10) -> None:
+    """A video of so many tenths of a second and a tone of 440 Hz."""
+    rate, moments = 48000, np.arange(4800 * frames)
+    with av.open(str(path), "w") as container:
+        video, audio = container.add_stream("libx264", rate=10), container.add_stream(codec, rate=rate)
         video.width, video.height, video.pix_fmt = WIDTH, HEIGHT, "yuv420p"
-        container.mux(video.encode(av.VideoFrame.from_ndarray(street_like(HEIGHT, WIDTH), format="rgb24")))
-        sound = av.AudioFrame.from_ndarray(np.zeros((1, 2048), np.float32), format="fltp", layout="mono")
-        sound.sample_rate = 48000
-        container.mux([*audio.encode(sound), *audio.encode(), *video.encode()])
-    assert run("video", tmp_path / "in.mp4", tmp_path / "out.mp4", *options) == 0
-    assert "sound of the input was not kept" in capsys.readouterr().out
-    with av.open(str(tmp_path / "out.mp4")) as container:
-        assert not container.streams.audio
+        audio.layout = "mono"
+        tone = (8000 * np.sin(2 * np.pi * 440 * moments / rate)).astype(np.int16)[None]
+        sound = av.AudioFrame.from_ndarray(tone, format="s16", layout="mono")
+        sound.sample_rate, sound.pts = rate, 0
+        resampler = av.AudioResampler(audio.format, "mono", rate, audio.frame_size or None)
+        for seed in range(frames):
+            image = street_like(HEIGHT, WIDTH, seed)
+            container.mux(video.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
+        for piece in [*resampler.resample(sound), *resampler.resample(None)]:
+            container.mux(audio.encode(piece))
+        container.mux([*audio.encode(), *video.encode()])
+
+
+def sound_of(path: Path) -> tuple[str, float, np.ndarray]:
+    """Codec, begin in seconds, samples."""
+    with av.open(str(path)) as container:
+        stream = container.streams.audio[0]
+        frames = list(container.decode(stream))
+        samples = np.concatenate([frame.to_ndarray().reshape(-1).astype(float) for frame in frames])
+        return stream.codec_context.name, float(frames[0].pts * frames[0].time_base), samples
+
+
+@pytest.mark.parametrize(
+    ("codec", "source", "target", "kept"),
+    [
+        ("aac", "in.mp4", "out.mp4", True),
+        ("aac", "in.mkv", "out.mov", True),
+        ("libopus", "in.mkv", "out.mp4", True),
+        ("pcm_s16le", "in.mkv", "out.mkv", True),
+        ("pcm_s16le", "in.mkv", "out.mp4", False),
+    ],
+)
+def test_a_video_keeps_its_sound(tmp_path, options, capsys, codec, source, target, kept):
+    video_with_sound(tmp_path / source, codec)
+    assert run("video", tmp_path / source, tmp_path / target, *options) == 0
+    before, after = sound_of(tmp_path / source), sound_of(tmp_path / target)
+    assert after[0] == (before[0] if kept else "aac")
+    assert after[1] == pytest.approx(before[1], abs=0.03)
+    assert len(after[2]) == pytest.approx(len(before[2]), rel=0.1)
+    spectrum = np.abs(np.fft.rfft(after[2]))
+    assert np.argmax(spectrum) / len(after[2]) * 48000 == pytest.approx(440, abs=5)
+    assert ("takes no pcm_s16le sound" in capsys.readouterr().err) != kept
+    assert len(frames_of(tmp_path / target)[0]) == 10
+
+
+def test_a_full_disk_is_told_and_leaves_no_half_video(tmp_path, options, capsys, monkeypatch):
+    write_video(tmp_path / "in.mp4", [0, 40])
+    (tmp_path / "out").mkdir()
+    limit = resource.getrlimit(resource.RLIMIT_FSIZE)
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limit[1]))
+    try:
+        status = run("video", tmp_path / "in.mp4", tmp_path / "out" / "out.mp4", *options)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+    assert status == 1
+    assert "out.mp4 cannot be written" in capsys.readouterr().err
+    assert not list((tmp_path / "out").iterdir())
 
 
 def test_a_damaged_frame_is_skipped_and_told(tmp_path, options, capsys):

@@ -48,7 +48,8 @@ def run(arguments: argparse.Namespace) -> int:
                 try:
                     image = read_image_file(job.source)
                     rgb = image.picture.rgb
-                    restorer.prepare(*rgb.shape[:2], (Output.IMAGE,), tell)
+                    height, width = rgb.shape[:2]
+                    restorer.prepare(height, width, (Output.IMAGE,), tell)
                     restored = restorer(rgb, (Output.IMAGE,)).image
                     assert restored is not None  # it was asked for
                     lost = write_image_file(job.target, image, restored)

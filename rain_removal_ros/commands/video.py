@@ -18,15 +18,21 @@ from rain_removal_ros.commands.runtime_options import (
     add_weights_arguments,
     settings_from,
 )
+from rain_removal_ros.encodings import Picture, interleaved_picture, write_image
 from rain_removal_ros.errors import ImageError, ParameterError, RainRemovalError
 from rain_removal_ros.runtime import Output, Restored, create_restorer
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `derain video`."""
-    parser.add_argument("input", type=Path, metavar="IN", help="a video file of any format, size and length")
     parser.add_argument(
-        "output", type=Path, metavar="OUT", help=".mp4, .mov or .mkv, H.264; sound is not kept"
+        "input",
+        type=Path,
+        metavar="IN",
+        help="a video file of any format and length, from 64x64 to 3840x2160 or upright",
+    )
+    parser.add_argument(
+        "output", type=Path, metavar="OUT", help=".mp4, .mov or .mkv: H.264 with the sound of the input"
     )
     parser.add_argument(
         "--side-by-side", action="store_true", help="the rainy video to the left of the result"
@@ -41,7 +47,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Restore. Exit status 1 where part of the video could not be decoded."""
     try:
-        from rain_removal_ros.files.video import VideoSink, VideoSource
+        from rain_removal_ros.files.video import TimedFrame, VideoSink, VideoSource, upright_look
     except ModuleNotFoundError as error:
         raise RainRemovalError(
             f"derain video needs PyAV ({error}); install it with: pip install av"
@@ -53,36 +59,55 @@ def run(arguments: argparse.Namespace) -> int:
     outputs = (Output.IMAGE, Output.INVERSE_DEPTH) if arguments.depth else (Output.IMAGE,)
     written = 0
     with VideoSource(arguments.input) as source:
-        with VideoSink(arguments.output, source.rate, source.time_base) as sink:
+        sink = VideoSink(
+            arguments.output,
+            source.rate,
+            source.time_base,
+            upright_look(source),
+            source.sound,
+            source.metadata,
+        )
+        with sink:
             restorer = create_restorer(settings_from(arguments))
             try:
-                with tqdm(
-                    source, total=source.frame_count, unit="frame", desc="derain", file=sys.stderr
-                ) as bar:
-                    for frame in bar:
+                with tqdm(total=source.frame_count, unit="frame", desc="derain", file=sys.stderr) as bar:
+                    for item in source:
+                        if not isinstance(item, TimedFrame):
+                            sink.write_sound(item)
+                            continue
+                        picture = _picture(item.image)
                         if not written:
-                            restorer.prepare(
-                                *frame.image.shape[:2], outputs, partial(bar.write, file=sys.stderr)
-                            )
-                        restored = restorer(frame.image, outputs)
-                        sink.write(_panels(frame.image, restored, arguments.side_by_side), frame.time)
+                            tell = partial(bar.write, file=sys.stderr)
+                            height, width = picture.rgb.shape[:2]
+                            restorer.prepare(height, width, outputs, tell)
+                        restored = restorer(picture.rgb, outputs)
+                        sink.write(_panels(picture, restored, arguments.side_by_side), item.time)
                         written += 1
+                        bar.update()
             finally:
                 restorer.close()
             if not written:
                 raise ImageError(f"{arguments.input} holds no frame that can be decoded")
-        if source.has_audio:
-            print("The sound of the input was not kept.")
+        for said in (*sink.says, *(f"{what} of the input are not kept" for what in source.left_behind)):
+            print(f"derain video: {said}", file=sys.stderr)
         if source.damaged:
             print(f"{source.damaged} damaged packets of {arguments.input} were skipped.", file=sys.stderr)
     print(f"{written} frames at {float(source.rate):g} frames a second written to {arguments.output}")
     return 1 if source.damaged else 0
 
 
-def _panels(rainy: np.ndarray, restored: Restored, side_by_side: bool) -> np.ndarray:
-    """uint8 (H, n W, 3): what was asked for, from left to right: rainy, restored, inverse depth."""
-    panels = [rainy] if side_by_side else []
-    panels.append(restored.image)
+def _picture(image: np.ndarray) -> Picture:
+    """A frame of 8 or 16 bits as the node would see it."""
+    return interleaved_picture(image, f"rgb{8 * image.dtype.itemsize}")
+
+
+def _panels(picture: Picture, restored: Restored, side_by_side: bool) -> np.ndarray:
+    """uint8 or uint16 (H, n W, 3): what was asked for, from left to right: rainy, restored, inverse depth."""
+    assert restored.image is not None  # it was asked for
+    result = write_image(picture, restored.image)
+    panels = [picture.rgb if picture.source is None else picture.source] if side_by_side else []
+    panels.append(result)
     if restored.inverse_depth is not None:
-        panels.append(colour_inverse_depth(restored.inverse_depth))
+        depth = colour_inverse_depth(restored.inverse_depth)
+        panels.append(depth if result.dtype == np.uint8 else depth.astype(np.uint16) * 257)
     return np.concatenate(panels, axis=1) if len(panels) > 1 else panels[0]

@@ -1,13 +1,15 @@
 """Video files as streams of frames, through PyAV. Knows containers and codecs, and no network.
 
 Frames are held one at a time, so a video may be of any length; each keeps its time, so the result has the
-frame rate and the number of frames of its source, also where the rate varies.
+frame rate and the number of frames of its source, also where the rate varies. What else a source brings
+(sound, shape of the pixels, colours, bits) is its `Look` and its sound, and goes into the result.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
 from types import TracebackType
@@ -16,26 +18,72 @@ import av
 import av.error
 import cv2
 import numpy as np
-from av.video.reformatter import ColorRange, Colorspace
+from av.audio.stream import AudioStream
+from av.container import InputContainer, OutputContainer
+from av.packet import Packet
+from av.video.reformatter import ColorPrimaries, ColorRange, Colorspace, ColorTrc
+from av.video.stream import VideoStream
 
-from rain_removal_ros.errors import ImageError, ParameterError
+from rain_removal_ros.errors import ImageError, OutputError, ParameterError
+from rain_removal_ros.files.output import appearing
 
 CONTAINERS = (".mp4", ".mov", ".mkv")
 QUALITY = "18"  # x264's constant rate factor: hardly to be told from the source
-BT709 = 1  # of AVColorPrimaries, AVColorTransferCharacteristic and AVColorSpace alike
-LIMITED_RANGE = 1  # of AVColorRange
+UNSPECIFIED = 2  # of the codes of colour primaries, transfer characteristics and matrices (ITU-T H.273) alike
+MATRICES = {  # H.273's code of a matrix -> swscale's name of it
+    1: Colorspace.ITU709,
+    4: Colorspace.FCC,
+    5: Colorspace.ITU601,
+    6: Colorspace.ITU601,
+    7: Colorspace.SMPTE240M,
+    9: Colorspace.BT2020,
+}
+COPIED_SOUND = {  # what a container takes as it is; other sound is encoded anew
+    ".mp4": ("aac", "mp3", "ac3", "eac3", "alac", "opus", "flac"),
+    ".mov": (
+        "aac",
+        "mp3",
+        "ac3",
+        "eac3",
+        "alac",
+        "pcm_s16le",
+        "pcm_s16be",
+        "pcm_s24le",
+        "pcm_s24be",
+        "pcm_f32le",
+    ),
+}
+LAYOUTS = {1: "mono", 2: "stereo", 6: "5.1", 8: "7.1"}
+"""By number of channels; other numbers are mixed down to two."""
+AAC_FRAME = 1024
+"""Samples of a frame of AAC."""
+
+
+@dataclass(frozen=True)
+class Look:
+    """How the numbers of a video are to be shown. The codes are H.273's.
+
+    aspect: width of a pixel by its height. deep: more than 8 bits a number.
+    """
+
+    primaries: int = int(ColorPrimaries.BT709)
+    transfer: int = int(ColorTrc.BT709)
+    matrix: int = int(Colorspace.ITU709)
+    full_range: bool = False
+    aspect: Fraction = Fraction(1)
+    deep: bool = False
 
 
 @dataclass(frozen=True)
 class TimedFrame:
-    """uint8 (H, W, 3) RGB, upright, with its time in units of the video's time base."""
+    """uint8 (H, W, 3) RGB, or uint16 of a deep video, upright; its time in units of the video's time base."""
 
     image: np.ndarray
     time: int
 
 
 class VideoSource:
-    """The first video stream of a file.
+    """The first video stream of a file, and its sound.
 
     Iterate once; `damaged` counts the packets that could not be decoded.
     """
@@ -44,18 +92,23 @@ class VideoSource:
         """Raises ImageError, naming the file, where it is missing, damaged or without a video stream."""
         self.path, self.damaged = path, 0
         try:
-            self._container = av.open(str(path))
+            self._container: InputContainer = av.open(_address(path))
         except (av.error.FFmpegError, OSError) as error:
             raise ImageError(f"{path} is missing or no video that can be read ({error.strerror})") from error
         if not self._container.streams.video:
             self._container.close()
             raise ImageError(f"{path} has no video stream")
-        self._stream = self._container.streams.video[0]
+        self._stream: VideoStream = self._container.streams.video[0]
         # threads by frame lose good frames next to a damaged one, and decoding is not what takes the time
         self._stream.thread_type = "SLICE"
         self.rate: Fraction = self._stream.average_rate or self._stream.guessed_rate or Fraction(30)
         self.time_base: Fraction = self._stream.time_base or 1 / self.rate
-        self.has_audio = bool(self._container.streams.audio)
+        self.sound: tuple[AudioStream, ...] = tuple(self._container.streams.audio)
+        self.metadata = {
+            key: value
+            for key, value in self._container.metadata.items()
+            if key.lower() not in ("major_brand", "minor_version", "compatible_brands", "encoder")
+        }
 
     @property
     def frame_count(self) -> int | None:
@@ -68,28 +121,72 @@ class VideoSource:
             return round(self._container.duration / 1_000_000 * self.rate)
         return None
 
-    def __iter__(self) -> Iterator[TimedFrame]:
+    @property
+    def look(self) -> Look:
+        """As the stream says it; what it does not say is what players assume of its height."""
+        context = self._stream.codec_context
+        usual = int(Colorspace.ITU709) if context.height >= 720 else 6
+        aspect = self._stream.sample_aspect_ratio or context.sample_aspect_ratio or Fraction(1)
+        bits = (
+            max((component.bits for component in context.format.components), default=8)
+            if context.format
+            else 8
+        )
+        primaries, transfer, matrix = (
+            usual if int(code) in (0, UNSPECIFIED) else int(code)
+            for code in (context.color_primaries, context.color_trc, context.colorspace)
+        )
+        full = int(context.color_range) == ColorRange.JPEG or "yuvj" in (context.pix_fmt or "")
+        return Look(primaries, transfer, matrix, full, Fraction(aspect), deep=bits > 8)
+
+    @property
+    def left_behind(self) -> list[str]:
+        """What the file holds that a result does not, in words."""
+        streams = self._container.streams
+        kinds = {
+            "further video streams": len(streams.video) - 1,
+            "subtitles": len(streams.subtitles),
+            "data streams": len(streams.data) + len(streams.attachments),
+        }
+        return [kind for kind, count in kinds.items() if count > 0]
+
+    def __iter__(self) -> Iterator[TimedFrame | Packet]:
+        """Frames, and between them the packets of sound, with times that begin where the video begins."""
+        look = self.look
         step = max(1, round(1 / (self.rate * self.time_base)))
-        start = size = previous = None
-        for packet in self._container.demux(self._stream):
+        start = self._stream.start_time or 0
+        size: tuple[int, int] | None = None
+        previous: int | None = None
+        for packet in self._container.demux(self._stream, *self.sound):
+            if packet.stream is not self._stream:
+                if packet.dts is not None and packet.pts is not None:  # the last packet of a stream is empty
+                    shift = round(start * self.time_base / packet.time_base)
+                    packet.pts, packet.dts = packet.pts - shift, packet.dts - shift
+                    yield packet
+                continue
             try:
                 frames = packet.decode()
             except av.error.InvalidDataError:
                 self.damaged += 1
                 continue
             for frame in frames:
-                time = frame.pts
-                if time is not None:
-                    start = time if start is None else start
-                    time -= start
+                assert isinstance(frame, av.VideoFrame)  # its packet's stream is the video
+                time = None if frame.pts is None else max(0, frame.pts - start)
                 if previous is not None and (time is None or time <= previous):
                     time = previous + step
                 previous = time or 0
-                image = _upright_rgb(frame)
+                image = _upright_rgb(frame, look)
                 size = size or (image.shape[1], image.shape[0])
                 if (image.shape[1], image.shape[0]) != size:  # a stream may change its size; a file has one
                     image = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
                 yield TimedFrame(image, previous)
+
+    @property
+    def quarter_turned(self) -> bool:
+        """Whether the frames are stored lying and come out standing, by what the first of them says."""
+        with av.open(_address(self.path)) as container:
+            frame = next(container.decode(video=0), None)
+            return frame is not None and round(frame.rotation / 90) % 2 == 1
 
     def __enter__(self) -> VideoSource:
         return self
@@ -100,73 +197,182 @@ class VideoSource:
         self._container.close()
 
 
-def _upright_rgb(frame: av.VideoFrame) -> np.ndarray:
-    image = frame.to_ndarray(format="rgb24")
+def _address(path: Path) -> str:
+    """For FFmpeg, which takes what stands before a colon for a protocol."""
+    return f"file:{path}"
+
+
+def _upright_rgb(frame: av.VideoFrame, look: Look) -> np.ndarray:
+    rgb = frame.reformat(
+        format="rgb48le" if look.deep else "rgb24",
+        src_colorspace=MATRICES.get(look.matrix, Colorspace.ITU709),
+        src_color_range=ColorRange.JPEG if look.full_range else ColorRange.MPEG,
+        dst_color_range=ColorRange.JPEG,
+    )
+    image = rgb.to_ndarray()
     quarter_turns = round(frame.rotation / 90) % 4  # counter-clockwise, as the display matrix says
     return np.ascontiguousarray(np.rot90(image, quarter_turns)) if quarter_turns else image
 
 
 class VideoSink:
-    """An H.264 file that browsers play: 4:2:0, BT.709, its index at the front. Sound is not kept.
+    """An H.264 file, 4:2:0, its index at the front, as browsers play it; 10 bits for a deep `Look`.
 
-    4:2:0 needs even sides, so an odd one is lengthened by a pixel. What is written appears under its name
-    when the block ends without an error, and not at all otherwise.
+    4:2:0 needs even sides; a video with an odd one is 4:4:4 instead, which fewer players show (`says` tells).
+    What is written appears under its name when the block ends without an error, and not at all otherwise.
     """
 
-    def __init__(self, path: Path, rate: Fraction, time_base: Fraction):
-        """Raises ParameterError for a suffix that is not of CONTAINERS, ImageError where the file cannot be
-        made.
+    def __init__(
+        self,
+        path: Path,
+        rate: Fraction,
+        time_base: Fraction,
+        look: Look | None = None,
+        sound: tuple[AudioStream, ...] = (),
+        metadata: dict[str, str] | None = None,
+    ):
+        """`sound`: streams of a source whose packets will be given to `write_sound`.
+
+        Raises ParameterError for a suffix that is not of CONTAINERS.
         """
         if path.suffix.lower() not in CONTAINERS:
             raise ParameterError(
-                f"{path} ends in {path.suffix or 'nothing'}; H.264 video is written to "
-                f"{', '.join(CONTAINERS)}"
+                f"{path} ends in {path.suffix or 'nothing'}; H.264 is written to {', '.join(CONTAINERS)}"
             )
-        self.path = path
-        self._partial = path.with_name(f".{path.stem}.partial{path.suffix}")
-        self._rate, self._time_base = rate, time_base
-        self._stream = None
-        options = {} if path.suffix.lower() == ".mkv" else {"movflags": "+faststart"}
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            self._container = av.open(str(self._partial), "w", options=options)
-        except (av.error.FFmpegError, OSError) as error:
-            raise ImageError(f"{path} cannot be written ({error.strerror})") from error
+        self.path, self.says = path, list[str]()
+        self._rate, self._time_base, self._look = rate, time_base, look or Look()
+        self._inputs, self._metadata = sound, metadata or {}
+        self._sound: dict[int, tuple[AudioStream, bool]] = {}  # output stream, and whether packets are copied
+        self._resamplers: dict[int, av.AudioResampler] = {}  # of sound that is encoded anew
+        self._early: list[Packet] = []  # sound that comes before the first frame says how large the video is
+        self._stream: VideoStream | None = None
 
-    def _open_stream(self, height: int, width: int) -> None:
+    def __enter__(self) -> VideoSink:
+        """Raises OutputError where the file cannot be made."""
+        with ExitStack() as stack:
+            partial = stack.enter_context(appearing(self.path))
+            options = {} if self.path.suffix.lower() == ".mkv" else {"movflags": "+faststart"}
+            with self._system_errors():
+                self._container: OutputContainer = av.open(_address(partial), "w", options=options)
+            self._container.metadata.update(self._metadata)
+            self._exit = stack.pop_all()
+        return self
+
+    def write(self, image: np.ndarray, time: int) -> None:
+        """Append uint8 or uint16 (H, W, 3) RGB of the first one's size; `time` must grow.
+
+        Raises OutputError, naming the file, for a full disk and the like.
+        """
+        with self._system_errors():
+            if self._stream is None:
+                self._open_streams(*image.shape[:2])
+            assert self._stream is not None
+            look = self._look
+            form = "rgb48le" if image.dtype == np.uint16 else "rgb24"
+            frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(image), format=form).reformat(
+                format=self._stream.codec_context.pix_fmt,
+                src_color_range=ColorRange.JPEG,
+                dst_colorspace=MATRICES.get(look.matrix, Colorspace.ITU709),
+                dst_color_range=ColorRange.JPEG if look.full_range else ColorRange.MPEG,
+            )
+            frame.pts, frame.time_base = time, self._time_base
+            self._container.mux(self._stream.encode(frame))
+            for packet in self._early:
+                self._write_sound(packet)
+            self._early.clear()
+
+    def write_sound(self, packet: Packet) -> None:
+        """Append a packet of one of the source's sound streams. Raises OutputError."""
+        with self._system_errors():
+            if self._stream is None:
+                self._early.append(packet)
+            else:
+                self._write_sound(packet)
+
+    def _open_streams(self, height: int, width: int) -> None:
+        look = self._look
+        odd = height % 2 or width % 2
         self._stream = self._container.add_stream(
             "libx264", rate=self._rate, options={"crf": QUALITY, "preset": "veryfast"}
         )
         context = self._stream.codec_context
-        context.width, context.height, context.pix_fmt = width, height, "yuv420p"
+        context.width, context.height = width, height
+        context.pix_fmt = ("yuv444p" if odd else "yuv420p") + ("10le" if look.deep else "")
         context.time_base = self._time_base
-        context.color_primaries = context.color_trc = context.colorspace = BT709
-        context.color_range = LIMITED_RANGE
+        context.sample_aspect_ratio = look.aspect
+        context.color_primaries, context.color_trc = look.primaries, look.transfer
+        context.colorspace = look.matrix
+        context.color_range = ColorRange.JPEG if look.full_range else ColorRange.MPEG
+        if odd:
+            self.says.append(
+                f"{width}x{height} has an odd side, so the video is 4:4:4, which not every player shows"
+            )
+        for stream in self._inputs:
+            name = stream.codec_context.name
+            copied = name in COPIED_SOUND.get(self.path.suffix.lower(), (name,))
+            if copied:
+                output = self._container.add_stream_from_template(stream)
+            else:
+                output = self._container.add_stream("aac", rate=stream.codec_context.sample_rate)
+                layout = LAYOUTS.get(stream.codec_context.channels, "stereo")
+                output.layout = layout
+                rate = stream.codec_context.sample_rate
+                self._resamplers[stream.index] = av.AudioResampler("fltp", layout, rate, AAC_FRAME)
+                self.says.append(f"{self.path.suffix} takes no {name} sound, so it is AAC in the result")
+            self._sound[stream.index] = output, copied
 
-    def write(self, image: np.ndarray, time: int) -> None:
-        """Append uint8 (H, W, 3) RGB of the first one's size; `time` must grow."""
-        bottom, right = image.shape[0] % 2, image.shape[1] % 2
-        if bottom or right:
-            image = cv2.copyMakeBorder(image, 0, bottom, 0, right, cv2.BORDER_REPLICATE)
-        if self._stream is None:
-            self._open_stream(*image.shape[:2])
-        frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(image), format="rgb24").reformat(
-            format="yuv420p", dst_colorspace=Colorspace.ITU709, dst_color_range=ColorRange.MPEG
-        )
-        frame.pts, frame.time_base = time, self._time_base
-        self._container.mux(self._stream.encode(frame))
-
-    def __enter__(self) -> VideoSink:
-        return self
+    def _write_sound(self, packet: Packet) -> None:
+        output, copied = self._sound[packet.stream.index]
+        if copied:
+            packet.stream = output
+            self._container.mux(packet)
+            return
+        resampler = self._resamplers[packet.stream.index]
+        for frame in packet.decode():
+            assert isinstance(frame, av.AudioFrame)
+            for piece in resampler.resample(frame):
+                self._container.mux(output.encode(piece))
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         try:
-            if kind is None and self._stream is not None:
-                self._container.mux(self._stream.encode())
-            self._container.close()
-            if kind is None and self._stream is not None:
-                self._partial.replace(self.path)
-        finally:
-            self._partial.unlink(missing_ok=True)
+            with self._system_errors():
+                if kind is None and self._stream is not None:
+                    self._container.mux(self._stream.encode())
+                    for index, resampler in self._resamplers.items():
+                        output, _ = self._sound[index]
+                        for piece in resampler.resample(None):
+                            self._container.mux(output.encode(piece))
+                        self._container.mux(output.encode())
+                self._container.close()
+        except BaseException as problem:
+            self._exit.__exit__(type(problem), problem, problem.__traceback__)
+            raise
+        if kind is None and self._stream is None:
+            kind, error = ImageError, ImageError(f"no frame was written to {self.path}")
+        self._exit.__exit__(kind, error, trace)
+
+    def _system_errors(self) -> _SystemErrors:
+        return _SystemErrors(self.path)
+
+
+class _SystemErrors:
+    """Within its block FFmpeg's errors are those of the file that is written."""
+
+    def __init__(self, path: Path):
+        self._path = path
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if isinstance(error, av.error.FFmpegError):
+            raise OutputError(f"{self._path} cannot be written ({error.strerror})") from error
+
+
+def upright_look(source: VideoSource) -> Look:
+    """The source's look for its upright frames: the pixels of a video that stood on its side are turned."""
+    look = source.look
+    return replace(look, aspect=1 / look.aspect) if source.quarter_turned else look

@@ -117,7 +117,8 @@ class RainCityscapesDataset:
             raise DatasetError(f"no images in {self.root / 'leftImg8bit_rain' / stored / 'CITY'}")
 
         def beside(folder: str, path: Path, ending: str) -> Path | None:
-            scene = NAME.match(path.stem)["scene"]
+            match = NAME.match(path.stem)
+            scene = match["scene"] if match else path.stem
             there = (self.root / folder).is_dir()
             return self.root / folder / stored / path.parent.name / f"{scene}_{ending}" if there else None
 
@@ -181,7 +182,7 @@ def _describe(path: Path) -> tuple[str, str]:
     match = NAME.match(path.stem)
     levels = {triple: level for level, triple in PAPER_LEVELS.items()}
     triple = tuple(float(match[key]) for key in ("alpha", "beta", "drop")) if match else None
-    if triple not in levels:
+    if match is None or triple not in levels:
         raise DatasetError(
             f"{path} is not named as RainCityscapes names its images: "
             "CITY_..._rain_alpha_A_beta_B_dropsize_D_pattern_N.png with one of its three triples (A, B, D)"
