@@ -41,6 +41,7 @@ setup(
         "torch>=2.8",
         "openvino>=2024.6",
         "tqdm",
+        "tabulate",
         "av",
     ],
     extras_require={

@@ -5,6 +5,7 @@ to end.
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -17,18 +18,25 @@ from rain_removal_ros.commands.main import main
 from rain_removal_ros.errors import DatasetError, ParameterError, WeightsError
 from rain_removal_ros.lab.data.datasets import Example
 from rain_removal_ros.lab.evaluation import metrics
-from rain_removal_ros.lab.evaluation.conditions import ROBUSTNESS, rain_on
-from rain_removal_ros.lab.evaluation.evaluate import Evaluation, EvaluationSettings
-from rain_removal_ros.lab.evaluation.judges import Judge, JudgeSpecification
+from rain_removal_ros.lab.evaluation.conditions import ROBUSTNESS, fog_of, rain_on
+from rain_removal_ros.lab.evaluation.evaluate import FOG_LEFT, STREAKS_ALONE, Evaluation, EvaluationSettings
+from rain_removal_ros.lab.evaluation.hard_dry import hard_dry_image, measure_hard_dry
+from rain_removal_ros.lab.evaluation.judges import Judge, JudgeSpecification, KeptJudge
+from rain_removal_ros.lab.evaluation.real_weather import measure_weather, open_weather
+from rain_removal_ros.lab.evaluation.streak_stage import StreakStageAlone
+from rain_removal_ros.lab.evaluation.summary import MEAN, Record, summarise
+from rain_removal_ros.lab.evaluation.testbed import MASK, Testbed
+from rain_removal_ros.lab.weather.lookalikes import LOOKALIKES
 from rain_removal_ros.network import save_network
 from rain_removal_ros.runtime import Restored
 
 HEIGHT, WIDTH = 64, 96
-LEVELS = ("light", "medium", "heavy")
+LEVELS = ("light", "medium", "heavy", "dense", "fog")
 QUICK = {
     "robustness_images": 1,
     "flicker_scenes": 1,
     "flicker_frames": 3,
+    "consistency_images": 1,
     "latency_size": (64, 96),
     "latency_calls": 3,
 }
@@ -55,6 +63,8 @@ class Street:
             labels=labels,
             label_kind="pseudo" if index == 2 else "human",
             depth_kind="lidar" if index else "geometry",
+            group="north" if index else "south",
+            focal_px=80.0,
         )
 
 
@@ -88,12 +98,12 @@ class Oracle:
     def prepare(self, height, width, outputs, on_progress=None) -> None:
         pass
 
-    def __call__(self, image, outputs) -> Restored:
+    def __call__(self, image, outputs, focal_px=None) -> Restored:
         if image.shape != self._clean[0].shape:
             return Restored(image, np.zeros(image.shape[:2], np.float32), None)
         nearest = max(self._clean, key=lambda clean: float((_texture(clean) * _texture(image)).sum()))
         moved = np.where(nearest > 127, nearest.astype(int) - self._error, nearest.astype(int) + self._error)
-        return Restored(moved.astype(np.uint8), 1.2 * self._inverse_depth, None)
+        return Restored(moved.astype(np.uint8), 1.2 * self._inverse_depth, rain_shy_judge(moved))
 
     def close(self) -> None:
         pass
@@ -102,8 +112,9 @@ class Oracle:
 class Idle(Oracle):
     """A restorer that gives back what it gets."""
 
-    def __call__(self, image, outputs) -> Restored:
-        return Restored(image, np.full(image.shape[:2], 0.1, np.float32), None)
+    def __call__(self, image, outputs, focal_px=None) -> Restored:
+        # as a network that sees pixels per metre: what it takes for 10 m at a focal length of 80 pixels
+        return Restored(image, np.full(image.shape[:2], 8 / (focal_px or 80), np.float32), None)
 
 
 def rain_shy_judge(image: np.ndarray) -> np.ndarray:
@@ -117,128 +128,261 @@ def rain_shy_judge(image: np.ndarray) -> np.ndarray:
     return labels
 
 
+def measured(dataset, networks: dict, judges: dict | None = None, **settings) -> dict:
+    testbed = Testbed(networks, judges or {}, class_set="camvid11")
+    return Evaluation(dataset, testbed, EvaluationSettings(**QUICK | settings)).run()
+
+
 @pytest.fixture(scope="module")
 def results() -> dict:
     street = Street()
     networks = {"oracle": Oracle(street), "near": Oracle(street, error=3), "idle": Idle(street)}
-    settings = EvaluationSettings(class_set="camvid11", **QUICK)
-    return Evaluation(street, networks, {"shy": rain_shy_judge}, settings).run()
+    stages = {"idle": lambda image: image}
+    testbed = Testbed(
+        networks, {"shy": rain_shy_judge}, streak_stages=stages, mask=rain_shy_judge, class_set="camvid11"
+    )
+    return Evaluation(street, testbed, EvaluationSettings(**QUICK)).run()
 
 
 def test_a_perfect_restorer_gets_perfect_figures(results):
-    oracle = results["networks"]["oracle"]
-    assert oracle["restoration"]["overall"]["psnr"] == metrics.MAX_PSNR
-    assert oracle["restoration"]["overall"]["ssim"] == pytest.approx(1)
-    assert oracle["dry"]["psnr"] == oracle["dry"]["psnr_worst"] == metrics.MAX_PSNR
-    assert oracle["judges"]["shy"]["overall"]["won_back"] == 1
-    assert oracle["flicker"]["derained"] == 0 < oracle["flicker"]["rainy"]
+    overall = results["sources"]["oracle"]["overall"][MEAN]
+    assert overall["psnr"] == overall["psnr_below"] == metrics.MAX_PSNR
+    assert overall["ssim"] == pytest.approx(1) and overall["ssim_below"] == pytest.approx(1)
+    assert overall["harmed"] == overall["sky_brightness"] == overall["sky_hue"] == 0
+    assert overall["won_back/miou/shy"] == overall["won_back/agreement/shy"] == 1
+    assert overall["won_back/miou/mask"] == overall["agreement/mask"] == 1
+    dry = results["sources"]["oracle"]["dry"][MEAN]
+    assert dry["psnr"] == dry["psnr_worst"] == metrics.MAX_PSNR
+    flicker = results["networks"]["oracle"]["flicker"]
+    assert flicker["derained"] == 0 < flicker["rainy"]
 
 
 def test_a_known_error_gets_its_known_psnr(results):
-    near = results["networks"]["near"]
-    for level in (*LEVELS, "overall"):
-        assert near["restoration"][level]["psnr"] == pytest.approx(20 * np.log10(255 / 3), abs=1e-6)
-    assert near["dry"]["psnr"] == pytest.approx(20 * np.log10(255 / 3), abs=1e-6)
+    near = results["sources"]["near"]
+    for level in (*LEVELS, "overall", "dry"):
+        for part in ("psnr", "psnr_below"):
+            assert near[level][MEAN][part] == pytest.approx(20 * np.log10(255 / 3), abs=1e-6)
 
 
 def test_a_restorer_that_does_nothing_gains_nothing_and_harms_nothing(results):
-    idle = results["networks"]["idle"]
+    idle, rainy = results["sources"]["idle"], results["sources"]["rainy"]
     for level in LEVELS:
-        assert idle["restoration"][level]["psnr_gain"] == 0
-        assert idle["restoration"][level]["psnr"] == results["rainy"][level]["psnr"]
-        assert idle["judges"]["shy"][level]["won_back"] == 0
-    assert idle["dry"]["psnr"] == metrics.MAX_PSNR
-    assert [row["psnr_gain"] for row in idle["robustness"]] == [0] * len(ROBUSTNESS)
-    assert idle["flicker"]["derained"] == idle["flicker"]["rainy"]
+        figures = idle[level][MEAN]
+        assert figures["psnr_gain"] == figures["ssim_below_gain"] == figures["harmed"] == 0
+        assert figures["psnr"] == rainy[level][MEAN]["psnr"]
+        assert figures["sky_brightness"] == rainy[level][MEAN]["sky_brightness"] > 0
+    assert idle["heavy"][MEAN]["won_back/miou/shy"] == idle["heavy"][MEAN]["won_back/agreement/shy"] == 0
+    assert idle["dry"][MEAN]["psnr"] == metrics.MAX_PSNR
+    network = results["networks"]["idle"]
+    assert [row["psnr_gain"] for row in network["robustness"]] == [0] * len(ROBUSTNESS)
+    assert network["flicker"]["derained"] == network["flicker"]["rainy"]
 
 
 def test_the_rainy_figures_are_those_of_the_rain_that_the_protocol_names(results):
+    street, rainy = Street(), results["sources"]["rainy"]
+    views = {i: rain_on(street[i], i, "heavy") for i in range(3)}
+    expected = [metrics.psnr(view.rainy, view.reference) for view in views.values()]
+    assert rainy["heavy"]["south"]["psnr"] == pytest.approx(expected[0])
+    assert rainy["heavy"]["north"]["psnr"] == pytest.approx(np.mean(expected[1:]))
+    assert rainy["light"][MEAN]["psnr"] > rainy["medium"][MEAN]["psnr"] > rainy["heavy"][MEAN]["psnr"]
+    assert results["levels"] == list(LEVELS)
+
+
+def test_every_group_counts_once_in_the_mean(results):
+    for figures in results["sources"]["idle"].values():
+        for name in ("psnr", "agreement/shy"):
+            assert figures[MEAN][name] == pytest.approx((figures["south"][name] + figures["north"][name]) / 2)
+    assert results["groups"] == {"south": 1, "north": 2}
+
+
+def test_streaks_alone_are_held_against_the_fog_that_a_perfect_stage_would_leave(results):
     street = Street()
-    expected = np.mean(
-        [metrics.psnr(rain_on(street[i], i, "heavy").rainy, street[i].clean) for i in range(3)]
-    )
-    assert results["rainy"]["heavy"]["psnr"] == pytest.approx(expected)
-    assert (
-        results["rainy"]["light"]["psnr"]
-        > results["rainy"]["medium"]["psnr"]
-        > results["rainy"]["heavy"]["psnr"]
-    )
-    assert results["rainy"]["overall"]["images"] == 9
+    rainy, fog = rain_on(street[0], 0, "light").rainy, fog_of(street[0], 0, "light")
+    alone = results["sources"][STREAKS_ALONE.format("idle")]
+    assert alone["light"]["south"]["psnr_to_fog"] == pytest.approx(metrics.psnr(rainy, fog))
+    perfect = results["sources"][FOG_LEFT]["light"]["south"]
+    assert perfect["psnr"] == pytest.approx(metrics.psnr(fog, street[0].clean))
+    assert "fog" not in alone and "fog" not in results["sources"][FOG_LEFT]  # fog alone has no streaks
+    assert perfect["won_back/agreement/shy"] >= alone["light"]["south"]["won_back/agreement/shy"] == 0
 
 
 def test_judges_see_only_labels_that_are_not_a_networks_and_fold_classes(results):
     assert results["counts"] == {
         "images": 3,
-        "views": 9,
-        "judged_images": 2,
+        "views": 15,
+        "labelled_images": 2,
         "robustness_images": 1,
         "flicker_scenes": 1,
     }
-    clean, rainy = results["judges"]["shy"]["clean"], results["judges"]["shy"]["rainy"]
-    assert set(clean["iou"]) == {"road", "sky", "car"}  # the truck counts as a car
-    assert clean["miou"] > rainy["overall"]["miou"]
+    assert set(results["class_iou"]["shy"]["clean"]) == {"road", "sky", "car"}  # the truck counts as a car
+    clean = results["sources"]["clean"]["dry"][MEAN]["miou/shy"]
+    assert clean > results["sources"]["rainy"]["overall"][MEAN]["miou/shy"]
 
 
-def test_depth_is_judged_in_metres_and_by_the_kind_of_its_truth(results):
-    depth = results["networks"]["oracle"]["depth"]
-    assert depth["all"]["inverse_abs_rel"] == pytest.approx(0.2, abs=1e-4)
-    assert depth["all"]["abs_rel"] == pytest.approx(1 - 1 / 1.2, abs=1e-4)
-    assert depth["all"]["delta_1.25"] == 1
-    assert {kind: figures["views"] for kind, figures in depth.items()} == {
-        "all": 9,
-        "geometry": 3,
-        "lidar": 6,
-    }
+def test_depth_is_judged_in_metres_where_it_was_measured(results):
+    oracle = results["sources"]["oracle"]["overall"]
+    assert oracle["north"]["inverse_abs_rel"] == pytest.approx(0.2, abs=1e-4)
+    assert oracle["north"]["abs_rel"] == pytest.approx(1 - 1 / 1.2, abs=1e-4)
+    assert oracle["north"]["delta_1.25"] == 1
+    assert "abs_rel" not in oracle["south"]  # its depth is made up
+
+
+class Large(Street):
+    """The same views twice as large, so that their middle is no image too small."""
+
+    def __getitem__(self, index: int) -> Example:
+        example = super().__getitem__(index)
+        parts = {
+            part: cv2.resize(getattr(example, part), None, fx=2, fy=2, interpolation=cv2.INTER_NEAREST)
+            for part in ("clean", "inverse_depth", "labels")
+        }
+        return replace(example, focal_px=160.0, **parts)
+
+
+def test_depth_by_the_focal_length_is_held_against_that_of_a_crop_and_of_the_crop_enlarged():
+    summary = measured(Large(), {"idle": Idle(Large())}, limit=1, levels=("light",))
+    consistency = summary["networks"]["idle"]["depth_consistency"]
+    assert consistency["crop"] == pytest.approx(0, abs=1e-6)
+    # what sees no pixels, only the focal length, is wrong by as much as the crop was enlarged
+    assert consistency["zoom"] == pytest.approx(1 - 0.6, abs=0.02)
 
 
 def test_an_evaluation_repeats_itself(results):
-    street = Street()
-    settings = EvaluationSettings(class_set="camvid11", workers=1, **QUICK)
-    again = Evaluation(street, {"idle": Idle(street)}, {"shy": rain_shy_judge}, settings).run()
-    first = {**results["networks"]["idle"], "latency": None}
-    assert {**again["networks"]["idle"], "latency": None} == first
+    again = measured(Street(), {"idle": Idle(Street())}, {"shy": rain_shy_judge})
+    without_mask = {
+        level: {
+            group: {name: value for name, value in figures.items() if MASK not in name}
+            for group, figures in groups.items()
+        }
+        for level, groups in results["sources"]["idle"].items()
+    }
+    assert again["sources"]["idle"] == without_mask
+    for part in ("robustness", "flicker"):
+        assert again["networks"]["idle"][part] == results["networks"]["idle"][part]
 
 
-def test_worst_cases_come_first_and_can_be_seen_again():
+def test_worst_cases_of_every_group_come_first_and_can_be_seen_again():
     street = Street()
-    evaluation = Evaluation(street, {"near": Oracle(street, 3)}, {}, EvaluationSettings(**QUICK))
+    dark = Idle(street)
+    dark.__class__ = type("Dark", (Idle,), {"__call__": darkened})
+    evaluation = Evaluation(street, Testbed({"dark": dark}), EvaluationSettings(**QUICK))
     evaluation.run()
-    worst = evaluation.worst_views("near", 4)
-    gains = [scores.gain("near") for scores in worst]
-    assert gains == sorted(gains) and len(gains) == 4
-    view = evaluation.view_again(worst[0])
-    assert metrics.psnr(view.rainy, view.clean) == worst[0].rainy[0]
+    worst = evaluation.worst("dark", 3)
+    assert [record.group for record in worst] == ["north", "south", "north"]
+    assert worst[0].figures["harmed"] >= worst[2].figures["harmed"] > 0
+    view, focal_px = evaluation.view_again(worst[0])
+    restored = view.rainy // 2
+    assert metrics.harmed(restored, view.rainy, view.clean).mean() == worst[0].figures["harmed"]
+    assert focal_px == 80
+
+
+def darkened(self, image, outputs, focal_px=None) -> Restored:
+    return Restored(image // 2, np.full(image.shape[:2], 0.1, np.float32), None)
 
 
 def test_a_datasets_own_rain_is_taken_as_it_is():
     recorded = Recorded()
-    summary = Evaluation(recorded, {"idle": Idle(recorded)}, {}, EvaluationSettings(**QUICK)).run()
-    assert summary["rainy"]["recorded"]["images"] == 1 and summary["rainy"]["heavy"]["images"] == 2
+    summary = measured(recorded, {"idle": Idle(recorded)})
+    assert summary["levels"] == ["recorded", "heavy"] and summary["counts"]["views"] == 3
     assert "robustness" not in summary["networks"]["idle"]  # no depth, so no rain can be rendered
-    light = Evaluation(
-        recorded, {"idle": Idle(recorded)}, {}, EvaluationSettings(levels=("light",), **QUICK)
-    ).run()
-    assert light["counts"]["views"] == 1
+    assert measured(recorded, {"idle": Idle(recorded)}, levels=("light",))["counts"]["views"] == 1
 
 
 def test_the_papers_protocol_restores_what_it_cuts_out():
     street = Street()
-    settings = EvaluationSettings(protocol="paper-crop", limit=1, **QUICK)
-    summary = Evaluation(street, {"idle": Idle(street)}, {"shy": rain_shy_judge}, settings).run()
-    full = Evaluation(street, {"idle": Idle(street)}, {}, EvaluationSettings(limit=1, **QUICK)).run()
-    assert summary["counts"]["images"] == 1
-    assert summary["rainy"]["heavy"]["psnr"] != full["rainy"]["heavy"]["psnr"]
+    cut = measured(street, {"idle": Idle(street)}, protocol="paper-crop", limit=1)
+    full = measured(street, {"idle": Idle(street)}, limit=1)
+    assert cut["counts"]["images"] == 1
+    psnr = [summary["sources"]["rainy"]["heavy"][MEAN]["psnr"] for summary in (cut, full)]
+    assert psnr[0] != psnr[1]
+
+
+def test_a_quick_look_takes_some_of_every_group():
+    street = Street()
+    assert measured(street, {"idle": Idle(street)}, limit_per_group=1)["groups"] == {"south": 1, "north": 1}
 
 
 def test_what_cannot_be_evaluated_is_refused():
     street = Street()
     with pytest.raises(ParameterError, match="drizzle"):
-        Evaluation(street, {"idle": Idle(street)}, {}, EvaluationSettings(levels=("drizzle",)))
+        Evaluation(street, Testbed({"idle": Idle(street)}), EvaluationSettings(levels=("drizzle",)))
     with pytest.raises(ParameterError, match="no network"):
-        Evaluation(street, {}, {}, EvaluationSettings())
+        Testbed({})
+    with pytest.raises(ParameterError, match="mask"):
+        Testbed({"idle": Idle(street)}, {"mask": rain_shy_judge})
     flat = Example("flat", street[0].clean)
     with pytest.raises(DatasetError, match="flat has no inverse depth"):
         rain_on(flat, 0, "light")
+
+
+def test_what_rain_took_and_what_came_back_is_a_ratio_of_means_over_groups():
+    def record(group: str, source: str, level: str, agreement: float) -> Record:
+        return Record(0, "a", group, level, source, {"agreement/j": agreement})
+
+    records = []
+    for group, before, after in (("a", 0.0, 0.8), ("b", 0.9, 0.9)):
+        records += [record(group, "clean", "dry", 1), record(group, "rainy", "light", before)]
+        records += [record(group, "net", "light", after)]
+    figures = summarise(records)["sources"]["net"]["overall"]
+    assert figures["a"]["won_back/agreement/j"] == pytest.approx(0.8)
+    assert figures["b"]["won_back/agreement/j"] == 0
+    assert figures[MEAN]["won_back/agreement/j"] == pytest.approx((0.85 - 0.45) / (1 - 0.45))
+
+
+class BlueSky(Idle):
+    """A restorer that paints the upper half of every image 30 grey levels bluer, and thinks that it rains."""
+
+    def __call__(self, image, outputs, focal_px=None) -> Restored:
+        painted = image.astype(int)
+        painted[: len(image) // 2, :, 2] += 30
+        depth = np.full(image.shape[:2], 0.1, np.float32)
+        return Restored(np.clip(painted, 0, 255).astype(np.uint8), depth, rain_shy_judge(image))
+
+
+def write_weather(root: Path) -> Path:
+    for weather, index in (("fog", 0), ("rain", 1)):
+        example = Street()[index]
+        labels = example.labels
+        for folder, array in (("image", np.minimum(example.clean, 200)[..., ::-1]), ("labels", labels)):
+            (root / weather / folder).mkdir(parents=True)
+            assert cv2.imwrite(str(root / weather / folder / f"{index}.png"), array)
+    return root
+
+
+def test_real_weather_tells_how_the_sky_moved_and_what_judges_see(tmp_path):
+    datasets = open_weather(write_weather(tmp_path))
+    testbed = Testbed({"blue": BlueSky(Street())}, {"shy": rain_shy_judge}, class_set="camvid11")
+    summary, views = measure_weather(datasets, testbed)
+    assert [view.weather for view in views] == ["fog", "rain"]
+    fog = summary["blue"]["fog"]
+    assert fog["sky_blueness"] == fog["sky_blueness_worst"] == pytest.approx(30)
+    assert fog["sky_brightness"] == pytest.approx(10)
+    assert 0 < fog["miou_before/shy"] <= 1 and 0 < fog["miou/shy"] <= 1 and "miou/mask" not in fog
+    with pytest.raises(DatasetError, match="no WEATHER/image"):
+        open_weather(tmp_path / "fog")
+
+
+def test_the_hard_dry_set_is_the_same_every_time_and_meets_every_kind():
+    street = Street()
+    first = [hard_dry_image(street[0], 0, kind) for kind in LOOKALIKES]
+    assert all(
+        np.array_equal(a, hard_dry_image(street[0], 0, k)) for a, k in zip(first, LOOKALIKES, strict=True)
+    )
+    summary, scores = measure_hard_dry(street, 2, Testbed({"idle": Idle(street), "blue": BlueSky(street)}))
+    assert len(scores) == 2 * 2 * len(LOOKALIKES)
+    assert set(summary["idle"]) == {*LOOKALIKES, "all"}
+    assert summary["idle"]["all"]["psnr_worst"] == metrics.MAX_PSNR and summary["idle"]["all"]["changed"] == 0
+    assert summary["blue"]["all"]["psnr_worst"] < 30
+
+
+def test_a_streak_stage_is_taken_off_alone_at_any_size():
+    class Stage(torch.nn.Module):
+        def forward(self, image):
+            return torch.full_like(image, 20 / 255)
+
+    image = np.random.default_rng(0).integers(0, 256, (37, 50, 3), dtype=np.uint8)
+    expected = np.maximum(image.astype(int) - 20, 0)
+    assert np.array_equal(StreakStageAlone(Stage())(image), expected)
 
 
 def test_every_robustness_row_is_another_view_with_a_reference_of_its_size():
@@ -298,6 +442,20 @@ def test_a_judge_takes_any_size_scale_and_normalisation(judge_files):
     assert (plain != normalised).any()
 
 
+def test_a_judge_that_keeps_its_answers_is_asked_once_an_image(tmp_path, judge_files):
+    judge = Judge(JudgeSpecification.parse(str(judge_files["safetensors"])))
+    image = street_like(HEIGHT, WIDTH, 1)
+    expected = judge(image)
+    assert np.array_equal(KeptJudge(judge, tmp_path)(image), expected)
+    (kept,) = tmp_path.glob("*.png")
+    assert cv2.imwrite(str(kept), np.full((HEIGHT, WIDTH), 7, np.uint8))
+    again = KeptJudge(judge, tmp_path)
+    assert (again(image) == 7).all()
+    assert np.array_equal(again(street_like(HEIGHT, WIDTH, 2)), judge(street_like(HEIGHT, WIDTH, 2)))
+    enlarged = JudgeSpecification.parse(f"{judge_files['safetensors']},scale=2")
+    assert not (KeptJudge(Judge(enlarged), tmp_path)(image) == 7).all()
+
+
 @pytest.mark.parametrize(
     "text", ["a.pt,scale=no", "a.pt,scale=0", "a.pt,normalise=other", "a.pt,colour=bgr", "a.pt,scale"]
 )
@@ -354,12 +512,16 @@ def test_the_command_compares_networks_and_writes_a_report(tmp_path, judge_files
         "heavy",
     ]
     arguments += ["--backend", "torch-cpu", "--output", tmp_path / "out", "--robustness", 1, "--flicker", 1]
-    arguments += ["--sheet", 2, "--latency-size", "96x64", "--cache-dir", tmp_path / "cache"]
+    arguments += ["--sheet", 2, "--latency-size", "96x64", "--cache-dir", tmp_path / "cache", "--hard-dry", 1]
+    arguments += ["--weather", write_weather(tmp_path / "weather"), "--consistency", 1]
     assert main([str(argument) for argument in arguments]) == 0
 
     report = json.loads((tmp_path / "out" / "report.json").read_text())
-    assert set(report["results"]["networks"]) == {"one", "two"}
-    assert set(report["results"]["judges"]) == {"ours", "other"}
+    results = report["results"]
+    assert set(results["networks"]) == {"one", "two"}
+    assert {"clean", "rainy", "one", "two", "one, streaks alone", FOG_LEFT} <= set(results["sources"])
+    assert {"miou/ours", "miou/other", "miou/mask"} <= set(results["sources"]["one"]["heavy"][MEAN])
+    assert set(results["real_weather"]["one"]) == {"fog", "rain"} and "all" in results["hard_dry"]["two"]
     conditions = report["conditions"]
     assert conditions["command"].startswith("derain ")
     assert conditions["protocol"] == "full" and conditions["dataset"]["examples"] == 2
@@ -368,12 +530,21 @@ def test_the_command_compares_networks_and_writes_a_report(tmp_path, judge_files
     assert len(conditions["judges"]["ours"]["sha256"]) == 64
     assert conditions["machine"]["cores"] >= 1 and "torch" in conditions["versions"]
     markdown = (tmp_path / "out" / "report.md").read_text()
-    for heading in ("Side by side", "No harm", "Depth from the rainy image", "Judge other", "Robustness"):
+    for heading in (
+        "Mean over groups",
+        "one by group",
+        "two by level",
+        "Depth from",
+        "Real weather",
+        "Hard dry",
+    ):
         assert heading in markdown
     for name in ("one", "two"):
         sheet = cv2.imread(str(tmp_path / "out" / f"worst_{name}.jpg"))
-        assert sheet.shape[1] == 4 * 400 and sheet.shape[0] > 2 * 260
-    assert "Side by side" in capsys.readouterr().out
+        assert sheet.shape[1] == 5 * 400 and sheet.shape[0] > 2 * 260
+        for of in ("weather", "hard_dry"):
+            assert cv2.imread(str(tmp_path / "out" / f"{of}_{name}.jpg")).shape[1] == 3 * 400
+    assert "Mean over groups" in capsys.readouterr().out
 
 
 def test_the_command_names_what_is_wrong(tmp_path, capsys):
@@ -392,5 +563,8 @@ def test_the_command_names_what_is_wrong(tmp_path, capsys):
         == 1
     )
     assert "a has no inverse depth" in capsys.readouterr().err
-    assert main(["evaluate", "--data", str(tmp_path), "--limit", "0", *output]) == 1
-    assert "--limit 0" in capsys.readouterr().err
+    assert main(["evaluate", "--weather", str(tmp_path), *output]) == 1
+    assert "WEATHER/image" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main(["evaluate", "--data", str(tmp_path), "--limit", "0", *output])
+    assert "'0' is not a number of images" in capsys.readouterr().err

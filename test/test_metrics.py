@@ -11,13 +11,18 @@ from rain_removal_ros.lab.evaluation.judges import folding_table
 from rain_removal_ros.lab.evaluation.metrics import (
     MAX_PSNR,
     Flicker,
+    agreement,
     class_iou,
     confusion,
     depth_errors,
+    harmed,
+    inside_border,
     mean_iou,
     psnr,
     share_won_back,
+    sky_shift,
     ssim,
+    ssim_map,
 )
 from rain_removal_ros.lab.evaluation.protocols import PROTOCOLS
 
@@ -28,6 +33,48 @@ def test_psnr_by_hand():
     image[0, 0, 0] = 30  # mean squared error 900 / 12 = 75
     assert psnr(image, reference) == pytest.approx(10 * np.log10(65025 / 75))
     assert psnr(reference, reference) == MAX_PSNR
+
+
+def test_psnr_of_a_part_of_the_image():
+    reference, where = np.zeros((2, 2, 3), np.uint8), np.array([[True, True], [False, False]])
+    image = reference.copy()
+    image[0, 0, 0], image[1, 1] = 30, 200  # mean squared error in the first row 900 / 6
+    assert psnr(image, reference, where) == pytest.approx(10 * np.log10(65025 / 150))
+
+
+def test_a_map_of_similarity_leaves_the_border_out_and_knows_where_the_difference_is():
+    image = np.random.default_rng(0).integers(0, 256, (40, 30, 3), dtype=np.uint8)
+    other = image.copy()
+    other[:12] = 255 - other[:12]
+    similarity = ssim_map(image, other)
+    assert similarity.shape == (30, 20, 3)
+    below = inside_border(np.arange(40)[:, None].repeat(30, axis=1) >= 20)
+    assert similarity[below].min() > 0.999 > similarity[~below].mean()
+    assert similarity.mean() == pytest.approx(ssim(image, other), abs=1e-6)
+
+
+def test_a_pixel_is_harmed_that_ends_more_than_ten_levels_farther_from_the_truth():
+    truth = np.full((1, 4, 3), 100, np.uint8)
+    observed = np.uint8([[[120] * 3, [120] * 3, [100] * 3, [80] * 3]])
+    restored = np.uint8([[[130] * 3, [131] * 3, [89] * 3, [100] * 3]])
+    assert harmed(restored, observed, truth).tolist() == [[False, True, True, False]]
+
+
+def test_how_a_sky_moved_by_hand():
+    sky = np.zeros((20, 10), bool)
+    sky[:10] = True
+    grey = np.full((20, 10, 3), 200, np.uint8)
+    painted = grey.copy()
+    painted[:5, :, 2], painted[5:10, :, 0], painted[12:] = 230, 170, 0
+    shift = sky_shift(painted, grey, sky)
+    assert shift.brightness == pytest.approx(0)
+    assert shift.blueness == pytest.approx(30)  # half of it 30 more blue, half 30 less red
+    assert shift.structure == pytest.approx(10)  # upper half 210, lower half 190
+    assert sky_shift(grey, grey, sky).structure == 0
+
+
+def test_agreement_is_the_share_of_equal_labels():
+    assert agreement(np.uint8([[1, 2, 3, 255]]), np.uint8([[1, 2, 4, 255]])) == 0.75
 
 
 def test_psnr_refuses_what_cannot_be_compared():

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+import numpy as np
 from tqdm import tqdm
 
 from rain_removal_ros.colours import colour_inverse_depth
@@ -16,20 +17,27 @@ from rain_removal_ros.commands.runtime_options import add_runtime_arguments, ima
 from rain_removal_ros.errors import ParameterError
 from rain_removal_ros.files.images import write_image
 from rain_removal_ros.lab.benchmark.machine import describe_machine, versions
-from rain_removal_ros.lab.data.datasets import DATASET_KINDS, SPLITS, open_dataset
-from rain_removal_ros.lab.evaluation import sheet
+from rain_removal_ros.lab.data.datasets import DATASET_KINDS, SPLITS, Dataset, DriveDataset, open_dataset
+from rain_removal_ros.lab.evaluation import metrics, sheet
+from rain_removal_ros.lab.evaluation.conditions import LEVELS
 from rain_removal_ros.lab.evaluation.evaluate import Evaluation, EvaluationSettings
-from rain_removal_ros.lab.evaluation.judges import CLASS_SETS, Judge, JudgeSpecification
+from rain_removal_ros.lab.evaluation.hard_dry import HardDryScore, hard_dry_image, measure_hard_dry
+from rain_removal_ros.lab.evaluation.judges import CLASS_SETS, Judge, JudgeSpecification, KeptJudge
 from rain_removal_ros.lab.evaluation.protocols import PROTOCOLS
+from rain_removal_ros.lab.evaluation.real_weather import WeatherView, measure_weather, open_weather
 from rain_removal_ros.lab.evaluation.report import render_markdown
-from rain_removal_ros.lab.weather import PAPER_LEVELS
+from rain_removal_ros.lab.evaluation.streak_stage import streak_stage_of
+from rain_removal_ros.lab.evaluation.testbed import MASK, Testbed
 from rain_removal_ros.runtime import Restorer, create_restorer
+from rain_removal_ros.runtime.cache import default_folder
+from rain_removal_ros.share import share_folder
 
 RAIN_DESCRIPTION = (
     "RainCityscapes' imaging model, distances end at 300 m; image i of the dataset has pattern i mod 12 and "
-    "seed i "
-    "at every level; a dataset's own rainy images are taken as they are"
+    "seed i at every level; a dataset's own rainy images are taken as they are"
 )
+HARD_DRY_IMAGES = 14
+"""Of every kind of look-alike, where nobody says how many."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -44,11 +52,26 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     data.add_argument(
         "--select", nargs="+", default=[], metavar="PREFIX", help="only images whose names begin so"
     )
-    data.add_argument("--limit", type=int, help="at most so many images, spread evenly")
-    data.add_argument("--levels", nargs="+", choices=PAPER_LEVELS, default=list(PAPER_LEVELS))
+    data.add_argument("--limit", type=_positive, help="at most so many images, spread evenly")
+    data.add_argument(
+        "--limit-per-group", type=_positive, metavar="N", help="at most so many of a group, for a quick look"
+    )
+    data.add_argument("--levels", nargs="+", choices=LEVELS, default=list(LEVELS), help="(all of them)")
     data.add_argument("--protocol", choices=PROTOCOLS, default=defaults.protocol)
     data.add_argument(
         "--depth-scale", type=float, help="1/m of code 255, for RainCityscapes' 8-bit depth images"
+    )
+    data.add_argument(
+        "--weather", type=Path, metavar="DIR", help="WEATHER/{image,labels}: real weather, without a truth"
+    )
+    data.add_argument(
+        "--hard-dry",
+        type=_positive,
+        nargs="?",
+        const=HARD_DRY_IMAGES,
+        metavar="N",
+        help=f"look-alikes of rain and fog made of the dataset, or of the drive: N of every kind "
+        f"({HARD_DRY_IMAGES})",
     )
     networks = parser.add_argument_group("networks")
     networks.add_argument("--weights", type=Path, nargs="+", default=[], help="files to compare side by side")
@@ -67,21 +90,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     judges.add_argument(
         "--classes",
         choices=CLASS_SETS,
-        default=defaults.class_set,
+        default="cityscapes19",
         help="camvid11 folds train ids as CamVid does",
     )
     add_runtime_arguments(parser)
     parser.add_argument(
         "--output", type=Path, required=True, help="folder for report.md, report.json and the sheets"
     )
+    for name, default, unit in (
+        ("--robustness", defaults.robustness_images, "IMAGES"),
+        ("--flicker", defaults.flicker_scenes, "SCENES"),
+        ("--consistency", defaults.consistency_images, "IMAGES"),
+    ):
+        parser.add_argument(name, type=int, default=default, metavar=unit, help="(%(default)s)")
     parser.add_argument(
-        "--robustness", type=int, default=defaults.robustness_images, metavar="IMAGES", help="(%(default)s)"
-    )
-    parser.add_argument(
-        "--flicker", type=int, default=defaults.flicker_scenes, metavar="SCENES", help="(%(default)s)"
-    )
-    parser.add_argument(
-        "--sheet", type=int, default=12, metavar="ROWS", help="worst cases to picture (%(default)s)"
+        "--sheet", type=int, default=14, metavar="ROWS", help="worst cases to picture (%(default)s)"
     )
     parser.add_argument(
         "--latency-size", type=image_size, default=defaults.latency_size, metavar="WxH", help="(1024x512)"
@@ -91,46 +114,94 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def _positive(text: str) -> int:
+    if not (text.isdigit() and int(text) > 0):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of images, at least 1")
+    return int(text)
+
+
 def run(arguments: argparse.Namespace) -> int:
     """Evaluate, write the report, print the comparison."""
-    if arguments.limit is not None and arguments.limit < 1:
-        raise ParameterError(f"--limit {arguments.limit}: at least one image is needed")
-    dataset = open_dataset(
-        arguments.dataset, arguments.data, arguments.split, arguments.select, arguments.depth_scale
-    )
+    weather = None if arguments.weather is None else open_weather(arguments.weather)
+    dataset = _open_dataset(arguments)
     judges = _open_judges(arguments.judge)
-    networks = _open_networks(arguments)
-    settings = EvaluationSettings(
-        levels=tuple(level for level in PAPER_LEVELS if level in arguments.levels),
-        protocol=arguments.protocol,
-        class_set=arguments.classes,
-        limit=arguments.limit,
-        robustness_images=arguments.robustness,
-        flicker_scenes=arguments.flicker,
-        latency_size=arguments.latency_size,
-        workers=max(1, arguments.workers),
-    )
+    networks, files = _open_networks(arguments)
+    testbed = _testbed(arguments, networks, files, judges)
     arguments.output.mkdir(parents=True, exist_ok=True)
-    evaluation = Evaluation(dataset, networks, judges, settings, _track)
+    results: dict = {}
     try:
-        results = evaluation.run()
-        report = {
-            "conditions": _conditions(arguments, len(dataset), networks, judges),
-            "results": results,
-        }
-        (arguments.output / "report.json").write_text(json.dumps(report, indent=1, allow_nan=False) + "\n")
-        markdown = render_markdown(report)
-        (arguments.output / "report.md").write_text(markdown)
-        for name in networks if arguments.sheet > 0 else ():
-            write_image(
-                arguments.output / f"worst_{name}.jpg", _worst_sheet(evaluation, name, arguments.sheet)
-            )
+        if dataset is not None:
+            evaluation = Evaluation(dataset, testbed, _settings(arguments))
+            results |= evaluation.run()
+            for name in networks if arguments.sheet > 0 else ():
+                _write_sheet(
+                    arguments.output / f"worst_{name}.jpg", _worst_rows(evaluation, name, arguments.sheet)
+                )
+        if weather is not None:
+            results["real_weather"], views = measure_weather(weather, testbed)
+            for name in networks if arguments.sheet > 0 else ():
+                _write_sheet(arguments.output / f"weather_{name}.jpg", _weather_rows(views, name))
+        if arguments.hard_dry:
+            source = dataset or DriveDataset("val")
+            results["hard_dry"], scores = measure_hard_dry(source, arguments.hard_dry, testbed)
+            for name in networks if arguments.sheet > 0 else ():
+                rows = _hard_dry_rows(source, scores, name, testbed)
+                _write_sheet(arguments.output / f"hard_dry_{name}.jpg", rows)
     finally:
         for restorer in networks.values():
             restorer.close()
-    print(markdown[markdown.index("## Side by side") : markdown.index("## Restoration")])
+    report = {"conditions": _conditions(arguments, dataset, networks, judges), "results": results}
+    (arguments.output / "report.json").write_text(json.dumps(report, indent=1, allow_nan=False) + "\n")
+    markdown = render_markdown(report)
+    (arguments.output / "report.md").write_text(markdown)
+    print(markdown[markdown.index("\n## ") :])
     print(f"Written to {arguments.output}: " + ", ".join(sorted(p.name for p in arguments.output.iterdir())))
     return 0
+
+
+def _open_dataset(arguments: argparse.Namespace) -> Dataset | None:
+    """The dataset, None where only real weather or the hard dry set of the drive was asked for."""
+    others = arguments.weather is not None or arguments.hard_dry
+    if arguments.data is None and arguments.dataset != "drive" and others:
+        return None
+    return open_dataset(
+        arguments.dataset, arguments.data, arguments.split, arguments.select, arguments.depth_scale
+    )
+
+
+def _settings(arguments: argparse.Namespace) -> EvaluationSettings:
+    return EvaluationSettings(
+        levels=tuple(level for level in LEVELS if level in arguments.levels),
+        protocol=arguments.protocol,
+        limit=arguments.limit,
+        limit_per_group=arguments.limit_per_group,
+        robustness_images=arguments.robustness,
+        flicker_scenes=arguments.flicker,
+        consistency_images=arguments.consistency,
+        latency_size=arguments.latency_size,
+    )
+
+
+def _testbed(
+    arguments: argparse.Namespace,
+    networks: dict[str, Restorer],
+    files: dict[str, Path],
+    judges: dict[str, Judge],
+) -> Testbed:
+    kept = (arguments.cache_dir or default_folder()) / "judged"
+    packaged = share_folder() / "models" / "segmentation.safetensors"
+    mask = Judge(JudgeSpecification(packaged, MASK)) if packaged.is_file() else None
+    stages = {name: streak_stage_of(path) for name, path in files.items()}
+    return Testbed(
+        networks=networks,
+        judges=judges,
+        known_judges={name: KeptJudge(judge, kept) for name, judge in judges.items()},
+        mask=None if mask is None else KeptJudge(mask, kept),
+        streak_stages={name: stage for name, stage in stages.items() if stage is not None},
+        class_set=arguments.classes,
+        workers=max(1, arguments.workers),
+        track=_track,
+    )
 
 
 def _track(items: Iterable, total: int, what: str) -> Iterator:
@@ -149,9 +220,11 @@ def _open_judges(texts: list[str]) -> dict[str, Judge]:
     return judges
 
 
-def _open_networks(arguments: argparse.Namespace) -> dict[str, Restorer]:
+def _open_networks(arguments: argparse.Namespace) -> tuple[dict[str, Restorer], dict[str, Path]]:
+    """Restorers and weights files by the name that the tables give them."""
     if not arguments.weights:
-        return {arguments.preset: create_restorer(settings_from(arguments))}
+        packaged = share_folder() / "models" / f"{arguments.preset}.safetensors"
+        return {arguments.preset: create_restorer(settings_from(arguments))}, {arguments.preset: packaged}
     paths = arguments.weights
     # a training run's weights go by the name of the run's folder
     names = [path.resolve().parent.name if path.stem == "weights" else path.stem for path in paths]
@@ -162,24 +235,27 @@ def _open_networks(arguments: argparse.Namespace) -> dict[str, Restorer]:
             "two of the weights files have one name and folder name; rename one, so the table tells them "
             "apart"
         )
-    return {
-        name: create_restorer(settings_from(arguments, path)) for name, path in zip(names, paths, strict=True)
-    }
+    files = dict(zip(names, paths, strict=True))
+    return {name: create_restorer(settings_from(arguments, path)) for name, path in files.items()}, files
 
 
 def _conditions(
-    arguments: argparse.Namespace, examples: int, networks: dict[str, Restorer], judges: dict[str, Judge]
+    arguments: argparse.Namespace,
+    dataset: Dataset | None,
+    networks: dict[str, Restorer],
+    judges: dict[str, Judge],
 ) -> dict:
     data = arguments.data
+    described = {
+        "kind": arguments.dataset,
+        "name": "/".join(data.resolve().parts[-2:]) if data else arguments.dataset,
+        "split": arguments.split,
+        "select": arguments.select,
+        "examples": 0 if dataset is None else len(dataset),
+    }
     return {
         "command": arguments.command_line,
-        "dataset": {
-            "kind": arguments.dataset,
-            "name": "/".join(data.resolve().parts[-2:]) if data else arguments.dataset,
-            "split": arguments.split,
-            "select": arguments.select,
-            "examples": examples,
-        },
+        "dataset": None if dataset is None else described,
         "protocol": arguments.protocol,
         "protocol_description": PROTOCOLS[arguments.protocol].description,
         "rain": RAIN_DESCRIPTION,
@@ -205,21 +281,67 @@ def _conditions(
     }
 
 
-def _worst_sheet(evaluation: Evaluation, network: str, count: int):
-    """uint8 (H, W, 3) RGB: rainy, derained, clean and inverse depth of the views with the least gain, the
-    worst first.
-    """
+def _write_sheet(path: Path, rows: list[sheet.SheetRow]) -> None:
+    if rows:
+        write_image(path, sheet.draw_sheet(rows))
+
+
+def _worst_rows(evaluation: Evaluation, network: str, count: int) -> list[sheet.SheetRow]:
+    """The views of which most was harmed, every group in turn."""
     rows = []
-    for scores in evaluation.worst_views(network, count):
-        view = evaluation.view_again(scores)
-        restored = evaluation.restore(network, view.rainy)
+    for record in evaluation.worst(network, count):
+        view, focal_px = evaluation.view_again(record)
+        restored = evaluation.testbed.restore(network, view.rainy, focal_px)
+        figures = record.figures
         caption = (
-            f"{scores.name}, {scores.level}: {scores.rainy[0]:.2f} dB -> {scores.derained[network][0]:.2f} "
-            "dB "
-            f"({scores.gain(network):+.2f}), SSIM {scores.rainy[1]:.3f} -> "
-            f"{scores.derained[network][1]:.3f}   "
-            "[rainy | derained | clean | inverse depth]"
+            f"{record.group}: {record.name}, {record.level}: {100 * figures['harmed']:.1f} % harmed, "
+            f"{figures['psnr']:.1f} dB ({figures['psnr_gain']:+.1f})   "
+            "[rainy | derained | clean | harmed | inverse depth]"
         )
+        marked = _marked(restored.image, metrics.harmed(restored.image, view.rainy, view.clean))
         depth = colour_inverse_depth(restored.inverse_depth)
-        rows.append(sheet.SheetRow(caption, (view.rainy, restored.image, view.clean, depth)))
-    return sheet.draw_sheet(rows)
+        rows.append(sheet.SheetRow(caption, (view.rainy, restored.image, view.clean, marked, depth)))
+    return rows
+
+
+def _weather_rows(views: list[WeatherView], network: str) -> list[sheet.SheetRow]:
+    rows = []
+    for view in views:
+        caption = f"{view.weather}: {view.name}"
+        if network in view.shifts:
+            shift = view.shifts[network]
+            caption += f", sky {shift.brightness:+.0f}, bluer {shift.blueness:+.0f}, "
+            caption += f"structure {shift.structure:+.1f}"
+        restored = view.restored[network]
+        moved = metrics.distance_from(restored, view.image) > metrics.HARM
+        pictures = (view.image, restored, _marked(restored, moved))
+        rows.append(sheet.SheetRow(f"{caption}   [as it came | derained | moved]", pictures))
+    return rows
+
+
+def _hard_dry_rows(
+    dataset: Dataset, scores: list[HardDryScore], network: str, testbed: Testbed
+) -> list[sheet.SheetRow]:
+    """The worst image of every kind, the worst kind first."""
+    worst: dict[str, HardDryScore] = {}
+    for score in sorted((one for one in scores if one.network == network), key=lambda one: one.psnr):
+        worst.setdefault(score.kind, score)
+    rows = []
+    for score in worst.values():
+        example = dataset[score.index]
+        image = hard_dry_image(example, score.index, score.kind)
+        restored = testbed.restore(network, image, example.focal_px).image
+        marked = _marked(restored, metrics.distance_from(restored, image) > metrics.HARM)
+        caption = f"{score.kind}: {score.name}, {score.psnr:.1f} dB, {100 * score.changed:.1f} % moved"
+        if score.rain is not None:
+            caption += f", rain {score.rain:.3f}"
+        pictures = (image, restored, marked)
+        rows.append(sheet.SheetRow(f"{caption}   [as it came | derained | moved]", pictures))
+    return rows
+
+
+def _marked(image: np.ndarray, where: np.ndarray) -> np.ndarray:
+    """The image darkened, with the pixels in question in red."""
+    marked = image // 2
+    marked[where] = (255, 40, 40)
+    return marked

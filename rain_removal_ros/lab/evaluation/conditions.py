@@ -1,4 +1,5 @@
-"""What befalls a clean view before it is restored: rain of three strengths, and what cameras and skies add.
+"""What befalls a clean view before it is restored: rain of three strengths, curtains of dense rain, fog
+alone, and what cameras and skies add.
 
 Knows the rain model, not the networks. Image i of a dataset always meets the same rain: pattern i mod 12,
 seed i.
@@ -15,6 +16,7 @@ import numpy as np
 from rain_removal_ros.errors import DatasetError
 from rain_removal_ros.lab.data.datasets import Example
 from rain_removal_ros.lab.weather import (
+    PAPER_LEVELS,
     PATTERNS,
     Rain,
     RainParameters,
@@ -26,6 +28,13 @@ from rain_removal_ros.lab.weather import (
     rain_transmission,
 )
 
+DENSE, FOG = "dense", "fog"
+LEVELS = (*PAPER_LEVELS, DENSE, FOG)
+"""RainCityscapes' three strengths; curtains of many faint streaks in little fog; the fog of medium rain
+alone.
+"""
+
+STREAKLESS = (FOG,)
 ROBUSTNESS_LEVEL = "medium"
 
 
@@ -37,14 +46,54 @@ class Observed:
     reference: np.ndarray
 
 
+def dense_parameters(seed: int = 0) -> RainParameters:
+    """Curtains as photographs of heavy rain show them: many faint streaks at many depths, overlapping to a
+    veil, behind a few that are near, wide and soft; with little fog.
+    """
+    generator = np.random.default_rng([seed, 15485863])
+    lean = generator.uniform(-18, 18)
+
+    def layer(density, length, width, strength, speed) -> StreakLayer:
+        return StreakLayer(
+            density=float(np.exp(generator.uniform(*np.log(density)))),
+            length=generator.uniform(*length),
+            width=generator.uniform(*width),
+            strength=generator.uniform(*strength),
+            angle=lean + generator.uniform(-6, 6),
+            speed=speed,
+        )
+
+    far = [layer((0.012, 0.04), (0.012, 0.04), (0.0006, 0.0011), (0.15, 0.35), 9.0) for _ in range(3)]
+    middle = [layer((0.003, 0.01), (0.03, 0.09), (0.0009, 0.002), (0.2, 0.5), 12.0) for _ in range(3)]
+    near = [layer((0.0001, 0.0006), (0.06, 0.16), (0.003, 0.007), (0.25, 0.6), 20.0) for _ in range(2)]
+    return RainParameters(
+        alpha=generator.uniform(0.003, 0.01),
+        beta=generator.uniform(0.0, 0.004),
+        layers=(*far, *middle, *near),
+        airlight=generator.uniform(0.7, 0.95),
+        nearest=6.0,
+    )
+
+
+def parameters_of(level: str, index: int) -> RainParameters:
+    """The rain of one of LEVELS over image `index` of a dataset."""
+    if level == DENSE:
+        return dense_parameters(index % PATTERNS)
+    parameters = level_parameters(ROBUSTNESS_LEVEL if level == FOG else level, index % PATTERNS)
+    return replace(parameters, layers=()) if level == FOG else parameters
+
+
 def rain_on(example: Example, index: int, level: str, time: float = 0.0) -> Observed:
-    """Rain of one of the three strengths on image `index` of a dataset, `time` seconds into the rain.
+    """Rain of one of LEVELS on image `index` of a dataset, `time` seconds into the rain.
 
     Raises DatasetError where the example has no depth to render rain with.
     """
-    return Observed(
-        _render(example, index, level_parameters(level, index % PATTERNS), time=time), example.clean
-    )
+    return Observed(_render(example, index, parameters_of(level, index), time=time), example.clean)
+
+
+def fog_of(example: Example, index: int, level: str) -> np.ndarray:
+    """What a perfect removal of the streaks would leave of `rain_on`: uint8 (H, W, 3)."""
+    return _render(example, index, replace(parameters_of(level, index), layers=()))
 
 
 def _render(

@@ -1,92 +1,85 @@
-"""Measures networks side by side on one dataset: restoration, depth, segmentation, dry images, flicker,
-latency.
+"""Measures networks side by side on one dataset: restoration, what it does for segmentation, depth, dry
+images, flicker, latency.
 
-Knows restorers and judges by their call, datasets by their interface, and gives plain data; reports are not
-its job.
+Knows datasets by their interface, and gives plain data; reports are not its job.
 """
 
 from __future__ import annotations
 
-import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 
 import cv2
 import numpy as np
 
-from rain_removal_ros import cityscapes
 from rain_removal_ros.errors import DatasetError, ParameterError
-from rain_removal_ros.lab.data.datasets import Dataset, Example
+from rain_removal_ros.lab.data.datasets import UNLABELLED, Dataset, Example
 from rain_removal_ros.lab.evaluation import metrics
-from rain_removal_ros.lab.evaluation.conditions import ROBUSTNESS, ROBUSTNESS_LEVEL, rain_on
-from rain_removal_ros.lab.evaluation.judges import folding_table
+from rain_removal_ros.lab.evaluation.conditions import (
+    LEVELS,
+    ROBUSTNESS,
+    ROBUSTNESS_LEVEL,
+    STREAKLESS,
+    fog_of,
+    rain_on,
+)
 from rain_removal_ros.lab.evaluation.protocols import PROTOCOLS
-from rain_removal_ros.lab.weather import PAPER_LEVELS
-from rain_removal_ros.runtime import Output, Restored, Restorer
+from rain_removal_ros.lab.evaluation.summary import CLEAN, DRY, RAINY, Record, summarise
+from rain_removal_ros.lab.evaluation.testbed import OUTPUTS, Testbed
+from rain_removal_ros.runtime.sizes import MIN_SIDE
 
-JudgeFunction = Callable[[np.ndarray], np.ndarray]  # uint8 (H, W, 3) RGB -> uint8 (H, W) train ids
-
-OVERALL = "overall"
 RECORDED = "recorded"
 """Level of a dataset's own rainy images where it does not name their strength."""
+
+FOG_LEFT = "perfect streak removal"
+"""Source of the fog-only image: what the best of streak stages could leave."""
+
+STREAKS_ALONE = "{}, streaks alone"
+"""Source of what a network's streak stage leaves."""
+
+SKY = 10
+LEAST_SKY = 0.005
+"""Share of an image from which on its sky is judged."""
+
+MADE_UP_DEPTH = ("geometry",)
+"""Kinds of depth that are plausible, but no measurement to judge by."""
 
 
 @dataclass(frozen=True)
 class EvaluationSettings:
     """What is measured, and on how much."""
 
-    levels: tuple[str, ...] = tuple(PAPER_LEVELS)
+    levels: tuple[str, ...] = LEVELS
     protocol: str = "full"
-    class_set: str = "cityscapes19"
     limit: int | None = None  # images, spread evenly over the dataset; None: all
-    robustness_images: int = 24
-    flicker_scenes: int = 6
+    limit_per_group: int | None = None  # images of a group, spread evenly over it; None: all
+    robustness_images: int = 7
+    flicker_scenes: int = 7
     flicker_frames: int = 10
     flicker_rate: float = 10.0  # frames a second
+    consistency_images: int = 7
     latency_size: tuple[int, int] = (512, 1024)  # height, width
     latency_calls: int = 30
-    workers: int = 2
 
 
 @dataclass(frozen=True)
 class View:
-    """One rainy view of an example, its parts already put through the protocol."""
+    """One rainy view of an example, its parts put through the protocol."""
 
-    index: int
-    name: str
     level: str
     rainy: np.ndarray
     clean: np.ndarray
+    fog: np.ndarray | None  # the same without streaks, where the rain was rendered and has some
 
 
 @dataclass
-class ViewScores:
-    """Figures of one rainy view; dictionaries by network or by judge."""
+class Scored:
+    """All that is known of one image."""
 
     index: int
-    name: str
-    level: str
-    rainy: tuple[float, float]  # PSNR, SSIM
-    derained: dict[str, tuple[float, float]] = field(default_factory=dict)
-    depth: dict[str, metrics.DepthErrors] = field(default_factory=dict)
-    rainy_confusion: dict[str, np.ndarray] = field(default_factory=dict)
-    derained_confusion: dict[tuple[str, str], np.ndarray] = field(default_factory=dict)  # by (network, judge)
-
-    def gain(self, network: str) -> float:
-        return self.derained[network][0] - self.rainy[0]
-
-
-@dataclass
-class ImageScores:
-    """Figures of one example: its rainy views, and what happens to it dry."""
-
-    depth_kind: str | None
-    views: list[ViewScores] = field(default_factory=list)
-    dry: dict[str, tuple[float, float]] = field(default_factory=dict)
-    clean_confusion: dict[str, np.ndarray] = field(default_factory=dict)
-    dry_confusion: dict[tuple[str, str], np.ndarray] = field(default_factory=dict)
+    group: str
+    records: list[Record] = field(default_factory=list)
 
 
 def views_of(example: Example, index: int, settings: EvaluationSettings) -> Iterator[View]:
@@ -104,244 +97,205 @@ def views_of(example: Example, index: int, settings: EvaluationSettings) -> Iter
     if example.rainy is not None:
         level = example.level or RECORDED
         if level == RECORDED or level in settings.levels:
-            yield View(index, example.name, level, picture(example.rainy), clean)
+            yield View(level, picture(example.rainy), clean, None)
         return
     for level in settings.levels:
-        yield View(index, example.name, level, picture(rain_on(example, index, level).rainy), clean)
+        fog = None if level in STREAKLESS else picture(fog_of(example, index, level))
+        yield View(level, picture(rain_on(example, index, level).rainy), clean, fog)
+
+
+@dataclass(frozen=True)
+class _Truth:
+    """What the images of one example are held against."""
+
+    clean: np.ndarray
+    below: np.ndarray | None  # bool (H, W): what is not sky; None: unknown, or nothing
+    sky: np.ndarray | None  # bool (H, W); None: unknown, or too little of it
+    labels: np.ndarray | None  # folded train ids by a person's hand; None: nobody's
+    seen: dict[str, np.ndarray]  # what every judge sees in the clean image
 
 
 class Evaluation:
-    """One run over one dataset.
+    """One run over one dataset. Examples are worked on by several threads."""
 
-    Examples are worked on by several threads; a network or judge serves one at a time.
-    """
-
-    def __init__(
-        self,
-        dataset: Dataset,
-        networks: Mapping[str, Restorer],
-        judges: Mapping[str, JudgeFunction],
-        settings: EvaluationSettings,
-        track: Callable[[Iterator, int, str], Iterator] = lambda items, total, what: items,
-    ):
-        """`track(iterable, total, what)` wraps what takes long, for a progress bar. Raises ParameterError."""
-        unknown = [level for level in settings.levels if level not in PAPER_LEVELS]
+    def __init__(self, dataset: Dataset, testbed: Testbed, settings: EvaluationSettings):
+        """Raises ParameterError."""
+        unknown = [level for level in settings.levels if level not in LEVELS]
         if unknown or not settings.levels:
-            raise ParameterError(f"unknown rain level {unknown}; the levels are {', '.join(PAPER_LEVELS)}")
-        if not networks:
-            raise ParameterError("no network to evaluate; give weights or a preset")
-        self.dataset, self.networks, self.judges, self.settings = dataset, networks, judges, settings
-        self._track = track
-        self._locks = {name: threading.Lock() for name in networks}
-        self._folding = folding_table(settings.class_set)
-        self.indices = self._spread(len(dataset) if settings.limit is None else settings.limit)
-        self.scores: list[ImageScores] = []
+            raise ParameterError(f"unknown rain level {unknown}; the levels are {', '.join(LEVELS)}")
+        self.dataset, self.testbed, self.settings = dataset, testbed, settings
+        self._groups: dict[str, list[int]] = {}
+        self.indices = self._chosen()
+        self.scores: list[Scored] = []
 
-    def _spread(self, count: int) -> list[int]:
-        """At most `count` indices, spread evenly over the dataset."""
-        count = min(count, len(self.dataset))
-        return sorted({int(i) for i in np.linspace(0, len(self.dataset) - 1, count)}) if count else []
+    def _chosen(self) -> list[int]:
+        limit, per_group = self.settings.limit, self.settings.limit_per_group
+        chosen = _spread(range(len(self.dataset)), limit)
+        if per_group is None:
+            return chosen
+        groups: dict[str | None, list[int]] = {}
+        for index in chosen:
+            groups.setdefault(self.dataset[index].group, []).append(index)
+        return sorted(index for members in groups.values() for index in _spread(members, per_group))
 
     def run(self) -> dict:
-        """Everything, as JSON-able data: `rainy`, `judges`, `networks`, and the `counts` of images behind."""
-        threads = cv2.getNumThreads()
-        cv2.setNumThreads(1)  # the workers and the networks share the cores
-        try:
-            self.scores = list(self._in_workers(self._score_image, self.indices, "images"))
-            if not any(score.views for score in self.scores):
-                raise DatasetError(
-                    f"the dataset has no rainy image of the levels {', '.join(self.settings.levels)}"
-                )
-            summary = self._summary()
-            example = self.dataset[self.indices[0]]
-            if _takes_rain(example):
-                self._add_robustness(summary)
-                self._add_flicker(summary)
-            self._add_latency(summary, example.clean)
-        finally:
-            cv2.setNumThreads(threads)
-        return summary
-
-    def worst_views(self, network: str, count: int) -> list[ViewScores]:
-        """The rainy views that a network brought nearest to, or farthest below, where they were: least PSNR
-        gain first.
+        """Everything, as JSON-able data: `sources` (figures by source, level and group, see `summarise`),
+        `networks` (what is measured of each besides), and `counts` of images behind.
         """
-        views = [view for score in self.scores for view in score.views]
-        return sorted(views, key=lambda view: view.gain(network))[:count]
-
-    def view_again(self, scores: ViewScores) -> View:
-        """The view that these scores were taken on."""
-        return next(
-            view
-            for view in views_of(self.dataset[scores.index], scores.index, self.settings)
-            if view.level == scores.level
-        )
-
-    def restore(self, network: str, image: np.ndarray) -> Restored:
-        with self._locks[network]:
-            return self.networks[network](image, (Output.IMAGE, Output.INVERSE_DEPTH))
-
-    def _in_workers(self, function: Callable, items: Sequence, what: str) -> Iterator:
-        with ThreadPoolExecutor(self.settings.workers) as pool:
-            yield from self._track(pool.map(function, items), len(items), what)
-
-    def _score_image(self, index: int) -> ImageScores:
-        example = self.dataset[index]
-        scores = ImageScores(example.depth_kind)
-        protocol = PROTOCOLS[self.settings.protocol]
-        depth = None if example.inverse_depth is None else protocol.field(example.inverse_depth)
-        labels = None
-        if self.judges and example.labels is not None and example.label_kind != "pseudo":
-            labels = self._folding[protocol.field(example.labels)]
-        for view in views_of(example, index, self.settings):
-            scores.views.append(self._score_view(view, depth, labels))
-        if not scores.views:
-            return scores
-        clean = view.clean
-        for name in self.networks:
-            dry = self.restore(name, clean).image
-            scores.dry[name] = _similarity(dry, clean)
-            scores.dry_confusion.update({(name, j): m for j, m in self._judge(dry, labels).items()})
-        scores.clean_confusion = self._judge(clean, labels)
-        return scores
-
-    def _score_view(self, view: View, depth: np.ndarray | None, labels: np.ndarray | None) -> ViewScores:
-        scores = ViewScores(view.index, view.name, view.level, _similarity(view.rainy, view.clean))
-        scores.rainy_confusion = self._judge(view.rainy, labels)
-        for name in self.networks:
-            restored = self.restore(name, view.rainy)
-            scores.derained[name] = _similarity(restored.image, view.clean)
-            if (
-                depth is not None
-                and (errors := metrics.depth_errors(restored.inverse_depth, depth)) is not None
-            ):
-                scores.depth[name] = errors
-            scores.derained_confusion.update(
-                {(name, j): m for j, m in self._judge(restored.image, labels).items()}
+        self.scores = self.testbed.in_workers(self._score_image, self.indices, "images")
+        records = [record for score in self.scores for record in score.records]
+        if not any(record.source == RAINY for record in records):
+            raise DatasetError(
+                f"the dataset has no rainy image of the levels {', '.join(self.settings.levels)}"
             )
-        return scores
-
-    def _judge(self, image: np.ndarray, labels: np.ndarray | None) -> dict[str, np.ndarray]:
-        if labels is None:
-            return {}
-        return {
-            name: metrics.confusion(labels, self._folding[judge(image)])
-            for name, judge in self.judges.items()
-        }
-
-    def _summary(self) -> dict:
-        views = [view for score in self.scores for view in score.views]
-        judged = [score for score in self.scores if score.clean_confusion]
-        summary = {
-            "counts": {"images": len(self.scores), "views": len(views), "judged_images": len(judged)},
-            "rainy": _by_level(views, lambda group: _similarity_means([view.rainy for view in group])),
-            "judges": {},
-            "networks": {},
-        }
-        for judge in self.judges if judged else ():
-            summary["judges"][judge] = {
-                "clean": _segmentation(sum(score.clean_confusion[judge] for score in judged)),
-                "rainy": _by_level(
-                    [view for score in judged for view in score.views],
-                    lambda group, judge=judge: _segmentation(
-                        sum(view.rainy_confusion[judge] for view in group)
-                    ),
-                ),
-            }
-        for name in self.networks:
-            summary["networks"][name] = self._network_summary(name, views, judged, summary["judges"])
-        return summary
-
-    def _network_summary(
-        self, name: str, views: list[ViewScores], judged: list[ImageScores], judges: dict
-    ) -> dict:
-        def restoration(group: list[ViewScores]) -> dict:
-            gains = [view.gain(name) for view in group]
-            means = _similarity_means([view.derained[name] for view in group])
-            return means | {
-                "psnr_gain": float(np.mean(gains)),
-                "psnr_gain_worst": float(np.min(gains)),
-                "ssim_gain": means["ssim"] - float(np.mean([view.rainy[1] for view in group])),
-            }
-
-        dry = [score.dry[name] for score in self.scores if score.dry]
-        result = {
-            "restoration": _by_level(views, restoration),
-            "dry": _similarity_means(dry) | {"psnr_worst": min(psnr for psnr, _ in dry)},
-            "depth": self._depth_summary(name),
-            "judges": {},
-        }
-        for judge, baseline in judges.items():
-
-            def segmentation(group: list[ViewScores], judge: str = judge) -> dict:
-                return _segmentation(sum(view.derained_confusion[name, judge] for view in group))
-
-            levels = _by_level([view for score in judged for view in score.views], segmentation)
-            for level, figures in levels.items():
-                figures["won_back"] = _number(
-                    metrics.share_won_back(
-                        baseline["clean"]["miou"], baseline["rainy"][level]["miou"], figures["miou"]
-                    )
-                )
-            levels["dry"] = _segmentation(sum(score.dry_confusion[name, judge] for score in judged))
-            result["judges"][judge] = levels
-        return result
-
-    def _depth_summary(self, name: str) -> dict:
-        """Mean over rainy views, for all and for every kind of truth."""
-        groups: dict[str, list[metrics.DepthErrors]] = {}
         for score in self.scores:
-            for view in score.views:
-                if name in view.depth:
-                    groups.setdefault("all", []).append(view.depth[name])
-                    if score.depth_kind:
-                        groups.setdefault(score.depth_kind, []).append(view.depth[name])
-        return {
-            kind: {
-                "abs_rel": float(np.mean([e.abs_rel for e in errors])),
-                "inverse_abs_rel": float(np.mean([e.inverse_abs_rel for e in errors])),
-                "delta_1.25": float(np.mean([e.delta for e in errors])),
-                "views": len(errors),
-            }
-            for kind, errors in groups.items()
-        }
+            self._groups.setdefault(score.group, []).append(score.index)
+        results = summarise(records)
+        results["networks"] = {name: {} for name in self.testbed.networks}
+        example = self.dataset[self.indices[0]]
+        if _takes_rain(example):
+            self._add_robustness(results)
+            self._add_flicker(results)
+            self._add_consistency(results)
+        self._add_latency(results, example.clean)
+        return results
 
-    def _protocol_example(self, index: int) -> Example:
-        """The example put through the protocol, for rain that is rendered onto it afterwards."""
+    def worst(self, network: str, count: int) -> list[Record]:
+        """The rainy views of which a network harmed most, every group in turn, no image twice."""
+        by_group: dict[str, list[Record]] = {}
+        for score in self.scores:
+            views = [r for r in score.records if r.source == network and r.level not in (DRY, *STREAKLESS)]
+            if views:
+                by_group.setdefault(score.group, []).append(max(views, key=lambda r: r.figures["harmed"]))
+        ranked = [sorted(group, key=lambda r: -r.figures["harmed"]) for _, group in sorted(by_group.items())]
+        turns = [
+            group[turn]
+            for turn in range(max(map(len, ranked), default=0))
+            for group in ranked
+            if turn < len(group)
+        ]
+        return turns[:count]
+
+    def view_again(self, record: Record) -> tuple[View, float | None]:
+        """The view that a record was taken on, and its camera's focal length."""
+        example = self.dataset[record.index]
+        focal_px = PROTOCOLS[self.settings.protocol].example(example).focal_px
+        views = views_of(example, record.index, self.settings)
+        return next(view for view in views if view.level == record.level), focal_px
+
+    def _score_image(self, index: int) -> Scored:
         example = self.dataset[index]
-        protocol = PROTOCOLS[self.settings.protocol]
-        return replace(
-            example,
-            clean=protocol.picture(example.clean),
-            inverse_depth=None if example.inverse_depth is None else protocol.field(example.inverse_depth),
-        )
+        prepared = PROTOCOLS[self.settings.protocol].example(example)
+        group = example.group or "all"
+        scored = Scored(index, group)
+        truth: _Truth | None = None
 
-    def _add_robustness(self, summary: dict) -> None:
+        def add(level: str, source: str, figures: dict, labels: dict[str, np.ndarray]) -> None:
+            confusions = {}
+            if truth.labels is not None:
+                confusions = {judge: metrics.confusion(truth.labels, seen) for judge, seen in labels.items()}
+            scored.records.append(Record(index, example.name, group, level, source, figures, confusions))
+
+        for view in views_of(example, index, self.settings):
+            if truth is None:
+                truth = self._truth(prepared)
+                add(DRY, CLEAN, {}, truth.seen)
+                for name, (figures, labels) in self._dry(prepared, truth).items():
+                    add(DRY, name, figures, labels)
+            self._score_view(view, prepared, truth, add)
+        return scored
+
+    def _truth(self, example: Example) -> _Truth:
+        sky = None
+        if example.labels is not None:
+            sky = example.labels == SKY
+        if example.inverse_depth is not None:
+            sky = (example.inverse_depth == 0) if sky is None else sky | (example.inverse_depth == 0)
+        below = None if sky is None or sky.all() else ~sky
+        if sky is not None and sky.mean() < LEAST_SKY:
+            sky = None
+        labels = None
+        if example.labels is not None and example.label_kind != "pseudo":
+            folded = self.testbed.fold(example.labels)
+            labels = folded if (folded != UNLABELLED).any() else None
+        return _Truth(example.clean, below, sky, labels, self.testbed.judged_before(example.clean))
+
+    def _dry(self, example: Example, truth: _Truth) -> dict[str, tuple[dict, dict]]:
+        """Figures and labels of the dry image, by network."""
+        results = {}
+        for name in self.testbed.networks:
+            restored = self.testbed.restore(name, example.clean, example.focal_px)
+            labels = self.testbed.judged_after(restored)
+            figures = _likeness(restored.image, truth) | _harm(restored.image, example.clean, truth)
+            figures |= restored.opinion | _agreements(labels, truth)
+            results[name] = figures, labels
+        return results
+
+    def _score_view(self, view: View, example: Example, truth: _Truth, add) -> None:
+        before = _likeness(view.rainy, truth)
+
+        def compared(image: np.ndarray, labels: dict[str, np.ndarray]) -> dict[str, float]:
+            figures = _likeness(image, truth)
+            gains = {
+                f"{name}_gain": value - before[name] for name, value in figures.items() if name in _GAINING
+            }
+            harm = _harm(image, view.rainy, truth)
+            return figures | gains | harm | _agreements(labels, truth)
+
+        seen = self.testbed.judged_before(view.rainy)
+        to_fog = {} if view.fog is None else {"psnr_to_fog": metrics.psnr(view.rainy, view.fog)}
+        add(view.level, RAINY, before | to_fog | _agreements(seen, truth), seen)
+        if view.fog is not None and self.testbed.streak_stages:
+            labels = self.testbed.judged_before(view.fog)
+            add(view.level, FOG_LEFT, compared(view.fog, labels), labels)
+        for name in self.testbed.streak_stages if view.fog is not None else ():
+            cleared = self.testbed.without_streaks(name, view.rainy)
+            labels = self.testbed.judged(cleared)
+            figures = compared(cleared, labels) | {"psnr_to_fog": metrics.psnr(cleared, view.fog)}
+            add(view.level, STREAKS_ALONE.format(name), figures, labels)
+        for name in self.testbed.networks:
+            restored = self.testbed.restore(name, view.rainy, example.focal_px)
+            labels = self.testbed.judged_after(restored)
+            figures = compared(restored.image, labels) | restored.opinion
+            if example.inverse_depth is not None and example.depth_kind not in MADE_UP_DEPTH:
+                figures |= _depth(restored.inverse_depth, example.inverse_depth)
+            add(view.level, name, figures, labels)
+
+    def _turns(self, count: int) -> list[int]:
+        """At most `count` of the images, every group in turn."""
+        share = -(-count // max(1, len(self._groups)))
+        chosen = [_spread(members, share) for members in self._groups.values()]
+        turns = [members[turn] for turn in range(share) for members in chosen if turn < len(members)]
+        return sorted(turns[:count])
+
+    def _prepared(self, index: int) -> Example:
+        """The example put through the protocol, for rain that is rendered onto it afterwards."""
+        return PROTOCOLS[self.settings.protocol].example(self.dataset[index])
+
+    def _add_robustness(self, results: dict) -> None:
         """Under every network: PSNR of rainy and derained, and the gain, for each row of
         `conditions.ROBUSTNESS`.
         """
 
         def score(index: int) -> list[dict[str, tuple[float, float]]]:
-            example = self._protocol_example(index)
+            example = self._prepared(index)
             rows = []
             for row in ROBUSTNESS:
                 seen = row.observe(example, index)
                 before = metrics.psnr(seen.rainy, seen.reference)
-                rows.append(
-                    {
-                        name: (before, metrics.psnr(self.restore(name, seen.rainy).image, seen.reference))
-                        for name in self.networks
-                    }
-                )
+                rows.append({})
+                for name in self.testbed.networks:
+                    image = self.testbed.restore(name, seen.rainy, example.focal_px).image
+                    rows[-1][name] = before, metrics.psnr(image, seen.reference)
             return rows
 
-        indices = self._spread(min(self.settings.robustness_images, len(self.indices)))
+        indices = self._turns(self.settings.robustness_images)
         if not indices:
             return
-        scores = list(self._in_workers(score, indices, "robustness"))
-        summary["counts"]["robustness_images"] = len(indices)
-        for name in self.networks:
-            rows = []
+        scores = self.testbed.in_workers(score, indices, "robustness")
+        results["counts"]["robustness_images"] = len(indices)
+        for name in self.testbed.networks:
+            rows = results["networks"][name]["robustness"] = []
             for number, row in enumerate(ROBUSTNESS):
                 pairs = np.array([of_image[number][name] for of_image in scores])
                 rainy, derained = pairs.mean(axis=0)
@@ -355,52 +309,86 @@ class Evaluation:
                         "psnr_gain_worst": float((pairs[:, 1] - pairs[:, 0]).min()),
                     }
                 )
-            summary["networks"][name]["robustness"] = rows
 
-    def _add_flicker(self, summary: dict) -> None:
+    def _add_flicker(self, results: dict) -> None:
         """Grey levels by which a pixel of a static scene wavers under moving rain, before and after."""
         settings = self.settings
 
         def score(index: int) -> dict[str, float]:
-            example = self._protocol_example(index)
-            flickers = {name: metrics.Flicker() for name in ("rainy", *self.networks)}
+            example = self._prepared(index)
+            flickers = {name: metrics.Flicker() for name in (RAINY, *self.testbed.networks)}
             for frame in range(settings.flicker_frames):
                 rainy = rain_on(example, index, ROBUSTNESS_LEVEL, frame / settings.flicker_rate).rainy
-                flickers["rainy"].add(rainy)
-                for name in self.networks:
-                    flickers[name].add(self.restore(name, rainy).image)
+                flickers[RAINY].add(rainy)
+                for name in self.testbed.networks:
+                    flickers[name].add(self.testbed.restore(name, rainy, example.focal_px).image)
             return {name: flicker.value for name, flicker in flickers.items()}
 
-        indices = self._spread(min(settings.flicker_scenes, len(self.indices)))
+        indices = self._turns(settings.flicker_scenes)
         if not indices:
             return
-        scores = list(self._in_workers(score, indices, "flicker"))
-        summary["counts"]["flicker_scenes"] = len(indices)
-        rainy = float(np.mean([score["rainy"] for score in scores]))
-        for name in self.networks:
-            derained = float(np.mean([score[name] for score in scores]))
-            summary["networks"][name]["flicker"] = {
-                "rainy": rainy,
-                "derained": derained,
+        scores = self.testbed.in_workers(score, indices, "flicker")
+        results["counts"]["flicker_scenes"] = len(indices)
+        for name in self.testbed.networks:
+            results["networks"][name]["flicker"] = {
+                "rainy": float(np.mean([score[RAINY] for score in scores])),
+                "derained": float(np.mean([score[name] for score in scores])),
                 "unit": "grey levels",
             }
 
-    def _add_latency(self, summary: dict, image: np.ndarray) -> None:
+    def _add_consistency(self, results: dict) -> None:
+        """How far the depth of a crop, as it is and enlarged, lies from that of the whole image."""
+
+        def score(index: int) -> dict[str, tuple[float, float]]:
+            example = self._prepared(index)
+            if min(example.clean.shape[:2]) * 0.6 < MIN_SIDE:
+                return {}
+            rainy = rain_on(example, index, ROBUSTNESS_LEVEL).rainy
+            return {name: self._consistency(name, rainy, example.focal_px) for name in self.testbed.networks}
+
+        indices = self._turns(self.settings.consistency_images)
+        scores = [one for one in self.testbed.in_workers(score, indices, "depth of crops") if one]
+        if not scores:
+            return
+        results["counts"]["consistency_images"] = len(scores)
+        for name in self.testbed.networks:
+            crop, zoom = np.mean([score[name] for score in scores], axis=0)
+            results["networks"][name]["depth_consistency"] = {"crop": float(crop), "zoom": float(zoom)}
+
+    def _consistency(self, network: str, image: np.ndarray, focal_px: float | None) -> tuple[float, float]:
+        """Median over pixels nearer than 100 m of |q' / q - 1|, q the inverse depth from the whole image, q'
+        from its middle 60 %: as it is, and enlarged to the whole image's size.
+        """
+        height, width = image.shape[:2]
+        top, left = height // 5, width // 5
+        rows, columns = slice(top, height - top), slice(left, width - left)
+        focal_px = focal_px or ASSUMED_FOCAL * width
+        crop = np.ascontiguousarray(image[rows, columns])
+        enlarged = cv2.resize(crop, (width, height), interpolation=cv2.INTER_CUBIC)
+        whole = self.testbed.restore(network, image, focal_px).inverse_depth[rows, columns]
+        of_crop = self.testbed.restore(network, crop, focal_px).inverse_depth
+        of_zoom = self.testbed.restore(network, enlarged, focal_px * width / crop.shape[1]).inverse_depth
+        of_zoom = cv2.resize(of_zoom, (crop.shape[1], crop.shape[0]), interpolation=cv2.INTER_AREA)
+        judged = whole > 0.01
+        if not judged.any():
+            return 0.0, 0.0
+        ratios = (np.abs(other[judged] / whole[judged] - 1) for other in (of_crop, of_zoom))
+        return tuple(float(np.median(ratio)) for ratio in ratios)
+
+    def _add_latency(self, results: dict, image: np.ndarray) -> None:
         """Milliseconds of a call on one image of `latency_size`, one at a time, after all else is done."""
         height, width = self.settings.latency_size
         image = cv2.resize(image, (width, height), interpolation=cv2.INTER_LINEAR)
-        for name, restorer in self.networks.items():
-            outputs = (Output.IMAGE, Output.INVERSE_DEPTH)
+        calls, outputs = self.settings.latency_calls, OUTPUTS[:2]
+        for name, restorer in self.testbed.networks.items():
             restorer.prepare(height, width, outputs)
             durations = []
-            for _ in self._track(
-                range(self.settings.latency_calls), self.settings.latency_calls, f"latency {name}"
-            ):
+            for _ in self.testbed.track(range(calls), calls, f"latency {name}"):
                 start = time.perf_counter()
                 restorer(image, outputs)
                 durations.append(1000 * (time.perf_counter() - start))
             median, p95 = np.percentile(durations, (50, 95))
-            summary["networks"][name]["latency"] = {
+            results["networks"][name]["latency"] = {
                 "median_ms": float(median),
                 "p95_ms": float(p95),
                 "size": f"{width}x{height}",
@@ -408,40 +396,59 @@ class Evaluation:
             }
 
 
+ASSUMED_FOCAL = 0.8
+"""Focal length in image widths where nobody says it."""
+
+_GAINING = ("psnr", "ssim", "psnr_below", "ssim_below")
+
+
+def _spread(indices, count: int | None) -> list[int]:
+    """At most `count` of the indices, spread evenly over them."""
+    indices = list(indices)
+    if count is None or count >= len(indices):
+        return indices
+    return [indices[i] for i in sorted({int(i) for i in np.linspace(0, len(indices) - 1, count)})]
+
+
 def _takes_rain(example: Example) -> bool:
     """Whether rain can be rendered onto an example: its depth is known everywhere."""
     return example.inverse_depth is not None and not np.isnan(example.inverse_depth).any()
 
 
-def _similarity(image: np.ndarray, reference: np.ndarray) -> tuple[float, float]:
-    return metrics.psnr(image, reference), metrics.ssim(image, reference)
+def _likeness(image: np.ndarray, truth: _Truth) -> dict[str, float]:
+    """How like the truth an image is: everywhere, below the sky, and in the sky."""
+    similarity = metrics.ssim_map(image, truth.clean)
+    figures = {"psnr": metrics.psnr(image, truth.clean), "ssim": float(similarity.mean(dtype=np.float64))}
+    if truth.below is not None:
+        figures["psnr_below"] = metrics.psnr(image, truth.clean, truth.below)
+        inside = metrics.inside_border(truth.below)
+        if inside.any():
+            figures["ssim_below"] = float(similarity[inside].mean(dtype=np.float64))
+    if truth.sky is not None:
+        shift = metrics.sky_shift(image, truth.clean, truth.sky)
+        figures |= {"sky_brightness": abs(shift.brightness), "sky_hue": abs(shift.blueness)}
+        figures["sky_structure"] = shift.structure
+    return figures
 
 
-def _similarity_means(pairs: Sequence[tuple[float, float]]) -> dict[str, float | int]:
-    psnr, ssim = np.mean(pairs, axis=0)
-    return {"psnr": float(psnr), "ssim": float(ssim), "images": len(pairs)}
+def _harm(image: np.ndarray, observed: np.ndarray, truth: _Truth) -> dict[str, float]:
+    harmed = metrics.harmed(image, observed, truth.clean)
+    figures = {"harmed": float(harmed.mean())}
+    if truth.below is not None:
+        figures["harmed_below"] = float(harmed[truth.below].mean())
+    return figures
 
 
-def _by_level(views: list[ViewScores], figures: Callable[[list[ViewScores]], dict]) -> dict[str, dict]:
-    """The figures of every level that occurs, and of all views together."""
-    levels = [*PAPER_LEVELS, RECORDED]
-    groups = {level: [view for view in views if view.level == level] for level in levels}
-    return {level: figures(group) for level, group in groups.items() if group} | {OVERALL: figures(views)}
-
-
-def _segmentation(matrix: np.ndarray) -> dict:
-    """mIoU and the IoU of every class that the truth has."""
-    iou = metrics.class_iou(matrix)
+def _agreements(labels: dict[str, np.ndarray], truth: _Truth) -> dict[str, float]:
     return {
-        "miou": metrics.mean_iou(matrix),
-        "iou": {
-            name: float(value)
-            for (name, _), value in zip(cityscapes.CLASSES, iou, strict=True)
-            if np.isfinite(value)
-        },
+        f"agreement/{judge}": metrics.agreement(seen, truth.seen[judge])
+        for judge, seen in labels.items()
+        if judge in truth.seen
     }
 
 
-def _number(value: float) -> float | None:
-    """JSON knows no NaN."""
-    return value if np.isfinite(value) else None
+def _depth(predicted: np.ndarray, measured: np.ndarray) -> dict[str, float]:
+    errors = metrics.depth_errors(predicted, measured)
+    if errors is None:
+        return {}
+    return {"abs_rel": errors.abs_rel, "inverse_abs_rel": errors.inverse_abs_rel, "delta_1.25": errors.delta}

@@ -24,21 +24,37 @@ SSIM_DESCRIPTION = (
 _BORDER = 5
 
 
-def psnr(image: np.ndarray, reference: np.ndarray) -> float:
-    """10 log10(255² / MSE) in dB over all pixels and channels of two uint8 images, at most MAX_PSNR."""
+HARM = 10
+"""Grey levels, the mean over R, G and B: a pixel that is left more than this farther from the truth than it
+came is harmed.
+"""
+
+
+def psnr(image: np.ndarray, reference: np.ndarray, where: np.ndarray | None = None) -> float:
+    """10 log10(255² / MSE) in dB over all channels of two uint8 images, at most MAX_PSNR.
+
+    where: bool (H, W), the pixels that count, at least one; None: all.
+    """
     _check_alike(image, reference)
-    squared_error = cv2.norm(image, reference, cv2.NORM_L2SQR)
+    mask = None if where is None else where.astype(np.uint8)
+    squared_error = cv2.norm(image, reference, cv2.NORM_L2SQR, mask)
     if squared_error == 0:
         return MAX_PSNR
-    return min(MAX_PSNR, float(10 * np.log10(255**2 * image.size / squared_error)))
+    count = image.size if where is None else 3 * cv2.countNonZero(mask)
+    return min(MAX_PSNR, float(10 * np.log10(255**2 * count / squared_error)))
 
 
 def ssim(image: np.ndarray, reference: np.ndarray) -> float:
-    """Structural similarity of two uint8 (H, W, 3) images, at least 11 pixels a side (Wang et al., IEEE TIP
-    2004).
+    """The mean of `ssim_map`."""
+    return float(ssim_map(image, reference).mean(dtype=np.float64))
 
-    Equals skimage.metrics.structural_similarity(channel_axis=2, data_range=255, gaussian_weights=True,
-    sigma=1.5, use_sample_covariance=False).
+
+def ssim_map(image: np.ndarray, reference: np.ndarray) -> np.ndarray:
+    """Structural similarity of two uint8 (H, W, 3) images, at least 11 pixels a side (Wang et al., IEEE TIP
+    2004), as float32 (H - 10, W - 10, 3): a border of five pixels is left out.
+
+    Its mean equals skimage.metrics.structural_similarity(channel_axis=2, data_range=255,
+    gaussian_weights=True, sigma=1.5, use_sample_covariance=False).
     """
     _check_alike(image, reference)
     if min(image.shape[:2]) <= 2 * _BORDER:
@@ -54,8 +70,46 @@ def ssim(image: np.ndarray, reference: np.ndarray) -> float:
     covariance = mean(x * y) - product
     variances = mean(x * x + y * y) - squares
     c1, c2 = np.float32((0.01 * 255) ** 2), np.float32((0.03 * 255) ** 2)
-    similarity = (2 * product + c1) * (2 * covariance + c2) / ((squares + c1) * (variances + c2))
-    return float(similarity.mean(dtype=np.float64))
+    return (2 * product + c1) * (2 * covariance + c2) / ((squares + c1) * (variances + c2))
+
+
+def inside_border(field: np.ndarray) -> np.ndarray:
+    """The part of an (H, W) field that `ssim_map` speaks of."""
+    return field[_BORDER:-_BORDER, _BORDER:-_BORDER]
+
+
+def distance_from(image: np.ndarray, reference: np.ndarray) -> np.ndarray:
+    """float32 (H, W): grey levels between two uint8 (H, W, 3) images, the mean over R, G and B."""
+    _check_alike(image, reference)
+    return cv2.transform(cv2.absdiff(image, reference).astype(np.float32), np.full((1, 3), 1 / 3, np.float32))
+
+
+def harmed(image: np.ndarray, observed: np.ndarray, reference: np.ndarray) -> np.ndarray:
+    """bool (H, W): where `image` is over HARM grey levels farther from `reference` than `observed` was."""
+    return distance_from(image, reference) - distance_from(observed, reference) > HARM
+
+
+@dataclass(frozen=True)
+class SkyShift:
+    """How a sky differs from another one, in grey levels; positive: brighter, bluer, more structured."""
+
+    brightness: float  # mean of R, G and B
+    blueness: float  # B - R
+    structure: float  # standard deviation of the brightness over the sky
+
+
+def sky_shift(image: np.ndarray, reference: np.ndarray, sky: np.ndarray) -> SkyShift:
+    """What an image's sky has that the reference's has not, both uint8 (H, W, 3); sky: bool (H, W), not
+    empty.
+    """
+    _check_alike(image, reference)
+    seen, truth = image[sky].astype(np.float32), reference[sky].astype(np.float32)
+    difference = (seen - truth).mean(axis=0)
+    return SkyShift(
+        brightness=float(difference.mean()),
+        blueness=float(difference[2] - difference[0]),
+        structure=float(seen.mean(axis=1).std() - truth.mean(axis=1).std()),
+    )
 
 
 def _check_alike(image: np.ndarray, reference: np.ndarray) -> None:
@@ -113,6 +167,11 @@ def mean_iou(matrix: np.ndarray) -> float:
     """Mean over the classes that the truth has; NaN where it has none."""
     iou = class_iou(matrix)
     return float(np.nanmean(iou)) if np.isfinite(iou).any() else float("nan")
+
+
+def agreement(labels: np.ndarray, reference: np.ndarray) -> float:
+    """The share of pixels that two label maps (H, W) give the same label."""
+    return float((labels == reference).mean())
 
 
 def share_won_back(clean: float, rainy: float, derained: float) -> float:

@@ -6,20 +6,40 @@ A protocol is applied to every part of an example before anything sees it.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
 
+from rain_removal_ros.lab.data.datasets import Example
+
 
 @dataclass(frozen=True)
 class Protocol:
-    """`picture` maps uint8 (H, W, 3) images, `field` (H, W) depth and labels, which must not be blended."""
+    """`picture` maps uint8 (H, W, 3) images, `field` (H, W) depth and labels, which must not be blended;
+    `columns` is the share of an image's columns that is kept.
+    """
 
     name: str
     description: str
     picture: Callable[[np.ndarray], np.ndarray]
     field: Callable[[np.ndarray], np.ndarray]
+    columns: float = 1.0
+
+    def example(self, example: Example) -> Example:
+        """The example with all its parts put through the protocol."""
+        clean = None if example.clean is None else self.picture(example.clean)
+        focal_px = example.focal_px
+        if focal_px is not None and example.clean is not None and clean is not None:
+            focal_px *= clean.shape[1] / (self.columns * example.clean.shape[1])
+        return replace(
+            example,
+            clean=clean,
+            rainy=None if example.rainy is None else self.picture(example.rainy),
+            inverse_depth=None if example.inverse_depth is None else self.field(example.inverse_depth),
+            labels=None if example.labels is None else self.field(example.labels),
+            focal_px=focal_px,
+        )
 
 
 def _same(array: np.ndarray) -> np.ndarray:
@@ -50,6 +70,7 @@ PROTOCOLS = {
             "then restored and compared as RGB uint8; comparable with the publication alone",
             _paper_picture,
             _paper_field,
+            columns=0.94,
         ),
     )
 }

@@ -2,54 +2,123 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 
-from rain_removal_ros.lab.evaluation.evaluate import OVERALL
-from rain_removal_ros.lab.evaluation.metrics import SSIM_DESCRIPTION
+from tabulate import tabulate
+
+from rain_removal_ros.lab.evaluation.evaluate import FOG_LEFT, STREAKS_ALONE
+from rain_removal_ros.lab.evaluation.metrics import HARM, SSIM_DESCRIPTION
+from rain_removal_ros.lab.evaluation.summary import CLEAN, DRY, MEAN, OVERALL, RAINY
+from rain_removal_ros.lab.evaluation.testbed import MASK
 
 
-def table(header: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
+def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """A Markdown table; the first column to the left, the others to the right."""
-    header = list(header)
-    lines = [header, ["---", *["---:"] * (len(header) - 1)], *rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
+    align = ["left", *["right"] * (len(header) - 1)]
+    return tabulate(list(rows), list(header), tablefmt="pipe", colalign=align, disable_numparse=True) + "\n"
 
 
-def _figure(value: float | None, digits: int = 2, sign: bool = False) -> str:
-    return "-" if value is None else f"{value:{'+' if sign else ''}.{digits}f}"
+@dataclass(frozen=True)
+class Column:
+    """A figure of the summary as a column of a table."""
+
+    title: str
+    figure: str
+    write: Callable[[float], str]
 
 
-def _percent(value: float | None) -> str:
-    return "-" if value is None else f"{100 * value:.1f} %"
+def _decibels(value: float) -> str:
+    return f"{value:.2f}"
+
+
+def _gain(value: float) -> str:
+    return f"{value:+.2f}"
+
+
+def _ratio(value: float) -> str:
+    return f"{value:.3f}"
+
+
+def _percent(value: float) -> str:
+    return f"{100 * value:.1f} %"
+
+
+def _levels(value: float) -> str:
+    return f"{value:.1f}"
+
+
+def _signed_levels(value: float) -> str:
+    return f"{value:+.1f}"
+
+
+def _cell(figures: dict, column: Column) -> str:
+    return column.write(figures[column.figure]) if column.figure in figures else ""
+
+
+RESTORATION = (
+    Column("PSNR", "psnr", _decibels),
+    Column("gain", "psnr_gain", _gain),
+    Column("worst", "psnr_gain_worst", _gain),
+    Column("below sky", "psnr_below", _decibels),
+    Column("gain", "psnr_below_gain", _gain),
+    Column("SSIM", "ssim", _ratio),
+    Column("below sky", "ssim_below", _ratio),
+    Column("harmed below sky", "harmed_below", _percent),
+    Column("harmed", "harmed", _percent),
+    Column("sky off", "sky_brightness", _levels),
+    Column("its hue", "sky_hue", _levels),
+)
+DRY_COLUMNS = (
+    Column("PSNR", "psnr", _decibels),
+    Column("worst", "psnr_worst", _decibels),
+    Column("changed below sky", "harmed_below", _percent),
+    Column("rain?", "rain", _ratio),
+    Column("at most", "rain_worst", _ratio),
+)
+DEPTH = (
+    Column("AbsRel (distance)", "abs_rel", _ratio),
+    Column("AbsRel (inverse depth)", "inverse_abs_rel", _ratio),
+    Column("δ < 1.25", "delta_1.25", _percent),
+)
+
+
+def _judgement(judge: str) -> tuple[Column, ...]:
+    return (
+        Column("agreement", f"agreement/{judge}", _percent),
+        Column("won back", f"won_back/agreement/{judge}", _percent),
+        Column("mIoU", f"miou/{judge}", _percent),
+        Column("won back", f"won_back/miou/{judge}", _percent),
+    )
 
 
 def render_markdown(report: dict) -> str:
     """The report of `command.run` as Markdown."""
     conditions, results = report["conditions"], report["results"]
-    parts = [
-        "# Evaluation\n",
-        _conditions(conditions, results["counts"]),
-        _comparison(results),
-        _restoration(results),
-    ]
-    parts.append(_depth(results))
-    if results["judges"]:
-        parts.append(_segmentation(results, conditions))
-    if any("robustness" in network for network in results["networks"].values()):
-        parts.append(_robustness(results))
-    return "\n".join(parts)
+    parts = ["# Evaluation\n", _conditions(conditions, results)]
+    if "sources" in results:
+        parts += [_comparison(results), _groups(results), _levels_table(results), _depth(results)]
+        parts += [_robustness(results), _classes(results)]
+    parts += [_weather(results), _hard_dry(results)]
+    return "\n".join(part for part in parts if part)
 
 
-def _conditions(conditions: dict, counts: dict) -> str:
-    dataset, machine = conditions["dataset"], conditions["machine"]
-    lines = [
-        f"- dataset: {dataset['kind']} `{dataset['name']}`"
-        + (f", split {dataset['split']}" if dataset["split"] else "")
-        + f": {counts['images']} of {dataset['examples']} examples, {counts['views']} rainy views, "
-        + f"{counts['judged_images']} with labels to judge by",
-        f"- protocol `{conditions['protocol']}`: {conditions['protocol_description']}",
-        f"- SSIM: {SSIM_DESCRIPTION}",
-        f"- rain: {conditions['rain']}",
+def _conditions(conditions: dict, results: dict) -> str:
+    machine = conditions["machine"]
+    lines = []
+    if dataset := conditions.get("dataset"):
+        counts = results["counts"]
+        lines += [
+            f"- dataset: {dataset['kind']} `{dataset['name']}`"
+            + (f", split {dataset['split']}" if dataset["split"] else "")
+            + f": {counts['images']} of {dataset['examples']} images, {counts['views']} rainy views, "
+            + f"{counts['labelled_images']} labelled by hand or rendered; "
+            + ", ".join(f"{group} {count}" for group, count in results["groups"].items()),
+            f"- protocol `{conditions['protocol']}`: {conditions['protocol_description']}",
+            f"- SSIM: {SSIM_DESCRIPTION}",
+            f"- rain: {conditions['rain']}",
+        ]
+    lines += [
         f"- machine: {machine['cpu']}, {machine['cores']} cores, {machine['memory_gib']} GiB"
         + (f", {machine['gpu']}" if "gpu" in machine else ""),
         "- versions: " + ", ".join(f"{name} {version}" for name, version in conditions["versions"].items()),
@@ -69,124 +138,206 @@ def _conditions(conditions: dict, counts: dict) -> str:
     return "\n".join(lines)
 
 
+def _judges(results: dict) -> list[str]:
+    dry = results["sources"].get(RAINY, {}).get(OVERALL, {}).get(MEAN, {})
+    return [name.removeprefix("agreement/") for name in dry if name.startswith("agreement/")]
+
+
 def _comparison(results: dict) -> str:
-    judges = list(results["judges"])
-    header = ["network", "PSNR (dB)", "gain", "SSIM", "gain", "dry PSNR"]
-    header += [f"mIoU, {judge}" for judge in judges] + [f"won back, {judge}" for judge in judges]
-    header += ["depth δ<1.25", "flicker", "ms"]
-    rainy = results["rainy"][OVERALL]
-    flickers = [n["flicker"]["rainy"] for n in results["networks"].values() if "flicker" in n]
-    baseline = ["(rainy)", _figure(rainy["psnr"]), "", _figure(rainy["ssim"], 4), "", ""]
-    baseline += [_percent(results["judges"][judge]["rainy"][OVERALL]["miou"]) for judge in judges]
-    baseline += [""] * (len(judges) + 1) + [_figure(flickers[0]) if flickers else "", ""]
-    rows = [baseline]
-    if judges:
-        clean = (
-            ["(clean)"] + [""] * 5 + [_percent(results["judges"][judge]["clean"]["miou"]) for judge in judges]
-        )
-        rows.append(clean + [""] * (len(judges) + 3))
-    for name, network in results["networks"].items():
-        overall = network["restoration"][OVERALL]
-        row = [
-            name,
-            _figure(overall["psnr"]),
-            _figure(overall["psnr_gain"], sign=True),
-            _figure(overall["ssim"], 4),
-            _figure(overall["ssim_gain"], 4, sign=True),
-            _figure(network["dry"]["psnr"]),
-        ]
-        row += [_percent(network["judges"][judge][OVERALL]["miou"]) for judge in judges]
-        row += [_percent(network["judges"][judge][OVERALL]["won_back"]) for judge in judges]
-        row.append(_percent(network["depth"]["all"]["delta_1.25"] if network["depth"] else None))
-        row.append(_figure(network["flicker"]["derained"] if "flicker" in network else None))
-        row.append(_figure(network["latency"]["median_ms"], 1))
-        rows.append(row)
-    size = next(iter(results["networks"].values()))["latency"]["size"]
-    note = (
-        "All levels together. Flicker in grey levels on a static scene. Latency: median of one call at "
-        f"{size}, "
-        "the evaluation doing nothing else meanwhile.\n"
+    """Everything in a row a source, mean over groups, all of RainCityscapes' strengths together."""
+    sources = results["sources"]
+    judges = _judges(results)
+    columns = [*RESTORATION, *(column for judge in judges for column in _judgement(judge))]
+    titles = [column.title for column in RESTORATION]
+    titles += [f"{judge}: {column.title}" for judge in judges for column in _judgement(judge)]
+    rows = []
+    for source, levels in sources.items():
+        if OVERALL in levels:
+            rows.append([source, *(_cell(levels[OVERALL][MEAN], column) for column in columns)])
+    text = f"## Mean over groups\n\n{table(['image', *titles], rows)}\n"
+    text += (
+        f"RainCityscapes' three strengths. Harmed: more than {HARM} grey levels farther from the truth than "
+        "it came. Sky off: how far its mean brightness, and its blue minus red, lie from the truth, in grey "
+        "levels.\n"
     )
-    return f"## Side by side\n\n{table(header, rows)}\n{note}"
-
-
-def _restoration(results: dict) -> str:
-    header = ["network", "level", "PSNR rainy", "PSNR", "gain", "worst gain", "SSIM rainy", "SSIM"]
     rows = []
     for name, network in results["networks"].items():
-        for level, figures in network["restoration"].items():
-            rainy = results["rainy"][level]
-            row = [name, level, _figure(rainy["psnr"]), _figure(figures["psnr"])]
-            row += [_figure(figures["psnr_gain"], sign=True), _figure(figures["psnr_gain_worst"], sign=True)]
-            rows.append([*row, _figure(rainy["ssim"], 4), _figure(figures["ssim"], 4)])
-    dry = table(
-        ["network", "PSNR to the input", "worst image", "SSIM"],
-        [
-            [name, _figure(n["dry"]["psnr"]), _figure(n["dry"]["psnr_worst"]), _figure(n["dry"]["ssim"], 4)]
-            for name, n in results["networks"].items()
-        ],
-    )
-    return f"## Restoration\n\n{table(header, rows)}\n### No harm: dry images\n\n{dry}"
+        flicker, latency = network.get("flicker"), network.get("latency")
+        rows.append(
+            [
+                name,
+                *(_cell(sources[name][DRY][MEAN], column) for column in DRY_COLUMNS),
+                f"{flicker['rainy']:.2f} → {flicker['derained']:.2f}" if flicker else "",
+                f"{latency['median_ms']:.1f}" if latency else "",
+            ]
+        )
+    header = ["dry images", *(column.title for column in DRY_COLUMNS), "flicker in rain", "ms"]
+    size = next(iter(results["networks"].values())).get("latency", {}).get("size", "")
+    note = f"\nFlicker: grey levels, of a static scene. Latency: median of one call at {size}.\n"
+    return f"{text}\n{table(header, rows)}{note}"
+
+
+def _groups(results: dict) -> str:
+    """A row a group: the three strengths, dense rain, the streak stage alone, dry images."""
+    sources, parts = results["sources"], []
+    for name in results["networks"]:
+        overall, dry = sources[name][OVERALL], sources[name][DRY]
+        alone = sources.get(STREAKS_ALONE.format(name), {}).get(OVERALL, {})
+        judges = _judges(results)
+        shown = [*RESTORATION, *(column for judge in judges for column in _judgement(judge)[1::2])]
+        titles = [column.title for column in RESTORATION]
+        for judge in judges:
+            titles += [f"{judge}: agreement won back", f"{judge}: mIoU won back"]
+        streaks = [
+            column
+            for judge in judges
+            for column in _judgement(judge)[1::2]
+            if column.figure in alone.get(MEAN, {})
+        ]
+        titles += [f"by streaks alone, {column.figure.removeprefix('won_back/')}" for column in streaks]
+        titles += ["dry", "worst"]
+        rows = [
+            [
+                f"**{group}**" if group == MEAN else group,
+                *(_cell(figures, column) for column in shown),
+                *(_cell(alone.get(group, {}), column) for column in streaks),
+                *(_cell(dry.get(group, {}), column) for column in DRY_COLUMNS[:2]),
+            ]
+            for group, figures in overall.items()
+        ]
+        parts.append(f"## {name} by group\n\n{table(['group', *titles], rows)}")
+    return "\n".join(parts)
+
+
+def _levels_table(results: dict) -> str:
+    sources, parts = results["sources"], []
+    judges = _judges(results)
+    for name in results["networks"]:
+        alone = sources.get(STREAKS_ALONE.format(name), {})
+        perfect = sources.get(FOG_LEFT, {})
+        columns = [*RESTORATION, Column("rain?", "rain", _ratio)]
+        titles = [column.title for column in columns]
+        won = [column for judge in judges for column in _judgement(judge)[1::2]]
+        if MASK in judges:
+            won.append(Column("", f"miou/{MASK}", _percent))
+        titles += [column.figure.replace("won_back/", "won back: ") for column in won]
+        rows = []
+        for level, groups in sources[name].items():
+            if level != DRY:
+                rows.append([level, *(_cell(groups[MEAN], column) for column in [*columns, *won])])
+        for title, source in (("streaks alone", alone), ("perfect streaks", perfect)):
+            for level, groups in source.items():
+                rows.append(
+                    [f"{level}, {title}", *(_cell(groups[MEAN], column) for column in [*columns, *won])]
+                )
+        dry = sources[name][DRY][MEAN]
+        clean = sources[CLEAN][DRY][MEAN]
+        notes = [
+            f"{judge} {_percent(dry[f'miou/{judge}'])} of the dry images restored, "
+            f"{_percent(clean[f'miou/{judge}'])} of the clean ones"
+            for judge in judges
+            if f"miou/{judge}" in dry and f"miou/{judge}" in clean
+        ]
+        note = f"\nmIoU by {'; '.join(notes)}.\n" if notes else ""
+        parts.append(f"## {name} by level, mean over groups\n\n{table(['level', *titles], rows)}{note}")
+    return "\n".join(parts)
 
 
 def _depth(results: dict) -> str:
+    rows = []
+    for name in results["networks"]:
+        for level, groups in results["sources"][name].items():
+            for group, figures in groups.items():
+                if "abs_rel" in figures and group != MEAN:
+                    rows.append([name, level, group, *(_cell(figures, column) for column in DEPTH)])
+    parts = []
+    if rows:
+        header = ["network", "level", "group", *(column.title for column in DEPTH)]
+        parts.append(f"## Depth from the rainy image, against measured depth\n\n{table(header, rows)}")
     rows = [
-        [
-            name,
-            kind,
-            _figure(f["abs_rel"], 3),
-            _figure(f["inverse_abs_rel"], 3),
-            _percent(f["delta_1.25"]),
-            str(f["views"]),
-        ]
+        [name, _percent(network["depth_consistency"]["crop"]), _percent(network["depth_consistency"]["zoom"])]
         for name, network in results["networks"].items()
-        for kind, f in network["depth"].items()
+        if "depth_consistency" in network
     ]
-    if not rows:
-        return ""
-    header = ["network", "truth", "AbsRel (distance)", "AbsRel (inverse depth)", "δ<1.25", "views"]
-    return f"## Depth from the rainy image\n\n{table(header, rows)}"
-
-
-def _segmentation(results: dict, conditions: dict) -> str:
-    parts = [
-        f"## Segmentation\n\nmIoU over the classes that the truth has, class set {conditions['class_set']}.\n"
-    ]
-    for judge, baseline in results["judges"].items():
-        levels = list(baseline["rainy"])
-        header = ["image", *levels, "dry"]
-        clean = baseline["clean"]
-        rows = [
-            ["clean", *[_percent(clean["miou"])] * len(levels), _percent(clean["miou"])],
-            ["rainy", *(_percent(baseline["rainy"][level]["miou"]) for level in levels), ""],
-        ]
-        for name, network in results["networks"].items():
-            of_judge = network["judges"][judge]
-            rows.append([name, *(_percent(of_judge[level]["miou"]) for level in [*levels, "dry"])])
-            rows.append(
-                [f"{name}: won back", *(_percent(of_judge[level]["won_back"]) for level in levels), ""]
-            )
-        parts.append(f"### Judge {judge}\n\n{table(header, rows)}")
-        header = ["class", "clean", "rainy", *results["networks"]]
-        rows = []
-        for name in clean["iou"]:
-            rainy = baseline["rainy"][OVERALL]["iou"][name]
-            derained = (n["judges"][judge][OVERALL]["iou"][name] for n in results["networks"].values())
-            rows.append([name, _percent(clean["iou"][name]), _percent(rainy), *map(_percent, derained)])
-        parts.append(f"IoU by class, all levels together:\n\n{table(header, rows)}")
+    if rows:
+        header = ["network", "its middle 60 %", "the same, enlarged"]
+        title = "### How far the depth of a part of the image lies from the whole image's"
+        parts.append(f"{title}\n\n{table(header, rows)}\nMedian over pixels nearer than 100 m.\n")
     return "\n".join(parts)
+
+
+def _classes(results: dict) -> str:
+    parts = []
+    for judge, sources in results["class_iou"].items():
+        names = list(sources.get(CLEAN, {}))
+        rows = [
+            [name, *(_percent(iou[name]) if name in iou else "" for iou in sources.values())]
+            for name in names
+        ]
+        parts.append(f"### {judge}\n\n{table(['class', *sources], rows)}")
+    return "## IoU by class, all groups together\n\n" + "\n".join(parts) if parts else ""
 
 
 def _robustness(results: dict) -> str:
     networks = {name: n["robustness"] for name, n in results["networks"].items() if "robustness" in n}
+    if not networks:
+        return ""
     header = ["added", "what it is", "PSNR rainy"]
     for name in networks:
         header += [name, "gain"]
     rows = []
     for number, first in enumerate(next(iter(networks.values()))):
-        row = [first["name"], first["description"], _figure(first["psnr_rainy"])]
+        row = [first["name"], first["description"], _decibels(first["psnr_rainy"])]
         for figures in networks.values():
-            row += [_figure(figures[number]["psnr"]), _figure(figures[number]["psnr_gain"], sign=True)]
+            row += [_decibels(figures[number]["psnr"]), _gain(figures[number]["psnr_gain"])]
         rows.append(row)
     count = results["counts"]["robustness_images"]
     return f"## Robustness\n\nMedium rain on {count} images; PSNR in dB.\n\n{table(header, rows)}"
+
+
+def _weather(results: dict) -> str:
+    if "real_weather" not in results:
+        return ""
+    parts = [
+        "## Real weather\n\nmIoU before → after; how the sky moved, the mean image's and the farthest's.\n"
+    ]
+    for name, weathers in results["real_weather"].items():
+        judges = [f.removeprefix("miou/") for f in next(iter(weathers.values())) if f.startswith("miou/")]
+        header = ["weather", "images", *judges, "sky brighter", "bluer", "more structure", "rain?", "at most"]
+        rows = []
+        for weather, figures in weathers.items():
+            row = [weather, str(figures["images"])]
+            for judge in judges:
+                before, after = figures[f"miou_before/{judge}"], figures[f"miou/{judge}"]
+                row.append(f"{_percent(before)} → {_percent(after)}")
+            for quantity in ("brightness", "blueness", "structure"):
+                figure = f"sky_{quantity}"
+                row.append(
+                    f"{_signed_levels(figures[figure])} ({_signed_levels(figures[figure + '_worst'])})"
+                    if figure in figures
+                    else ""
+                )
+            rows.append([*row, *(_ratio(figures[f]) if f in figures else "" for f in ("rain", "rain_worst"))])
+        parts.append(f"### {name}\n\n{table(header, rows)}")
+    return "\n".join(parts)
+
+
+def _hard_dry(results: dict) -> str:
+    if "hard_dry" not in results:
+        return ""
+    parts = ["## Hard dry set: look-alikes, to which nothing should be done\n"]
+    for name, kinds in results["hard_dry"].items():
+        header = ["kind", "PSNR to the input", "worst", f"moved > {HARM} levels", "worst", "rain? at most"]
+        rows = [
+            [
+                kind,
+                _decibels(figures["psnr"]),
+                _decibels(figures["psnr_worst"]),
+                _percent(figures["changed"]),
+                _percent(figures["changed_worst"]),
+                _ratio(figures["rain_worst"]) if "rain_worst" in figures else "",
+            ]
+            for kind, figures in kinds.items()
+        ]
+        parts.append(f"### {name}\n\n{table(header, rows)}")
+    return "\n".join(parts)

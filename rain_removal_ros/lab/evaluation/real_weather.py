@@ -1,0 +1,115 @@
+"""Real weather, where nobody knows what lies behind it: labels by hand say whether an image became better or
+worse for a segmentation network, and an overcast sky is to stay what it is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+
+from rain_removal_ros.errors import DatasetError
+from rain_removal_ros.lab.data.datasets import FolderDataset
+from rain_removal_ros.lab.evaluation import metrics
+from rain_removal_ros.lab.evaluation.testbed import Testbed
+
+SKY = 10
+
+
+@dataclass(frozen=True)
+class WeatherView:
+    """One image, and what the networks made of it."""
+
+    weather: str
+    name: str
+    image: np.ndarray
+    restored: dict[str, np.ndarray]  # by network
+    shifts: dict[str, metrics.SkyShift]  # by network; empty where the image has no sky
+    rain: dict[str, float]  # the networks' opinion of whether it rains
+    before: dict[str, np.ndarray]  # confusion by judge
+    after: dict[str, dict[str, np.ndarray]]  # by network, by judge
+
+
+def open_weather(root: Path) -> dict[str, FolderDataset]:
+    """WEATHER/{image,labels} under a folder, by weather. Raises DatasetError where there is none."""
+    folders = sorted(path.parent for path in Path(root).glob("*/image") if path.is_dir())
+    if not folders:
+        raise DatasetError(
+            f"{root} holds no WEATHER/image folder; expected such as {Path(root) / 'fog' / 'image'}"
+        )
+    datasets = {folder.name: FolderDataset(folder) for folder in folders}
+    unlabelled = [name for name, dataset in datasets.items() if not dataset.has_labels]
+    if unlabelled:
+        raise DatasetError(
+            f"{Path(root) / unlabelled[0]} has no labels/ to judge by; add them or remove the folder"
+        )
+    return datasets
+
+
+def measure_weather(datasets: dict[str, FolderDataset], testbed: Testbed) -> tuple[dict, list[WeatherView]]:
+    """{network: {weather: figures}} and the views behind them.
+
+    Figures: `miou_before/JUDGE`, `miou/JUDGE`; `sky_brightness`, `sky_blueness`, `sky_structure`, how the sky
+    moved, each the mean over images, and `_worst`, the farthest of any image; `rain_worst`, the highest the
+    network's own opinion of rain was; `images`.
+    """
+    items = [(weather, index) for weather, dataset in datasets.items() for index in range(len(dataset))]
+
+    def look(item: tuple[str, int]) -> WeatherView:
+        weather, index = item
+        example = datasets[weather][index]
+        image, labels = example.clean, example.labels
+        if image is None or labels is None:
+            raise DatasetError(f"{weather}/{example.name} has no image or no labels to judge by")
+        truth, sky = testbed.fold(labels), labels == SKY
+
+        def confusions(labels: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+            return {judge: metrics.confusion(truth, seen) for judge, seen in labels.items()}
+
+        view = WeatherView(
+            weather,
+            example.name,
+            image,
+            {},
+            {},
+            {},
+            confusions(testbed.judged_before(image)),
+            {},
+        )
+        for name in testbed.networks:
+            restored = testbed.restore(name, image, example.focal_px)
+            view.restored[name] = restored.image
+            view.after[name] = confusions(testbed.judged_after(restored))
+            if restored.rain is not None:
+                view.rain[name] = restored.rain
+            if sky.any():
+                view.shifts[name] = metrics.sky_shift(restored.image, image, sky)
+        return view
+
+    views = testbed.in_workers(look, items, "real weather")
+    summary = {
+        name: {weather: _figures(name, [v for v in views if v.weather == weather]) for weather in datasets}
+        for name in testbed.networks
+    }
+    return summary, views
+
+
+def _figures(network: str, views: list[WeatherView]) -> dict[str, float | int]:
+    figures: dict[str, float | int] = {"images": len(views)}
+    for judge in views[0].before:
+        figures[f"miou_before/{judge}"] = _mean_iou(view.before[judge] for view in views)
+        if judge in views[0].after[network]:
+            figures[f"miou/{judge}"] = _mean_iou(view.after[network][judge] for view in views)
+    shifts = [asdict(view.shifts[network]) for view in views if network in view.shifts]
+    for quantity in shifts[0] if shifts else ():
+        values = [shift[quantity] for shift in shifts]
+        figures[f"sky_{quantity}"] = float(np.mean(values))
+        figures[f"sky_{quantity}_worst"] = float(max(values, key=abs))
+    rain = [view.rain[network] for view in views if network in view.rain]
+    return figures | ({"rain": float(np.mean(rain)), "rain_worst": max(rain)} if rain else {})
+
+
+def _mean_iou(matrices: Iterable[np.ndarray]) -> float:
+    return metrics.mean_iou(np.sum(list(matrices), axis=0))

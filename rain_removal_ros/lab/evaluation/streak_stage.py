@@ -1,0 +1,43 @@
+"""The streak stage of a derain network alone: what it makes of a rainy image, all fog left."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+from torch import Tensor, nn
+
+from rain_removal_ros.lab.evaluation.judges import STRIDE, openvino_function
+from rain_removal_ros.network import load_network
+
+
+class _WithoutStreaks(nn.Module):
+    def __init__(self, stage: nn.Module):
+        super().__init__()
+        self.stage = stage
+
+    def forward(self, image: Tensor) -> Tensor:
+        streaks = self.stage(image)
+        return image - getattr(streaks, "light", streaks)
+
+
+class StreakStageAlone:
+    """uint8 (H, W, 3) RGB -> the same less the streaks that the stage finds, in float32."""
+
+    def __init__(self, stage: nn.Module):
+        self._run = openvino_function(_WithoutStreaks(stage).eval().requires_grad_(False))
+
+    def __call__(self, image: np.ndarray) -> np.ndarray:
+        height, width = image.shape[:2]
+        padded = cv2.copyMakeBorder(image, 0, -height % STRIDE, 0, -width % STRIDE, cv2.BORDER_REPLICATE)
+        batch = np.ascontiguousarray(padded.transpose(2, 0, 1), np.float32)[None] / np.float32(255)
+        cleared = self._run(batch)[0].transpose(1, 2, 0)[:height, :width]
+        return np.clip(255 * cleared + np.float32(0.5), 0, 255).astype(np.uint8)
+
+
+def streak_stage_of(weights: Path) -> StreakStageAlone | None:
+    """The streak stage of a weights file, None where its network has none. Raises WeightsError."""
+    network, _ = load_network(weights)
+    stage = getattr(network, "streaks", None)
+    return StreakStageAlone(stage) if isinstance(stage, nn.Module) else None
