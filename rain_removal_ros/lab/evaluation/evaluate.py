@@ -13,8 +13,9 @@ from dataclasses import dataclass, field
 import cv2
 import numpy as np
 
+from rain_removal_ros.cityscapes import UNLABELLED
 from rain_removal_ros.errors import DatasetError, ParameterError
-from rain_removal_ros.lab.data.datasets import UNLABELLED, Dataset, Example
+from rain_removal_ros.lab.data.datasets import Dataset, Example
 from rain_removal_ros.lab.evaluation import metrics
 from rain_removal_ros.lab.evaluation.conditions import (
     LEVELS,
