@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 
 import numpy as np
 import pytest
@@ -16,7 +17,6 @@ from rain_removal_ros.lab.benchmark.benchmark import (
     Failure,
     Quantiles,
     isolated,
-    markdown_table,
     resident_mib,
 )
 from rain_removal_ros.lab.benchmark.gpu import (
@@ -26,11 +26,17 @@ from rain_removal_ros.lab.benchmark.gpu import (
     gpu_table,
     too_far_from_float32,
 )
+from rain_removal_ros.tables import markdown
 
 
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory):
     return str(write_weights(tmp_path_factory.mktemp("weights") / "fast.safetensors"))
+
+
+def squeezed(text: str) -> str:
+    """With one space where there are several."""
+    return re.sub(" +", " ", text)
 
 
 def test_the_benchmark_prints_a_table_and_writes_json(weights, tmp_path, capsys):
@@ -39,7 +45,7 @@ def test_the_benchmark_prints_a_table_and_writes_json(weights, tmp_path, capsys)
     status = main([*command.split(), "--json", str(path)])
     assert status == 0
     printed = capsys.readouterr().out
-    assert "| fast   | 96x64 | torch-cpu | fp32 " in printed
+    assert "| fast | 96x64 | torch-cpu | fp32 " in squeezed(printed)
     assert "memory over 20 frames of 96x64" in printed
     results = json.loads(path.read_text())
     (row,) = results["inference"]
@@ -54,7 +60,7 @@ def test_a_configuration_that_fails_is_reported_and_the_others_are_measured(weig
     status = main([*command.split(), "--both-precisions"])
     assert status == 1
     printed = capsys.readouterr().out
-    assert "| torch-cpu | fp32 " in printed
+    assert "| torch-cpu | fp32 " in squeezed(printed)
     assert "not measured: fast 64x64 torch-cpu fp16: backend torch-cpu cannot run" in printed
 
 
@@ -85,8 +91,15 @@ def test_resident_memory_grows_with_what_is_held():
     assert held.any()
 
 
-def test_a_markdown_table_is_aligned():
-    assert markdown_table(("a", "long"), [(1, 2)]) == "| a | long |\n|---|------|\n| 1 | 2    |"
+def test_a_markdown_table_is_aligned_unless_it_is_to_be_compact():
+    rows = [(1, 22222), ("abc", 3)]
+    header, rule, *lines = markdown(("a", "long"), rows).splitlines()
+    assert len({len(line) for line in (header, rule, *lines)}) == 1
+    assert [line.index("|", 1) for line in (header, rule, *lines)] == [header.index("|", 1)] * 4
+    compact = markdown(("a", "long"), rows, figures=True, compact=True)
+    assert compact.splitlines()[0] == "| a | long |" and squeezed(compact) == compact
+    assert ":|" in compact.splitlines()[1]
+    assert "| a" in markdown(("a", "b"), [])
 
 
 @pytest.mark.parametrize("option", ["--node", "--both-precisions", "--memory-frames 9", "--weights w"])
@@ -106,7 +119,7 @@ def test_the_gpu_table_shows_rows_reuse_and_failures():
     reuse = EngineReuse("fast", "1024x512", 20.0, 0.5, 1 << 20, True, True, "fp16", {})
     rows = [gpu_row("engine", 55.0), reuse, Failure("engine paper", "Traceback\nout of memory")]
     text = gpu_table(rows)
-    assert "| fast   | 1024x512 | 1     | engine | 1.00 " in text
+    assert "| fast | 1024x512 | 1 | engine | 1.00 " in squeezed(text)
     assert "built in 20.0 s, loaded again in 0.5 s" in text
     assert "not measured: engine paper: out of memory" in text
 

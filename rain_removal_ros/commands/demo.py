@@ -22,6 +22,7 @@ from rain_removal_ros.files.output import make_folder, write_text
 from rain_removal_ros.lab.evaluation.metrics import depth_errors, psnr, ssim
 from rain_removal_ros.lab.evaluation.sheet import SheetRow, draw_sheet
 from rain_removal_ros.lab.weather import PAPER_LEVELS, Rain, level_parameters
+from rain_removal_ros.tables import plain
 
 READY_WITHIN = 900.0
 """Seconds in which the node must be ready, a TensorRT engine built included."""
@@ -191,26 +192,30 @@ def summarise(frames, rainy, recording, camera: dict[str, str], runtime: dict[st
 
 
 def table(summary: Summary) -> str:
-    """The figures as a table for a terminal."""
-    lines = [
-        "",
-        f"frames             in {summary.frames_in}, out {summary.frames_out}, dropped {summary.dropped}",
-        f"backend            {summary.backend} {summary.precision} on {summary.device}",
-        f"                   {summary.reason}",
-        "",
-        f"{'against the truth':24}{'rainy':>10}{'derained':>10}",
-        f"{'PSNR (dB)':24}{summary.psnr_rainy:10.2f}{summary.psnr_derained:10.2f}",
-        f"{'SSIM':24}{summary.ssim_rainy:10.4f}{summary.ssim_derained:10.4f}",
-        f"{'inverse depth AbsRel':24}{'':10}{summary.inverse_depth_abs_rel:10.3f}",
-        f"{'inverse depth < 1.25':24}{'':10}{summary.inverse_depth_delta:10.3f}",
-        "",
-        f"{'latency (ms)':24}{'median':>10}{'p95':>10}{'p99':>10}",
+    """The figures as tables for a terminal."""
+    quality = [
+        ("PSNR (dB)", f"{summary.psnr_rainy:.2f}", f"{summary.psnr_derained:.2f}"),
+        ("SSIM", f"{summary.ssim_rainy:.4f}", f"{summary.ssim_derained:.4f}"),
+        ("inverse depth AbsRel", "", f"{summary.inverse_depth_abs_rel:.3f}"),
+        ("inverse depth < 1.25", "", f"{summary.inverse_depth_delta:.3f}"),
     ]
-    lines += [
-        f"{stage:24}{times['median']:10.2f}{times['p95']:10.2f}{times['p99']:10.2f}"
+    latency = [
+        (stage, *(f"{times[part]:.2f}" for part in ("median", "p95", "p99")))
         for stage, times in summary.latency_ms.items()
     ]
-    return "\n".join([*lines, ""])
+    return "\n".join(
+        [
+            "",
+            f"frames   in {summary.frames_in}, out {summary.frames_out}, dropped {summary.dropped}",
+            f"backend  {summary.backend} {summary.precision} on {summary.device}",
+            f"         {summary.reason}",
+            "",
+            plain(("against the truth", "rainy", "derained"), quality),
+            "",
+            plain(("latency (ms)", "median", "p95", "p99"), latency),
+            "",
+        ]
+    )
 
 
 def draw_results(frames, rainy, recording, output: Path, rate: float) -> None:

@@ -235,17 +235,14 @@ def launch_remappings(text: str) -> list[tuple[str, str]]:
 
 def markdown_table() -> str:
     """The parameters as a Markdown table, as docs/node.md shows them."""
-    rows = ["| parameter | type | default | changes | description |", "|---|---|---|---|---|"]
+    from rain_removal_ros.tables import markdown  # the node itself shows no tables
+
+    rows = []
     for parameter in PARAMETERS:
         default = parameter.default
         shown = str(default).lower() if isinstance(default, bool) else str(default).replace("'", "") or '""'
         allowed = f" ({parameter.allowed})" if parameter.allowed else ""
-        cells = (
-            f"`{parameter.name}`",
-            parameter.type_name,
-            f"`{shown}`",
-            parameter.changes.value,
-            f"{parameter.description}{allowed}".replace("|", "\\|"),
-        )
-        rows.append(f"| {' | '.join(cells)} |")
-    return "\n".join(rows)
+        description = f"{parameter.description}{allowed}".replace("|", "\\|")
+        changes = parameter.changes.value
+        rows.append((f"`{parameter.name}`", parameter.type_name, f"`{shown}`", changes, description))
+    return markdown(("parameter", "type", "default", "changes", "description"), rows, compact=True)

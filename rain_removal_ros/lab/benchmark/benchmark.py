@@ -26,6 +26,7 @@ from rain_removal_ros.network import build_network, save_network
 from rain_removal_ros.network.presets import Preset
 from rain_removal_ros.runtime import Output, RuntimeSettings, create_restorer
 from rain_removal_ros.share import share_folder
+from rain_removal_ros.tables import markdown
 
 FRAME = (Output.IMAGE, Output.INVERSE_DEPTH)
 WARM_UP = 5
@@ -246,18 +247,6 @@ def memory_line(row: MemoryCourse | Failure) -> str:
     )
 
 
-def markdown_table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
-    """A Markdown table with its columns aligned."""
-    texts = [[str(cell) for cell in row] for row in (header, *rows)]
-    widths = [max(len(row[column]) for row in texts) for column in range(len(header))]
-    lines = [
-        "| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |"
-        for row in texts
-    ]
-    rule = "|" + "|".join("-" * (width + 2) for width in widths) + "|"
-    return "\n".join([lines[0], rule, *lines[1:]])
-
-
 def inference_table(rows: Sequence[Inference | Failure]) -> str:
     """The measured rows as a table, the failures below it."""
     header = ("preset", "size", "backend", "precision", "median ms", "p95", "p99", "peak MiB", "weights")
@@ -270,7 +259,7 @@ def inference_table(rows: Sequence[Inference | Failure]) -> str:
         for row in rows
         if isinstance(row, Inference)
     ]  # fmt: skip
-    return "\n".join([markdown_table(header, measured), *failure_lines(rows)])
+    return "\n".join([markdown(header, measured), *failure_lines(rows)])
 
 
 def failure_lines(rows: Sequence[object]) -> list[str]:

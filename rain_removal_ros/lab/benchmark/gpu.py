@@ -21,7 +21,6 @@ from rain_removal_ros.lab.benchmark.benchmark import (
     Quantiles,
     failure_lines,
     isolated,
-    markdown_table,
     street_like,
     weights_of,
 )
@@ -32,6 +31,7 @@ from rain_removal_ros.runtime.device_frames import DeviceFrames
 from rain_removal_ros.runtime.networks import Networks
 from rain_removal_ros.runtime.pytorch import frame_graph, levels_graph
 from rain_removal_ros.runtime.tensorrt import TensorRTRestorer, TorchTensorRTCompiler
+from rain_removal_ros.tables import markdown
 
 PRESETS = ("fast", "paper")
 SIZES = ((512, 1024), (1080, 1920))
@@ -263,7 +263,7 @@ def gpu_table(rows: Sequence[GpuRow | EngineReuse | Failure]) -> str:
         for row in rows
         if isinstance(row, EngineReuse)
     ]
-    return "\n".join([markdown_table(header, measured), *reuse, *failure_lines(rows)])
+    return "\n".join([markdown(header, measured), *reuse, *failure_lines(rows)])
 
 
 def too_far_from_float32(rows: Sequence[GpuRow | EngineReuse | Failure]) -> list[GpuRow]:

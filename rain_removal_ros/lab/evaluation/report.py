@@ -5,18 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
-from tabulate import tabulate
-
 from rain_removal_ros.lab.evaluation.evaluate import FOG_LEFT, STREAKS_ALONE
 from rain_removal_ros.lab.evaluation.metrics import HARM, SSIM_DESCRIPTION
 from rain_removal_ros.lab.evaluation.summary import CLEAN, DRY, MEAN, OVERALL, RAINY
 from rain_removal_ros.lab.evaluation.testbed import MASK
+from rain_removal_ros.tables import markdown
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A Markdown table; the first column to the left, the others to the right."""
-    align = ["left", *["right"] * (len(header) - 1)]
-    return tabulate(list(rows), list(header), tablefmt="pipe", colalign=align, disable_numparse=True) + "\n"
+    """A Markdown table of figures, with a line break at its end."""
+    return markdown(header, rows, figures=True) + "\n"
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,121 @@
+"""How the house is laid out: which file may import which, and what a vehicle loads. Reads imports."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from graphlib import CycleError, TopologicalSorter
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+PACKAGE = "rain_removal_ros"
+FILES = {
+    ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path
+    for path in sorted((ROOT / PACKAGE).rglob("*.py"))
+}
+ORDER = ["ros", "bags", "pipeline", "files", "encodings", "decoding", "image_header", "runtime", "network"]
+"""A vehicle's rooms: each may import those after it and the small files that know nothing."""
+PLAIN = {"", "errors", "share", "cityscapes", "colours", "digests", "tables"}
+
+
+def module_of(name: str) -> str | None:
+    """The file that a dotted name is or lies in."""
+    while name.startswith(PACKAGE):
+        if name in FILES:
+            return name
+        name = name.rpartition(".")[0]
+    return None
+
+
+def imports_of(module: str, lazy: bool) -> set[str]:
+    """The files of the package that a file imports: at its top, or also within functions."""
+    tree = ast.parse(FILES[module].read_text())
+    found = set()
+    nodes = [tree]
+    while nodes:
+        node = nodes.pop()
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{module} has a relative import"
+            found |= {f"{node.module}.{alias.name}" for alias in node.names}
+        elif not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) or lazy:
+            nodes += ast.iter_child_nodes(node)
+    return {target for name in found if (target := module_of(name)) is not None} - {module}
+
+
+def room_of(module: str) -> str:
+    return module.partition(".")[2].partition(".")[0]
+
+
+def test_no_files_import_each_other():
+    graph = {module: imports_of(module, lazy=False) for module in FILES}
+    try:
+        TopologicalSorter(graph).prepare()
+    except CycleError as error:
+        pytest.fail(" imports ".join(reversed(error.args[1])))
+
+
+@pytest.mark.parametrize("room", ORDER)
+def test_a_room_of_the_vehicle_imports_what_it_may_and_never_the_lab_or_the_commands(room):
+    allowed = {*ORDER[ORDER.index(room) :], *PLAIN}
+    for module in FILES:
+        if room_of(module) == room:
+            for imported in imports_of(module, lazy=True):
+                assert room_of(imported) in allowed, f"{module} imports {imported}"
+
+
+def test_commands_load_the_lab_only_when_their_subcommand_is_asked_for():
+    tops = {
+        target
+        for module in ("commands.main", "commands")
+        for target in imports_of(f"{PACKAGE}.{module}", True)
+    }
+    assert not [target for target in tops if room_of(target) == "lab"]
+    for name in ("image", "video", "node", "build"):
+        reached, waiting = set(), [f"{PACKAGE}.commands.{name}"]
+        while waiting:
+            module = waiting.pop()
+            reached.add(module)
+            waiting += imports_of(module, lazy=True) - reached
+        assert not [module for module in reached if room_of(module) == "lab"], name
+
+
+def test_the_lab_imports_no_command_and_no_ros_but_for_the_demo_and_the_benchmark():
+    for module in FILES:
+        if room_of(module) == "lab":
+            foreign = {room_of(imported) for imported in imports_of(module, lazy=True)} & {"commands", "ros"}
+            playing = module.startswith((f"{PACKAGE}.lab.demo", f"{PACKAGE}.lab.benchmark.node"))
+            assert not foreign or (playing and foreign == {"ros"}), f"{module} imports {foreign}"
+
+
+@pytest.mark.parametrize(
+    ("imports", "needs"),
+    [
+        ("ros.node", "rclpy"),
+        ("runtime.selection, runtime.openvino, runtime.pytorch, runtime.tensorrt", "openvino"),
+        ("network", "torch"),
+        ("files.images, files.video", "av"),
+        ("pipeline", "numpy"),
+    ],
+)
+def test_a_process_that_loads_the_vehicles_rooms_loads_nothing_of_the_lab(imports, needs):
+    pytest.importorskip(needs, reason=f"without {needs} a vehicle cannot run that room either")
+    names = ", ".join(f"{PACKAGE}.{name.strip()}" for name in imports.split(","))
+    code = f"import {names}; import sys; print(*[name for name in sys.modules if '{PACKAGE}' in name])"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    loaded = done.stdout.split()
+    assert f"{PACKAGE}.{imports.split(',')[0]}" in loaded
+    assert not [name for name in loaded if name.startswith(f"{PACKAGE}.lab")]
+
+
+@pytest.mark.parametrize(
+    "module", ["pipeline", "runtime", "image_header", "runtime.cache", "encodings", "bags"]
+)
+def test_what_needs_no_network_loads_no_pytorch(module):
+    code = f"import {PACKAGE}.{module}, sys; print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"
