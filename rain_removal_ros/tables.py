@@ -23,7 +23,9 @@ def markdown(header: Sequence[str], rows: Cells, figures: bool = False, compact:
         texts, header, tablefmt="pipe" if figures else "github", colalign=align if texts else None,
         disable_numparse=True,
     )  # fmt: skip
-    return re.sub(r"(?m) +\|", " |", re.sub(r"-{4,}", "---", table)) if compact else table
+    if not compact:
+        return table
+    return re.sub(r" +\|", " |", re.sub(r"\| +", "| ", re.sub(r"-{4,}", "---", table)))
 
 
 def plain(header: Sequence[str], rows: Cells) -> str:
