@@ -9,19 +9,19 @@ from __future__ import annotations
 
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any
 
 import cv2
 import numpy as np
 
 from rain_removal_ros import __version__
 from rain_removal_ros.bags.cameras import OUTPUT_NAMES, Camera, find_cameras
+from rain_removal_ros.bags.lanes import Lane, guarded
 from rain_removal_ros.bags.messages import (
     CAMERA_INFO,
     COMPRESSED_IMAGE,
@@ -40,9 +40,6 @@ from rain_removal_ros.bags.writing import BagWriter, check_free
 from rain_removal_ros.encodings import Picture, write_image
 from rain_removal_ros.errors import BagError, ImageError, ParameterError
 from rain_removal_ros.runtime import Output, Restored, Restorer
-
-AHEAD_BYTES = 128 << 20
-"""What may wait between two stages: enough to even out their times, little enough for the memory."""
 
 JPEG_QUALITY = 95
 
@@ -150,56 +147,6 @@ class _Clock:
                 self.seconds[stage] = self.seconds.get(stage, 0.0) + time.perf_counter() - begin
 
 
-class _Weighed(Protocol):
-    weight: int
-
-
-T = TypeVar("T", bound=_Weighed)
-
-
-class _Lane(Generic[T]):
-    """A queue between two threads that holds so many bytes, and that either of them can end."""
-
-    def __init__(self) -> None:
-        self._items: deque[T] = deque()
-        self._bytes = 0
-        self._changed = threading.Condition()
-        self._ended = False
-        self._failure: BaseException | None = None
-
-    def put(self, item: T) -> bool:
-        """Wait for room. False: the lane has ended, and nobody will take the item."""
-        with self._changed:
-            self._changed.wait_for(
-                lambda: self._ended or len(self._items) < 2 or self._bytes + item.weight <= AHEAD_BYTES
-            )
-            if self._ended:
-                return False
-            self._items.append(item)
-            self._bytes += item.weight
-            self._changed.notify_all()
-            return True
-
-    def end(self, failure: BaseException | None = None) -> None:
-        """No item comes after these; `failure` is raised where the next one would be taken."""
-        with self._changed:
-            self._ended, self._failure = True, self._failure or failure
-            self._changed.notify_all()
-
-    def __iter__(self) -> Iterator[T]:
-        while True:
-            with self._changed:
-                self._changed.wait_for(lambda: self._ended or self._items)
-                if self._failure is not None:
-                    raise self._failure
-                if not self._items:
-                    return
-                item = self._items.popleft()
-                self._bytes -= item.weight
-                self._changed.notify_all()
-            yield item
-
-
 def convert(
     source: Path,
     target: Path,
@@ -258,8 +205,8 @@ class _Conversion:
         self._bag, self._writer, self._restorer, self._options = bag, writer, restorer, options
         self._outputs, self._copied, self._on_step, self._say = outputs, copied, on_step, say
         self._cameras = {camera.topic: camera for camera in outputs}
-        self._inputs: _Lane[_Input] = _Lane()
-        self._done: _Lane[_Done] = _Lane()
+        self._inputs: Lane[_Input] = Lane()
+        self._done: Lane[_Done] = Lane()
         self._pool = ThreadPoolExecutor(2, thread_name_prefix="images")
         self._clock = _Clock()
         self._prepared: set[tuple[int, int]] = set()
@@ -268,8 +215,8 @@ class _Conversion:
 
     def run(self) -> Report:
         threads = [
-            threading.Thread(target=self._guarded, args=(self._read, self._inputs), name="read"),
-            threading.Thread(target=self._guarded, args=(self._restore_all, self._done), name="restore"),
+            threading.Thread(target=guarded, args=(self._read, self._inputs), name="read"),
+            threading.Thread(target=guarded, args=(self._restore_all, self._done), name="restore"),
         ]
         begin = time.perf_counter()
         try:
@@ -299,14 +246,6 @@ class _Conversion:
             damage=list(self._bag.damage),
             cameras=list(self._reports.values()),
         )
-
-    def _guarded(self, work: Callable[[], None], lane: _Lane) -> None:
-        try:
-            work()
-        except BaseException as error:  # raised again in the thread at the lane's other end
-            lane.end(error)
-        else:
-            lane.end()
 
     # -- the reader's thread -----------------------------------------------------------------------
 

@@ -110,6 +110,12 @@ class Bag:
         """As far as the bag says."""
         return sum(topic.count for topic in self.topics)
 
+    @property
+    def bounds(self) -> tuple[int, int]:
+        """When the first and the last message were recorded, ns; (0, 0) for a bag without any."""
+        known = [bounds for file in self._files if (bounds := file.bounds()) is not None]
+        return (min(first for first, _ in known), max(last for _, last in known)) if known else (0, 0)
+
     def topic(self, name: str) -> Topic | None:
         """The topic of this name, given with or without its leading slash."""
         return next((t for t in self.topics if t.name.lstrip("/") == name.lstrip("/")), None)
@@ -237,13 +243,17 @@ class _McapFile:
         self.path = path
         self.damage = ""
         self._indexed = False
+        self._bounds: tuple[int, int] | None = None
         with path.open("rb") as file:
             try:
                 summary = SeekingReader(file, validate_crcs=True).get_summary()
                 if summary is None or not summary.channels:
                     raise McapError("no index")
                 self._indexed = bool(summary.chunk_indexes)
-                counts = summary.statistics.channel_message_counts if summary.statistics else {}
+                statistics = summary.statistics
+                counts = statistics.channel_message_counts if statistics else {}
+                if statistics and statistics.message_count:
+                    self._bounds = statistics.message_start_time, statistics.message_end_time
                 schemas, channels = summary.schemas, summary.channels
             except Exception:  # the end of the file is missing, or something in its stead
                 schemas, channels, counts = self._scan(file)
@@ -256,6 +266,10 @@ class _McapFile:
 
     def close(self) -> None:
         """Nothing: every reading opens the file for itself."""
+
+    def bounds(self) -> tuple[int, int] | None:
+        """When the first and the last message were recorded; None where there is none."""
+        return self._bounds
 
     def messages(
         self, wanted: Collection[tuple[str, str]], start: int | None, stop: int | None
@@ -307,6 +321,8 @@ class _McapFile:
                     channels[record.id] = record
                 elif isinstance(record, Message):
                     counts[record.channel_id] = counts.get(record.channel_id, 0) + 1
+                    first, last = self._bounds or (record.log_time, record.log_time)
+                    self._bounds = min(first, record.log_time), max(last, record.log_time)
         except Exception as error:  # of whatever the damage makes
             self.damage = f"it ends early ({_words(error)}) after {sum(counts.values())} messages"
         return schemas, channels, counts
@@ -333,6 +349,16 @@ class _Sqlite3File:
 
     def close(self) -> None:
         self._connection.close()
+
+    def bounds(self) -> tuple[int, int] | None:
+        """When the first and the last message were recorded; None where there is none, or it is damaged."""
+        try:
+            first, last = self._connection.execute(
+                "SELECT MIN(timestamp), MAX(timestamp) FROM messages"
+            ).fetchone()
+        except sqlite3.Error:
+            return None
+        return None if first is None else (first, last)
 
     def messages(
         self, wanted: Collection[tuple[str, str]], start: int | None, stop: int | None

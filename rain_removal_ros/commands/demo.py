@@ -90,14 +90,9 @@ def run(arguments: argparse.Namespace) -> int:
     os.environ.setdefault("ROS_DOMAIN_ID", str(random.randint(1, 100)))
     os.environ.setdefault("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
     try:
-        from rain_removal_ros.lab.demo.playback import (
-            CAMERA,
-            CAMERA_STATUS,
-            RUNTIME_STATUS,
-            Player,
-            running_node,
-        )
+        from rain_removal_ros.lab.demo.playback import CAMERA, CAMERA_STATUS, RUNTIME_STATUS, Player
         from rain_removal_ros.lab.scenes import Drive, render_frames
+        from rain_removal_ros.ros.process import running_node
     except ModuleNotFoundError as error:
         raise RainRemovalError(
             f"the demo needs {error.name}; source a ROS 2 installation or pip install "

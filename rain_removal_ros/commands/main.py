@@ -23,6 +23,7 @@ SUBCOMMANDS = {
         "rain_removal_ros.commands.compare",
         "compare two bags frame by frame, and fail past a tolerance",
     ),
+    "replay": ("rain_removal_ros.commands.replay", "play a bag through the live node"),
     "node": ("rain_removal_ros.commands.node", "run the ROS 2 node (everything after `node` goes to ROS)"),
     "demo": (
         "rain_removal_ros.commands.demo",

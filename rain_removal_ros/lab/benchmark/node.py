@@ -97,8 +97,9 @@ def benchmark_node(
 
 
 def _run(settings: RuntimeSettings, size: tuple[int, int], frames: int, rate: float) -> NodeRun:
-    from rain_removal_ros.lab.demo.playback import CAMERA, CAMERA_STATUS, RUNTIME_STATUS, Player, running_node
+    from rain_removal_ros.lab.demo.playback import CAMERA, CAMERA_STATUS, RUNTIME_STATUS, Player
     from rain_removal_ros.lab.scenes import CameraModel
+    from rain_removal_ros.ros.process import running_node
 
     height, width = size
     image = street_like(height, width)

@@ -7,13 +7,10 @@ The node runs in a process of its own, started as anybody would start it.
 from __future__ import annotations
 
 import os
-import signal
 import subprocess
-import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -29,7 +26,7 @@ from std_msgs.msg import Header
 from rain_removal_ros.errors import RainRemovalError
 from rain_removal_ros.lab.scenes import CameraModel
 from rain_removal_ros.ros.messages import image_message
-from rain_removal_ros.share import dds_profile_environment, node_program
+from rain_removal_ros.share import dds_profile_environment
 
 CAMERA = "camera"
 RUNTIME_STATUS, CAMERA_STATUS = "derain: runtime", f"derain: {CAMERA}"
@@ -48,35 +45,6 @@ class Recording:
     camera_infos: dict[int, CameraInfo] = field(default_factory=dict)
     latency: dict[int, float] = field(default_factory=dict)  # seconds from publishing to receiving the image
     diagnostics: dict[str, dict[str, str]] = field(default_factory=dict)  # status name -> key -> value
-
-
-@contextmanager
-def running_node(parameters: dict[str, str], log: Path) -> Iterator[subprocess.Popen]:
-    """The node in a process of its own, its output in `log`; ended by SIGINT, as Ctrl-C would.
-
-    Raises RainRemovalError where it does not end cleanly.
-    """
-    environment = {**os.environ, **dds_profile_environment(os.environ)}
-    assignments = [part for name, value in parameters.items() for part in ("-p", f"{name}:={value}")]
-    with open(log, "w") as output:
-        process = subprocess.Popen(
-            [*node_program(sys.executable), "--ros-args", *assignments],
-            env=environment,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-        )
-        try:
-            yield process
-        finally:
-            if process.poll() is None:
-                process.send_signal(signal.SIGINT)
-            try:
-                status = process.wait(timeout=20)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                status = process.wait()
-    if status != 0:
-        raise RainRemovalError(f"the node ended with status {status}; its log is {log}")
 
 
 class Player:

@@ -1,0 +1,117 @@
+"""`derain replay BAG`: plays a bag through the live node; needs nothing but pip."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import subprocess
+import sys
+from contextlib import ExitStack
+from functools import partial
+from pathlib import Path
+
+from tqdm import tqdm
+
+from rain_removal_ros.commands.runtime_options import add_runtime_arguments, add_weights_arguments
+from rain_removal_ros.errors import RainRemovalError
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of `derain replay`."""
+    parser.add_argument("bag", type=Path, metavar="BAG", help="a bag: its folder, or its .mcap or .db3 file")
+    parser.add_argument(
+        "--cameras", nargs="+", default=[], metavar="NAME",
+        help="topics of images, or what comes before their last part (all camera topics)",
+    )  # fmt: skip
+    parser.add_argument("--rate", type=float, default=1.0, metavar="X", help="times the bag's own pace")
+    parser.add_argument("--loop", action="store_true", help="begin again at the end, until interrupted")
+    parser.add_argument("--start", type=float, default=0.0, metavar="S", help="begin so many seconds in")
+    parser.add_argument("--duration", type=float, metavar="S", help="play so many seconds (to the end)")
+    parser.add_argument("--record", type=Path, metavar="OUT", help="record the node's outputs into a new bag")
+    parser.add_argument("--segmentation", action="store_true", help="have the node make masks too")
+    parser.add_argument(
+        "--no-node", action="store_true", help="start no node; one runs already (with use_sim_time:=true)"
+    )
+    parser.add_argument("--node-name", default="derain", help="name of that node (%(default)s)")
+    add_weights_arguments(parser)
+    add_runtime_arguments(parser)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Play to the end or Ctrl-C; both are exit status 0."""
+    if not arguments.no_node:  # nobody else is to hear it, unless the user says so
+        os.environ.setdefault("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
+    try:
+        from rain_removal_ros.bags.cameras import find_cameras
+        from rain_removal_ros.bags.storage import Bag
+        from rain_removal_ros.ros import replay
+        from rain_removal_ros.ros.process import running_node
+    except ModuleNotFoundError as error:
+        raise RainRemovalError(
+            f'replay needs more ({error}): pip install "rain_removal_ros[bags]", and a ROS 2 installation or '
+            '"rain_removal_ros[ros]"'
+        ) from error
+    options = replay.ReplayOptions(arguments.rate, arguments.loop, arguments.start, arguments.duration)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    with ExitStack() as stack:
+        bar = stack.enter_context(tqdm(total=0.0, desc="replay", file=sys.stderr, bar_format=BAR))
+        say = partial(bar.write, file=sys.stderr)
+        bag = stack.enter_context(Bag(arguments.bag))
+        found = find_cameras(bag, arguments.cameras)
+        cameras = replay.played_cameras(found, say)
+        for text in (*bag.notices, *bag.damage):
+            say(text)
+        say(f"cameras: {', '.join(f'{each.name} from {each.camera}' for each in cameras)}")
+        player = stack.enter_context(replay.Player(bag, cameras, options, say, arguments.node_name))
+        process: subprocess.Popen | None = None
+        try:
+            if not arguments.no_node:
+                parameters = {**replay.node_parameters(cameras), **_node_options(arguments)}
+                remappings = [rule for camera in cameras for rule in camera.remappings]
+                process = stack.enter_context(running_node(parameters, None, remappings))
+            if arguments.record is not None:
+                outputs = replay.recording(player, cameras, arguments.record, arguments.segmentation)
+                stack.enter_context(outputs)
+            say("waiting for the node to be compiled for the bag's sizes")
+            player.wait_until_ready(partial(_fate, process))
+            player.play(partial(_show, bar))
+            player.wait_for_outputs()
+        except KeyboardInterrupt:
+            say("interrupted")
+    bar.close()
+    for camera in cameras:
+        sent = player.played.sent.get(replay.absolute(camera.camera.topic.name), 0)
+        print(
+            f"{camera.name}: {sent} images played, {player.played.derained[camera.name]} derained came back"
+        )
+    print("The node takes the newest image; derain bag derains every one.")
+    return 0
+
+
+BAR = "{desc}: {n:.1f} of {total:.1f} s |{bar}| {postfix}"
+
+
+def _fate(process: subprocess.Popen | None) -> str | None:
+    if process is None or process.poll() is None:
+        return None
+    return f"ended with status {process.poll()}"
+
+
+def _show(bar: tqdm, seconds: float, total: float) -> None:
+    bar.total = max(total, seconds)
+    bar.update(seconds - bar.n)
+
+
+def _node_options(arguments: argparse.Namespace) -> dict[str, str]:
+    values = {
+        "backend": arguments.backend,
+        "precision": arguments.precision,
+        "preset": arguments.preset,
+        "weights": arguments.weights,
+        "cache_dir": arguments.cache_dir,
+        "threads": arguments.threads,
+        "device": arguments.device,
+        "segmentation": str(arguments.segmentation).lower(),
+    }
+    return {name: str(value) for name, value in values.items() if value is not None}

@@ -1,0 +1,51 @@
+"""Runs the node in a process of its own and ends it as a user would. Needs no rclpy itself."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+from rain_removal_ros.errors import RainRemovalError
+from rain_removal_ros.share import dds_profile_environment, node_program
+
+ENDS_WITHIN_S = 20.0
+
+
+@contextmanager
+def running_node(
+    parameters: Mapping[str, str], log: Path | None = None, remappings: Sequence[tuple[str, str]] = ()
+) -> Iterator[subprocess.Popen]:
+    """The node, its output in `log` (None: on this terminal); ended by SIGINT, as Ctrl-C would.
+
+    Raises RainRemovalError where it does not end cleanly.
+    """
+    environment = {**os.environ, **dds_profile_environment(os.environ)}
+    assignments = [part for name, value in parameters.items() for part in ("-p", f"{name}:={value}")]
+    rules = [part for source, target in remappings for part in ("-r", f"{source}:={target}")]
+    with ExitStack() as stack:
+        output = stack.enter_context(log.open("w")) if log is not None else None
+        process = subprocess.Popen(
+            [*node_program(sys.executable), "--ros-args", *assignments, *rules],
+            env=environment,
+            stdout=output,
+            stderr=subprocess.STDOUT if output is not None else None,
+            start_new_session=log is None,  # the terminal's Ctrl-C is its parent's to hand on
+        )
+        try:
+            yield process
+        finally:
+            if process.poll() is None:
+                process.send_signal(signal.SIGINT)
+            try:
+                status = process.wait(timeout=ENDS_WITHIN_S)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                status = process.wait()
+    if status != 0:
+        where = f"its log is {log}" if log is not None else "its log is above"
+        raise RainRemovalError(f"the node ended with status {status}; {where}")

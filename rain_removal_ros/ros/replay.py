@@ -1,0 +1,473 @@
+"""Plays a bag to the node: stored bytes as they are, at the bag's own pace, on simulated time.
+
+Begins when the node is active and compiled for the bag's image sizes, so that a drive's first seconds are
+seen too. Knows topics and time, not what a picture shows.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import re
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import rclpy
+from builtin_interfaces.msg import Time as TimeMessage
+from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
+from rclpy.context import Context
+from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
+from rclpy.node import Node
+from rclpy.publisher import Publisher
+from rclpy.qos import DurabilityPolicy, HistoryPolicy, QoSProfile, ReliabilityPolicy
+from rclpy.signals import SignalHandlerOptions
+from rosbags.interfaces import Qos, QosDurability, QosHistory, QosReliability
+from rosgraph_msgs.msg import Clock
+
+from rain_removal_ros.bags.cameras import Camera
+from rain_removal_ros.bags.lanes import Lane, guarded
+from rain_removal_ros.bags.messages import CAMERA_INFO, IMAGE
+from rain_removal_ros.bags.storage import Bag, Record, Topic
+from rain_removal_ros.bags.writing import BagWriter
+from rain_removal_ros.errors import BagError, RainRemovalError
+from rain_removal_ros.share import dds_profile_environment
+
+CLOCK_EVERY_S = 0.01
+"""Of real time; a message's own time is published just before it."""
+
+YEAR_NS = 365 * 86_400 * 10**9
+
+LEAP_S = 60.0
+"""A longer gap between two messages is a clock that was set, or a break; it is not waited for."""
+
+NODE = "derain"
+CLOCK_QOS = QoSProfile(depth=1, reliability=ReliabilityPolicy.BEST_EFFORT)
+DEFAULT_QOS = QoSProfile(depth=10)
+OUTPUT_QOS = QoSProfile(depth=10, reliability=ReliabilityPolicy.RELIABLE)
+MOST_LATCHED = 1000
+
+
+@dataclass(frozen=True)
+class ReplayOptions:
+    """How a bag is played. start, duration: seconds of the bag; duration None: to its end."""
+
+    rate: float = 1.0
+    loop: bool = False
+    start: float = 0.0
+    duration: float | None = None
+
+    def __post_init__(self) -> None:
+        if not 0.01 <= self.rate <= 100:
+            raise RainRemovalError(f"rate is {self.rate:g}; it must be from 0.01 to 100")
+        if self.start < 0 or (self.duration is not None and self.duration <= 0):
+            raise RainRemovalError(
+                f"start is {self.start:g} and duration {self.duration}; give more than 0 s"
+            )
+
+
+@dataclass(frozen=True)
+class PlayedCamera:
+    """A camera of the bag as the node knows it."""
+
+    name: str  # in the node's parameter `cameras`
+    camera: Camera
+
+    @property
+    def remappings(self) -> list[tuple[str, str]]:
+        """What brings the bag's topics to the node's."""
+        suffix = "/compressed" if self.camera.compressed else ""
+        rules = [(f"{self.name}/image_raw{suffix}", absolute(self.camera.topic.name))]
+        if self.camera.info is not None:
+            rules.append((f"{self.name}/camera_info", absolute(self.camera.info.name)))
+        return [(source, target) for source, target in rules if f"/{source}" != target]
+
+
+def played_cameras(cameras: Sequence[Camera], say: Callable[[str], None]) -> list[PlayedCamera]:
+    """The cameras that one node can take: the raw ones; the compressed ones where none is raw."""
+    raw = [camera for camera in cameras if not camera.compressed]
+    taken = raw or list(cameras)
+    for camera in cameras:
+        if camera not in taken:
+            say(f"{camera.topic.name} is compressed and others are raw; play it by itself with --cameras")
+    return [PlayedCamera(_camera_name(camera.base), camera) for camera in taken]
+
+
+def node_parameters(cameras: Sequence[PlayedCamera]) -> dict[str, str]:
+    """What the node has to be told about the bag."""
+    sizes = dict.fromkeys(f"{c.camera.width}x{c.camera.height}" for c in cameras)
+    return {
+        "use_sim_time": "true",
+        "cameras": f"[{', '.join(camera.name for camera in cameras)}]",
+        "image_transport": "compressed" if cameras[0].camera.compressed else "raw",
+        "image_sizes": ",".join(sizes),
+    }
+
+
+def absolute(topic: str) -> str:
+    """A topic of a bag as a name that no namespace changes."""
+    return "/" + topic.lstrip("/")
+
+
+def _camera_name(base: str) -> str:
+    parts = [re.sub(r"[^A-Za-z0-9_]", "_", part) for part in base.strip("/").split("/")]
+    parts = [part if part[:1].isalpha() else f"camera_{part}" for part in parts]
+    return re.sub("__+", "_", "/".join(parts))
+
+
+@dataclass
+class Played:
+    """What went out and what came back."""
+
+    sent: dict[str, int] = field(default_factory=dict)  # messages by topic
+    derained: dict[str, int] = field(default_factory=dict)  # images by camera name
+    loops: int = 0
+
+
+@dataclass
+class _Item:
+    record: Record
+    weight: int
+
+
+Watcher = Callable[[str, Record], None]  # told a topic and its message
+
+
+class Player:
+    """A ROS node that plays one bag; made before the node to play to, closed after it.
+
+    context: rclpy's, where others share the process; None: one of its own.
+    """
+
+    def __init__(
+        self,
+        bag: Bag,
+        cameras: Sequence[PlayedCamera],
+        options: ReplayOptions,
+        say: Callable[[str], None] = lambda text: None,
+        node_name: str = NODE,
+    ):
+        os.environ.update(dds_profile_environment(os.environ))
+        self._bag, self._cameras, self._options, self._node_name = bag, cameras, options, node_name
+        self.played = Played(derained={camera.name: 0 for camera in cameras})
+        self._context = Context()
+        rclpy.init(context=self._context, signal_handler_options=SignalHandlerOptions.NO)
+        self._node = Node("derain_replay", context=self._context)
+        self._changed = threading.Condition()
+        self._statuses: dict[str, DiagnosticStatus] = {}
+        self._stopped = threading.Event()
+        self._came = False  # an output, since it was last asked
+        self._time = 0  # simulated, ns
+        self._clock = self._node.create_publisher(Clock, "/clock", CLOCK_QOS)
+        self._publishers = dict(self._make_publishers(say))
+        self._watchers: list[Watcher] = []
+        self._node.create_subscription(DiagnosticArray, "/diagnostics", self._on_diagnostics, OUTPUT_QOS)
+        for camera in cameras:
+            self.watch(f"/{camera.name}/derained/image", IMAGE, self._on_derained)
+        self._executor = SingleThreadedExecutor(context=self._context)
+        self._executor.add_node(self._node)
+        self._spinner = threading.Thread(target=self._spin, name="replay")
+        self._spinner.start()
+
+    def __enter__(self) -> Player:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Stop playing and leave ROS."""
+        self.stop()
+        self._executor.shutdown()
+        self._spinner.join()
+        self._node.destroy_node()
+        rclpy.shutdown(context=self._context)
+
+    @property
+    def now(self) -> int:
+        """The bag's time, ns."""
+        return self._time
+
+    def stop(self) -> None:
+        """End `play`; from any thread."""
+        self._stopped.set()
+        with self._changed:
+            self._changed.notify_all()
+
+    def watch(self, topic: str, type_name: str, watcher: Callable[[str, bytes], None]) -> None:
+        """Have the watcher told of every message on a topic, as bytes, in the executor's thread."""
+        message_type = message_class(type_name)
+        assert message_type is not None
+
+        def tell(data: Any) -> None:
+            watcher(topic, data)
+
+        self._node.create_subscription(message_type, topic, tell, OUTPUT_QOS, raw=True)
+
+    # -- before it begins --------------------------------------------------------------------------
+
+    def wait_until_ready(self, fate: Callable[[], str | None] = lambda: None, timeout: float = 600.0) -> None:
+        """Wait until the node is active, compiled for the bag's sizes, and connected.
+
+        fate: what became of the node where it ended. Raises RainRemovalError where it does not come about.
+        """
+        deadline = time.monotonic() + timeout
+        begin = self._span()[0] or self._bag.bounds[0]
+        with self._changed:
+            while not self._changed.wait_for(lambda: self._stopped.is_set() or self._ready(), timeout=0.5):
+                self._publish_time(begin)  # a clock that stands still is better than none
+                status = self._runtime()
+                ended = fate()
+                if ended is not None:
+                    raise RainRemovalError(f"the node {ended} before the replay could begin")
+                if status is not None and status.level == DiagnosticStatus.ERROR:
+                    raise RainRemovalError(f"the node says: {status.message}")
+                if time.monotonic() > deadline:
+                    said = f"it says: {status.message}" if status is not None else "it says nothing"
+                    raise RainRemovalError(f"the node was not ready after {timeout:.0f} s; {said}")
+
+    def _runtime(self) -> DiagnosticStatus | None:
+        return next(
+            (s for name, s in self._statuses.items() if name.endswith(f"{self._node_name}: runtime")), None
+        )
+
+    def _ready(self) -> bool:
+        status = self._runtime()
+        if status is None or status.level == DiagnosticStatus.ERROR or "building" in status.message:
+            return False
+        values = {value.key: value.value for value in status.values}
+        compiled = set(values.get("image sizes", "").split(", "))
+        wanted = {f"{c.camera.width}x{c.camera.height}" for c in self._cameras}
+        connected = all(self._publishers[c.camera.topic].get_subscription_count() for c in self._cameras)
+        return values.get("state") == "active" and wanted <= compiled and connected
+
+    # -- playing -----------------------------------------------------------------------------------
+
+    def play(self, on_time: Callable[[float, float], None] = lambda seconds, total: None) -> Played:
+        """Play until the bag or `stop` ends it.
+
+        on_time: told the seconds into the bag and their total, for every message. Raises what reading raises.
+        """
+        while not self._stopped.is_set():
+            sent = sum(self.played.sent.values())
+            self._play_once(on_time)
+            self.played.loops += 1
+            if not self._options.loop:
+                break
+            if sum(self.played.sent.values()) == sent:
+                raise BagError(f"{self._bag.path} holds nothing to play from {self._options.start:g} s on")
+        return self.played
+
+    def wait_for_outputs(self, timeout: float = 2.0) -> None:
+        """Wait until no output has come for a moment, so that the last frame's are not missed."""
+        with self._changed:
+            while not self._stopped.is_set():
+                self._came = False
+                if not self._changed.wait_for(lambda: self._came, timeout):
+                    return
+
+    def _play_once(self, on_time: Callable[[float, float], None]) -> None:
+        start, stop, total = self._span()
+        for record in self._latched_before(start):
+            self._publish(record)
+        lane: Lane[_Item] = Lane()
+        thread = threading.Thread(
+            target=guarded, args=(lambda: self._read(lane, start, stop), lane), name="read"
+        )
+        thread.start()
+        try:
+            due, previous, played = time.monotonic(), None, 0.0
+            for item in lane:
+                log_time = item.record.log_time
+                gap = 0.0 if previous is None else (log_time - previous) * 1e-9
+                if 0 <= gap <= LEAP_S:
+                    due += gap / self._options.rate
+                    played += gap
+                previous = log_time
+                if not self._wait_until(due, log_time):
+                    return
+                self._publish(item.record)
+                on_time(played, total)
+        finally:
+            lane.end()
+            thread.join()
+
+    def _read(self, lane: Lane[_Item], start: int | None, stop: int | None) -> None:
+        for record in self._bag.messages(list(self._publishers), start, stop):
+            if not lane.put(_Item(record, len(record.data))):
+                return
+
+    def _wait_until(self, due: float, log_time: int) -> bool:
+        """Let simulated time run up to the next message. False: playing was stopped."""
+        while True:
+            left = due - time.monotonic()
+            self._publish_time(log_time - int(max(0.0, left) * self._options.rate * 1e9))
+            if left <= 0:
+                return not self._stopped.is_set()
+            if self._stopped.wait(min(left, CLOCK_EVERY_S)):
+                return False
+
+    def _publish_time(self, nanoseconds: int) -> None:
+        self._time = max(0, nanoseconds)
+        self._clock.publish(Clock(clock=TimeMessage(sec=self._time // 10**9, nanosec=self._time % 10**9)))
+
+    def _publish(self, record: Record) -> None:
+        self._publishers[record.topic].publish(record.data)
+        name = absolute(record.topic.name)
+        self.played.sent[name] = self.played.sent.get(name, 0) + 1
+        for watcher in self._watchers:
+            watcher(name, record)
+
+    def watch_played(self, watcher: Callable[[str, Record], None]) -> None:
+        """Have the watcher told of every message that is played, in the thread of `play`."""
+        self._watchers.append(watcher)
+
+    def _span(self) -> tuple[int | None, int | None, float]:
+        """(start, stop, seconds between): ns of the part to play; None: the bag's own bounds."""
+        options, (first, last) = self._options, self._bag.bounds
+        if last - first > YEAR_NS:  # it began before the recorder's clock was set; seconds count from there
+            later = self._bag.messages(start=last - YEAR_NS)
+            first = next((record.log_time for record in later), last)
+        length = (last - first) * 1e-9
+        if options.start > length:
+            raise BagError(f"start is {options.start:g} s, but {self._bag.path} lasts {length:.1f} s")
+        start = first + int(options.start * 1e9)
+        left = length - options.start
+        if options.duration is None:
+            return None if options.start == 0 else start, None, left
+        stop = start + int(options.duration * 1e9)
+        return None if options.start == 0 else start, stop, min(left, options.duration)
+
+    def _latched_before(self, start: int | None) -> Iterator[Record]:
+        """What a late subscriber would get of topics that keep their last messages."""
+        latched = [topic for topic in self._publishers if _is_latched(topic)]
+        if start is not None and latched:
+            yield from self._bag.messages(latched, stop=start)
+
+    # -- topics ------------------------------------------------------------------------------------
+
+    def _make_publishers(self, say: Callable[[str], None]) -> Iterator[tuple[Topic, Publisher]]:
+        names = [camera.name for camera in self._cameras]
+        outputs = tuple(
+            f"/{name}/{part}/" for name in names for part in ("derained", "depth", "segmentation")
+        )
+        for topic in self._bag.topics:
+            name = absolute(topic.name)
+            if name in ("/clock", "/diagnostics", "/rosout", "/parameter_events"):
+                say(f"{name} is not played; the replay has its own")
+                continue
+            if name.startswith(outputs):
+                say(f"{name} is not played; the node makes it anew")
+                continue
+            message_type = message_class(topic.type)
+            if message_type is None or topic.serialization != "cdr":
+                say(f"{name} is not played: {topic.type} is not installed here")
+                continue
+            yield topic, self._node.create_publisher(message_type, name, _profile(topic))
+
+    # -- the executor's thread ---------------------------------------------------------------------
+
+    def _spin(self) -> None:
+        try:
+            self._executor.spin()
+        except ExternalShutdownException:
+            return
+
+    def _on_diagnostics(self, message: DiagnosticArray) -> None:
+        with self._changed:
+            for status in message.status:
+                self._statuses[status.name] = status
+            self._changed.notify_all()
+
+    def _on_derained(self, topic: str, _: bytes) -> None:
+        name = topic.removeprefix("/").removesuffix("/derained/image")
+        with self._changed:
+            self.played.derained[name] += 1
+            self._came = True
+            self._changed.notify_all()
+
+    @property
+    def statuses(self) -> dict[str, DiagnosticStatus]:
+        """The newest diagnostics by name."""
+        with self._changed:
+            return dict(self._statuses)
+
+
+@contextmanager
+def recording(
+    player: Player, cameras: Sequence[PlayedCamera], path: Path, segmentation: bool
+) -> Iterator[None]:
+    """Record the node's outputs and its diagnostics into the bag `path` while the block lasts.
+
+    Times are the bag's own. Raises BagError.
+    """
+    outputs = {"derained/image": IMAGE, "derained/camera_info": CAMERA_INFO, "depth/inverse_depth": IMAGE}
+    if segmentation:
+        outputs["segmentation/mask"] = IMAGE
+    topics = {
+        f"/{camera.name}/{name}": Topic(f"/{camera.name}/{name}", type_name)
+        for camera in cameras
+        for name, type_name in outputs.items()
+    }
+    topics["/diagnostics"] = Topic("/diagnostics", "diagnostic_msgs/msg/DiagnosticArray")
+    with BagWriter(path, topics.values()) as writer:
+        lock, open_ = threading.Lock(), [True]
+        failure: list[BagError] = []
+
+        def write(name: str, data: bytes) -> None:
+            with lock:
+                if open_[0] and not failure:
+                    try:
+                        writer.write(topics[name], player.now, data)
+                    except BagError as error:  # raised again where the recording ends
+                        failure.append(error)
+                        player.stop()
+
+        for name, topic in topics.items():
+            player.watch(name, topic.type, write)
+        try:
+            yield
+        finally:
+            with lock:
+                open_[0] = False
+        if failure:
+            raise failure[0]
+
+
+def message_class(type_name: str) -> type | None:
+    """The class of a message type; None where it is not installed."""
+    package, _, name = type_name.partition("/")
+    kind, _, name = name.rpartition("/")
+    try:
+        return getattr(importlib.import_module(f"{package}.{kind or 'msg'}"), name)
+    except (ImportError, AttributeError, ValueError):
+        return None
+
+
+def _is_latched(topic: Topic) -> bool:
+    return any(qos.durability is QosDurability.TRANSIENT_LOCAL for qos in topic.qos)
+
+
+def _profile(topic: Topic) -> QoSProfile:
+    """The recorded quality of service; ROS' default where the recorded ones differ, or there is none."""
+    if not topic.qos or any(_essence(qos) != _essence(topic.qos[0]) for qos in topic.qos):
+        return DEFAULT_QOS
+    qos = topic.qos[0]
+    latched = _is_latched(topic)
+    kept = max(1, qos.depth, min(topic.count, MOST_LATCHED) if latched else 1)
+    return QoSProfile(
+        depth=kept,  # several latched publishers, each with its last message, become one that keeps them all
+        history=HistoryPolicy.KEEP_ALL if qos.history is QosHistory.KEEP_ALL else HistoryPolicy.KEEP_LAST,
+        reliability=ReliabilityPolicy.BEST_EFFORT
+        if qos.reliability is QosReliability.BEST_EFFORT
+        else ReliabilityPolicy.RELIABLE,
+        durability=DurabilityPolicy.TRANSIENT_LOCAL if latched else DurabilityPolicy.VOLATILE,
+    )
+
+
+def _essence(qos: Qos) -> tuple[QosReliability, QosDurability]:
+    return qos.reliability, qos.durability
