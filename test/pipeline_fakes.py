@@ -26,6 +26,7 @@ class FakeRestorer:
         self.backend = backend
         self.calls: list[tuple[tuple[int, int], frozenset[Output]]] = []
         self.builds: list[tuple[tuple[int, int], frozenset[Output]]] = []
+        self.sizes: list[tuple[int, int]] = []  # built
         self.gate, self.build_gate = threading.Event(), threading.Event()
         self.gate.set()
         self.build_gate.set()
@@ -38,7 +39,14 @@ class FakeRestorer:
     @property
     def info(self) -> RuntimeInfo:
         return RuntimeInfo(
-            self.backend, "a fake", "fp32", "a test wants it", "fast", "fake.safetensors", "0123456789ab"
+            self.backend,
+            "a fake",
+            "fp32",
+            "a test wants it",
+            "fast",
+            "fake.safetensors",
+            "0123456789ab",
+            tuple(dict.fromkeys(self.sizes)),
         )
 
     def prepare(
@@ -53,6 +61,7 @@ class FakeRestorer:
             raise ImageError(f"image of {width}x{height} pixels; images from 64x64 are taken")
         if self.fail_builds is not None:
             raise self.fail_builds
+        self.sizes.append((height, width))
 
     def __call__(self, image: np.ndarray, outputs: Collection[Output]) -> Restored:
         assert image.dtype == np.uint8 and image.ndim == 3 and image.shape[2] == 3

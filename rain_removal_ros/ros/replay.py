@@ -45,6 +45,9 @@ YEAR_NS = 365 * 86_400 * 10**9
 LEAP_S = 60.0
 """A longer gap between two messages is a clock that was set, or a break; it is not waited for."""
 
+LOOP_PAUSE_S = 0.5
+"""Between a loop's end and the next, so that the last image is not overtaken by the first."""
+
 NODE = "derain"
 CLOCK_QOS = QoSProfile(depth=1, reliability=ReliabilityPolicy.BEST_EFFORT)
 DEFAULT_QOS = QoSProfile(depth=10)
@@ -152,7 +155,7 @@ class Player:
         node_name: str = NODE,
     ):
         os.environ.update(dds_profile_environment(os.environ))
-        self._bag, self._cameras, self._options, self._node_name = bag, cameras, options, node_name
+        self._bag, self.cameras, self._options, self._node_name = bag, cameras, options, node_name
         self.played = Played(derained={camera.name: 0 for camera in cameras})
         self._context = Context()
         rclpy.init(context=self._context, signal_handler_options=SignalHandlerOptions.NO)
@@ -161,7 +164,7 @@ class Player:
         self._statuses: dict[str, DiagnosticStatus] = {}
         self._stopped = threading.Event()
         self._came = False  # an output, since it was last asked
-        self._time = 0  # simulated, ns
+        self._time = bag.bounds[0]  # simulated, ns
         self._clock = self._node.create_publisher(Clock, "/clock", CLOCK_QOS)
         self._publishers = dict(self._make_publishers(say))
         self._watchers: list[Watcher] = []
@@ -241,8 +244,8 @@ class Player:
             return False
         values = {value.key: value.value for value in status.values}
         compiled = set(values.get("image sizes", "").split(", "))
-        wanted = {f"{c.camera.width}x{c.camera.height}" for c in self._cameras}
-        connected = all(self._publishers[c.camera.topic].get_subscription_count() for c in self._cameras)
+        wanted = {f"{c.camera.width}x{c.camera.height}" for c in self.cameras}
+        connected = all(self._publishers[c.camera.topic].get_subscription_count() for c in self.cameras)
         return values.get("state") == "active" and wanted <= compiled and connected
 
     # -- playing -----------------------------------------------------------------------------------
@@ -260,6 +263,7 @@ class Player:
                 break
             if sum(self.played.sent.values()) == sent:
                 raise BagError(f"{self._bag.path} holds nothing to play from {self._options.start:g} s on")
+            self._stopped.wait(LOOP_PAUSE_S)
         return self.played
 
     def wait_for_outputs(self, timeout: float = 2.0) -> None:
@@ -351,7 +355,7 @@ class Player:
     # -- topics ------------------------------------------------------------------------------------
 
     def _make_publishers(self, say: Callable[[str], None]) -> Iterator[tuple[Topic, Publisher]]:
-        names = [camera.name for camera in self._cameras]
+        names = [camera.name for camera in self.cameras]
         outputs = tuple(
             f"/{name}/{part}/" for name in names for part in ("derained", "depth", "segmentation")
         )

@@ -1,0 +1,255 @@
+"""A bag is played to the live node over real DDS: whole, at its own pace, on simulated time."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from bag_fixtures import LATCHED as LATCHED_QOS
+from bag_fixtures import SECOND, SENSOR, START, Sent, compressed, drive, image, record, text
+from pipeline_fakes import FakeRestorer
+from ros_harness import LATCHED, PATIENCE, derain_node, values_of
+from rosbags.rosbag2 import Reader
+from rosgraph_msgs.msg import Clock
+from runtime_fixtures import write_weights
+from std_msgs.msg import String
+from test_node_process import environment
+
+from rain_removal_ros.bags.cameras import find_cameras
+from rain_removal_ros.bags.storage import Bag
+from rain_removal_ros.errors import BagError, RainRemovalError
+from rain_removal_ros.ros.replay import (
+    Player,
+    ReplayOptions,
+    message_class,
+    node_parameters,
+    played_cameras,
+    recording,
+)
+from rain_removal_ros.runtime import Output
+
+IMAGE, COMPRESSED = "sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage"
+
+
+def stamps(received) -> list[int]:
+    return [message.header.stamp.sec * SECOND + message.header.stamp.nanosec for message in received]
+
+
+def drive_stamps(frames: int, begin: int = 0) -> list[int]:
+    return [START + number * SECOND // 10 for number in range(begin, begin + frames)]
+
+
+@contextmanager
+def playing(path: Path, said: list[str] | None = None, **options) -> Iterator[Player]:
+    with Bag(path) as bag:
+        say = (said if said is not None else []).append
+        with Player(bag, played_cameras(find_cameras(bag), say), ReplayOptions(**options), say) as player:
+            yield player
+
+
+def node_for(path: Path, fake: FakeRestorer, **changes):
+    """The node as the replay starts it for this bag, with a fake network."""
+    with Bag(path) as bag:
+        parameters = node_parameters(played_cameras(find_cameras(bag), print))
+    return derain_node(
+        lambda settings, progress: fake,
+        cameras=parameters["cameras"].strip("[]").split(", "),
+        image_transport=parameters["image_transport"],
+        image_sizes=parameters["image_sizes"],
+        use_sim_time=True,
+        **changes,
+    )
+
+
+def test_every_image_is_played_at_its_time_and_comes_back(tmp_path):
+    path, said = record(tmp_path / "drive", drive(8)), []
+    with node_for(path, FakeRestorer()) as peer, playing(path, said) as player:
+        images = peer.output(Output.IMAGE, "front")
+        clock = peer.subscribe(Clock, "/clock")
+        player.wait_until_ready(timeout=PATIENCE)
+        played = player.play()
+        peer.wait_for(lambda: len(images) == 8, "for every image")
+        assert stamps(images) == drive_stamps(8)
+        assert played.sent["/front/image_raw"] == played.sent["/front/camera_info"] == 8
+        times = [message.clock.sec * SECOND + message.clock.nanosec for message in clock]
+        assert times == sorted(times) and times[0] >= START and times[-1] == START + 7 * SECOND // 10 + 2
+        assert any("/radar is not played: acme_msgs/msg/Radar is not installed" in text for text in said)
+        status = peer.status("derain: front", lambda s: "image age max (ms)" in values_of(s))
+        assert 0 <= float(values_of(status)["image age max (ms)"]) < 1000  # by the bag's clock
+
+
+def test_playing_begins_when_the_network_is_compiled(tmp_path):
+    path, fake = record(tmp_path / "drive", drive(2)), FakeRestorer()
+    fake.build_gate.clear()
+    with node_for(path, fake) as peer, playing(path) as player:
+        ready = threading.Event()
+        waiting = threading.Thread(target=lambda: (player.wait_until_ready(timeout=PATIENCE), ready.set()))
+        waiting.start()
+        peer.status("derain: runtime", lambda s: "building" in s.message)
+        peer.status("derain: runtime", lambda s: values_of(s)["state"] == "active")
+        assert not ready.is_set() and not player.played.sent
+        fake.build_gate.set()
+        waiting.join(PATIENCE)
+        assert ready.is_set()
+        assert {size for size, _ in fake.builds} == {(64, 96)}
+
+
+def test_the_node_goes_on_when_a_loop_throws_the_clock_back(tmp_path):
+    path = record(tmp_path / "drive", drive(3))
+    with node_for(path, FakeRestorer()) as peer, playing(path, loop=True, rate=2.0) as player:
+        images = peer.output(Output.IMAGE, "front")
+        player.wait_until_ready(timeout=PATIENCE)
+        thread = threading.Thread(target=player.play)
+        thread.start()
+        peer.wait_for(lambda: stamps(images).count(START) >= 3, "for the third loop")
+        player.stop()
+        thread.join(PATIENCE)
+        assert player.played.loops >= 2
+        assert stamps(images)[:4] == [*drive_stamps(3), START]
+
+
+def test_a_part_of_a_bag_is_played_with_what_was_latched_before_it(tmp_path):
+    path = record(tmp_path / "drive", drive(8))
+    with node_for(path, FakeRestorer()) as peer, playing(path, start=0.3, duration=0.25) as player:
+        images = peer.output(Output.IMAGE, "front")
+        player.wait_until_ready(timeout=PATIENCE)
+        player.play()
+        peer.wait_for(lambda: len(images) == 3, "for the part's images")
+        assert stamps(images) == drive_stamps(3, begin=3)
+        late = peer.subscribe(String, "/map", LATCHED)
+        peer.wait_for(lambda: late, "for the latched message, after the end")
+        assert late[0].data == "streets"
+
+
+def test_latched_messages_of_several_publishers_all_reach_a_late_subscriber(tmp_path):
+    transforms = [
+        Sent("/tf_like", "std_msgs/msg/String", START + number, text(str(number)), (LATCHED_QOS, LATCHED_QOS))
+        for number in range(3)
+    ]
+    path = record(tmp_path / "drive", [*transforms, *drive(1)])
+    with node_for(path, FakeRestorer()) as peer, playing(path) as player:
+        player.wait_until_ready(timeout=PATIENCE)
+        player.play()
+        late = peer.subscribe(String, "/tf_like", LATCHED)
+        peer.wait_for(lambda: len(late) == 3, "for all three")
+        assert [message.data for message in late] == ["0", "1", "2"]
+
+
+def test_a_recording_that_starts_in_1970_is_not_waited_for(tmp_path):
+    sent = drive(6)
+    for number, each in enumerate(sent[:4]):
+        each.time = number * 1000
+    path = record(tmp_path / "drive", sent)
+    shown: list[tuple[float, float]] = []
+    with node_for(path, FakeRestorer()) as peer, playing(path) as player:
+        images = peer.output(Output.IMAGE, "front")
+        player.wait_until_ready(timeout=PATIENCE)
+        player.play(lambda seconds, total: shown.append((seconds, total)))
+        peer.wait_for(lambda: drive_stamps(6)[-1] in stamps(images), "for the last image")
+    assert shown[-1][0] < 1.0 and shown[-1][1] < 1.0
+
+
+def test_cameras_of_different_rates_and_compressed_images_are_played(tmp_path):
+    sent = []
+    for number in range(6):
+        time = START + number * SECOND // 10
+        sent.append(Sent("front/image_raw/compressed", COMPRESSED, time, compressed(number), (SENSOR,)))
+        if number % 3 == 0:
+            small = compressed(number, height=70, width=100)
+            sent.append(Sent("rear/image_raw/compressed", COMPRESSED, time + 9, small, (SENSOR,)))
+    path, fake = record(tmp_path / "drive", sent, "sqlite3"), FakeRestorer()
+    with node_for(path, fake) as peer, playing(path) as player:
+        front, rear = peer.output(Output.IMAGE, "front"), peer.output(Output.IMAGE, "rear")
+        player.wait_until_ready(timeout=PATIENCE)
+        player.play()
+        peer.wait_for(lambda: len(front) == 6 and len(rear) == 2, "for every image")
+        assert (rear[0].width, rear[0].height) == (100, 70)
+        assert {size for size, _ in fake.builds} == {(64, 96), (70, 100)}
+
+
+def test_the_outputs_are_recorded_on_the_bags_own_time(tmp_path):
+    path = record(tmp_path / "drive", drive(4))
+    with (
+        node_for(path, FakeRestorer()) as peer,
+        playing(path) as player,
+        recording(player, player.cameras, tmp_path / "out", segmentation=False),
+    ):
+        peer.output(Output.IMAGE, "front")
+        player.wait_until_ready(timeout=PATIENCE)
+        player.play()
+        player.wait_for_outputs()
+    with Reader(tmp_path / "out") as reader:
+        counts = {c.topic: c.msgcount for c in reader.connections}
+        begin, end = reader.start_time, reader.end_time
+    assert counts["/front/derained/image"] == counts["/front/depth/inverse_depth"] == 4
+    assert counts["/front/derained/camera_info"] == 4 and counts["/diagnostics"] > 0
+    assert START <= begin <= end <= START + SECOND
+
+
+def test_a_bag_with_outputs_of_an_earlier_run_is_played_without_them(tmp_path):
+    old = Sent("/front/derained/image", IMAGE, START, image(0))
+    path, said = record(tmp_path / "drive", [old, *drive(1)]), []
+    with playing(path, said):
+        assert any("/front/derained/image is not played" in text for text in said)
+
+
+def test_topics_are_remapped_to_the_nodes_where_they_are_called_otherwise(tmp_path):
+    sent = [
+        Sent("sensors/2d/picture", IMAGE, START, image(0)),
+        Sent("/left/image_rect", IMAGE, START, image(0)),
+        Sent("/front/image_raw", IMAGE, START, image(0)),
+    ]
+    with Bag(record(tmp_path / "drive", sent)) as bag:
+        cameras = played_cameras(find_cameras(bag), print)
+    assert [(camera.name, camera.remappings) for camera in cameras] == [
+        ("sensors/camera_2d/picture", [("sensors/camera_2d/picture/image_raw", "/sensors/2d/picture")]),
+        ("left", [("left/image_raw", "/left/image_rect")]),
+        ("front", []),
+    ]
+
+
+def test_what_cannot_be_played_is_said(tmp_path):
+    path = record(tmp_path / "drive", drive(2))
+    for wrong in ({"rate": 0.0}, {"start": -1.0}, {"duration": 0.0}):
+        with pytest.raises(RainRemovalError, match=r"must be from|give more than 0 s"):
+            ReplayOptions(**wrong)
+    with (
+        playing(path, start=60.0) as player,
+        pytest.raises(BagError, match=r"start is 60 s, but .* lasts 0.1 s"),
+    ):
+        player.wait_until_ready(timeout=PATIENCE)
+    with playing(path) as player, pytest.raises(RainRemovalError, match="node ended with status 1 before"):
+        player.wait_until_ready(lambda: "ended with status 1")
+    with (
+        playing(path) as player,
+        pytest.raises(RainRemovalError, match="not ready after 1 s; it says nothing"),
+    ):
+        player.wait_until_ready(timeout=1.0)
+    assert message_class("acme_msgs/msg/Radar") is None and message_class("sensor_msgs/msg/Image") is not None
+
+
+def test_the_command_plays_a_bag_through_a_node_of_its_own(tmp_path):
+    sent = [
+        Sent("/sensors/front", IMAGE, each.time, each.message, each.qos) if each.type == IMAGE else each
+        for each in drive(5)
+    ]
+    path = record(tmp_path / "drive", sent)
+    weights = write_weights(tmp_path / "tiny.safetensors")
+    arguments = ["--weights", str(weights), "--cache-dir", str(tmp_path / "cache"), "--backend", "torch-cpu"]
+    ended = subprocess.run(
+        [sys.executable, "-m", "rain_removal_ros.commands.main", "replay", str(path), *arguments,
+         "--precision", "fp32", "--record", str(tmp_path / "out")],
+        env={**environment(), "ROS_DOMAIN_ID": os.environ["ROS_DOMAIN_ID"]},
+        capture_output=True, text=True, timeout=2 * PATIENCE,
+    )  # fmt: skip
+    assert ended.returncode == 0, ended.stderr
+    assert "5 images played" in ended.stdout
+    with Reader(tmp_path / "out") as reader:
+        counts = {c.topic: c.msgcount for c in reader.connections}
+    assert counts["/sensors/front/derained/image"] >= 1
