@@ -1,6 +1,6 @@
 """Launches the derain node with the DDS profile for large images. Its arguments are the node's parameters.
 
-ros2 launch rain_removal_ros derain.launch.py cameras:=[front,rear] segmentation:=true
+ros2 launch rain_removal_ros derain.launch.py cameras:=front,rear segmentation:=true
 """
 
 import os

@@ -57,12 +57,6 @@ def test_the_documentation_shows_the_table():
     assert markdown_table() in (ROOT / "docs" / "node.md").read_text()
 
 
-def test_launch_has_an_argument_for_every_parameter():
-    text = share_file("launch/derain.launch.py").read_text()
-    assert "for parameter in PARAMETERS" in text and "launch_parameters(" in text
-    compile(text, "derain.launch.py", "exec")
-
-
 def test_the_table_loads_neither_pytorch_nor_ros():
     script = "import sys, rain_removal_ros.ros.parameters; print({'torch', 'rclpy'} & set(sys.modules))"
     done = subprocess.run(

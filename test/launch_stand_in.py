@@ -1,0 +1,196 @@
+"""Stands in for launch and launch_ros: the calls that our launch files make, with the same signatures, and
+what they would start. The real ones come with a ROS installation alone; test/ros2/ runs those.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import sys
+import types
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import yaml
+
+
+@dataclass(frozen=True)
+class LaunchContext:
+    """The arguments of a launch, declared defaults included."""
+
+    configurations: dict[str, str]
+
+
+class DeclareLaunchArgument:
+    def __init__(
+        self,
+        name: str,
+        *,
+        default_value: str | None = None,
+        description: str | None = None,
+        choices: list[str] | None = None,
+    ):
+        self.name, self.default_value, self.description, self.choices = (
+            name,
+            default_value,
+            description,
+            choices,
+        )
+
+
+class LaunchConfiguration:
+    def __init__(self, variable_name: str, *, default: str | None = None):
+        self._name = variable_name
+
+    def perform(self, context: LaunchContext) -> str:
+        return context.configurations[self._name]
+
+
+class OpaqueFunction:
+    def __init__(
+        self,
+        *,
+        function: Callable[..., list | None],
+        args: Iterable | None = None,
+        kwargs: dict | None = None,
+    ):
+        self._call = function, tuple(args or ()), dict(kwargs or {})
+
+    def execute(self, context: LaunchContext) -> list | None:
+        function, args, kwargs = self._call
+        return function(context, *args, **kwargs)
+
+
+class LogInfo:
+    def __init__(self, *, msg: str):
+        self.msg = msg
+
+
+class SetEnvironmentVariable:
+    def __init__(self, name: str, value: str):
+        self.name, self.value = name, value
+
+
+class Shutdown:
+    def __init__(self, *, reason: str = "reason not given"):
+        self.reason = reason
+
+
+class Node:
+    """launch_ros' node; what it does not know goes to ExecuteProcess, of whose options we use these."""
+
+    def __init__(
+        self,
+        *,
+        executable: str,
+        package: str | None = None,
+        name: str | None = None,
+        namespace: str | None = None,
+        exec_name: str | None = None,
+        parameters: list[str | dict] | None = None,
+        remappings: list[tuple[str, str]] | None = None,
+        ros_arguments: Iterable[str] | None = None,
+        arguments: Iterable[str] | None = None,
+        output: str = "log",
+        emulate_tty: bool = False,
+        on_exit: Any = None,
+        additional_env: dict[str, str] | None = None,
+    ):
+        assert package is None, "an executable of a package is looked up in the ament index"
+        self.executable, self.name, self.namespace = executable, name, namespace
+        self.parameters, self.remappings = list(parameters or ()), list(remappings or ())
+        self.arguments, self.ros_arguments = list(arguments or ()), list(ros_arguments or ())
+        self.output, self.emulate_tty, self.on_exit = output, emulate_tty, on_exit
+
+    def command(self, folder: Path) -> list[str]:
+        """The command line that launch_ros starts; parameter files that it makes go to `folder`."""
+        command = [self.executable, *self.arguments, "--ros-args", *self.ros_arguments]
+        if self.name:
+            command += ["-r", f"__node:={self.name}"]
+        if self.namespace:
+            command += ["-r", f"__ns:=/{self.namespace.strip('/')}"]
+        for number, parameters in enumerate(self.parameters):
+            path = str(parameters)
+            if isinstance(parameters, dict):
+                path = str(folder / f"launch_params_{number}.yaml")
+                Path(path).write_text(yaml.safe_dump({"/**": {"ros__parameters": parameters}}))
+            command += ["--params-file", path]
+        for source, target in self.remappings:
+            command += ["-r", f"{source}:={target}"]
+        return command
+
+
+class LaunchDescription:
+    def __init__(self, initial_entities: Iterable | None = None):
+        self.entities = list(initial_entities or ())
+
+
+@dataclass
+class Launched:
+    """What a launch file did."""
+
+    declared: dict[str, DeclareLaunchArgument] = field(default_factory=dict)
+    environment: dict[str, str] = field(default_factory=dict)
+    said: list[str] = field(default_factory=list)
+    nodes: list[Node] = field(default_factory=list)
+
+
+def modules() -> dict[str, types.ModuleType]:
+    """By name, as sys.modules holds them."""
+    contents = {
+        "launch": (LaunchContext, LaunchDescription),
+        "launch.actions": (
+            DeclareLaunchArgument,
+            LogInfo,
+            OpaqueFunction,
+            SetEnvironmentVariable,
+            Shutdown,
+        ),
+        "launch.substitutions": (LaunchConfiguration,),
+        "launch_ros": (),
+        "launch_ros.actions": (Node,),
+    }
+    made = {}
+    for name, classes in contents.items():
+        made[name] = types.ModuleType(name)
+        for each in classes:
+            setattr(made[name], each.__name__, each)
+    return made
+
+
+def launch(path: Path, **arguments: str) -> Launched:
+    """Visit a launch file's description with these arguments, in order, as launch does."""
+    with mock.patch.dict(sys.modules, modules()):
+        specification = importlib.util.spec_from_file_location("launch_file", path)
+        module = importlib.util.module_from_spec(specification)
+        specification.loader.exec_module(module)
+        result, context = Launched(), LaunchContext(dict(arguments))
+        waiting = list(module.generate_launch_description().entities)
+        while waiting:
+            entity = waiting.pop(0)
+            if isinstance(entity, DeclareLaunchArgument):
+                result.declared[entity.name] = entity
+                given = context.configurations.get(entity.name)
+                if given is None:
+                    assert entity.default_value is not None, f"argument {entity.name} is required"
+                    context.configurations[entity.name] = entity.default_value
+                assert entity.choices is None or context.configurations[entity.name] in entity.choices
+            elif isinstance(entity, OpaqueFunction):
+                waiting[:0] = entity.execute(context) or []
+            elif isinstance(entity, LogInfo):
+                result.said.append(entity.msg)
+            elif isinstance(entity, SetEnvironmentVariable):
+                result.environment[entity.name] = entity.value
+            elif isinstance(entity, Node):
+                result.nodes.append(entity)
+            else:
+                raise TypeError(f"{entity!r} is no entity that a launch file of ours uses")
+    return result
+
+
+def environment_of(launched: Launched) -> dict[str, str]:
+    """The environment of the processes that are started."""
+    return {**os.environ, **launched.environment}

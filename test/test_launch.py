@@ -1,0 +1,145 @@
+"""The launch file is run, with a stand-in for launch: what it declares, refuses and starts."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from launch_stand_in import Launched, Shutdown, environment_of, launch
+from runtime_fixtures import write_weights
+
+from rain_removal_ros.errors import ParameterError
+from rain_removal_ros.ros.parameters import PARAMETERS
+from rain_removal_ros.share import DDS_PROFILE, DDS_PROFILE_VARIABLES, share_file
+
+ROOT = Path(__file__).resolve().parents[1]
+DERAIN = share_file("launch/derain.launch.py")
+
+
+@pytest.fixture(autouse=True)
+def no_profile_of_the_users(monkeypatch):
+    for variable in DDS_PROFILE_VARIABLES:
+        monkeypatch.delenv(variable, raising=False)
+
+
+def only_node(launched: Launched):
+    (node,) = launched.nodes
+    return node
+
+
+def test_every_parameter_is_an_argument_that_may_be_left_out_and_says_what_it_is_for():
+    declared = launch(DERAIN).declared
+    for parameter in PARAMETERS:
+        argument = declared[parameter.name]
+        assert argument.default_value == ""
+        assert parameter.description in argument.description and parameter.allowed in argument.description
+    others = set(declared) - {parameter.name for parameter in PARAMETERS}
+    assert others == {"name", "namespace", "params_file", "remap", "log_level"}
+    assert all(declared[name].description for name in others)
+
+
+def test_without_arguments_the_node_starts_with_its_own_defaults_and_the_dds_profile():
+    launched = launch(DERAIN)
+    node = only_node(launched)
+    assert [node.executable, *node.arguments] == [sys.executable, "-m", "rain_removal_ros.ros.node"]
+    assert (node.name, node.namespace, node.parameters, node.remappings) == ("derain", "", [{}], [])
+    assert launched.environment == dict.fromkeys(DDS_PROFILE_VARIABLES, str(share_file(DDS_PROFILE)))
+    assert DDS_PROFILE in " ".join(launched.said)
+
+
+@pytest.mark.parametrize("variable", DDS_PROFILE_VARIABLES)
+def test_a_dds_profile_of_the_users_stays(monkeypatch, variable):
+    monkeypatch.setenv(variable, "/mine.xml")
+    launched = launch(DERAIN)
+    assert launched.environment == {}
+    assert "the user's own" in " ".join(launched.said)
+
+
+def test_arguments_become_parameters_of_their_types_after_the_parameter_file(monkeypatch):
+    monkeypatch.setenv("HOME", "/home/someone")
+    node = only_node(
+        launch(
+            DERAIN,
+            cameras="[front, rear/left]",
+            segmentation="true",
+            threads="2",
+            **{"diagnostics.max_latency_ms": "50"},
+            params_file="~/derain.yaml",
+        )
+    )
+    assert node.parameters[0] == "/home/someone/derain.yaml"
+    values = node.parameters[1]
+    assert values == {
+        "cameras": ["front", "rear/left"],
+        "segmentation": True,
+        "threads": 2,
+        "diagnostics.max_latency_ms": 50.0,
+    }
+    assert type(values["threads"]) is int and type(values["diagnostics.max_latency_ms"]) is float
+
+
+def test_a_list_of_cameras_needs_no_brackets_that_a_shell_would_read():
+    assert only_node(launch(DERAIN, cameras="front,rear")).parameters == [{"cameras": ["front", "rear"]}]
+
+
+@pytest.mark.parametrize(
+    ("argument", "text", "reason"),
+    [
+        ("backend", "vulkan", "must be one of auto"),
+        ("threads", "two", "threads:=two is not a int"),
+        ("cameras", "[]", "name at least one camera"),
+        ("image_sizes", "1280x-720", "is no size"),
+        ("remap", "camera/image_raw=/front", "from:=to"),
+    ],
+)
+def test_an_argument_that_cannot_be_ends_the_launch_with_the_reason(argument, text, reason):
+    with pytest.raises(ParameterError, match=reason):
+        launch(DERAIN, **{argument: text})
+
+
+def test_name_namespace_remappings_and_log_level_reach_the_node():
+    remap = "camera/image_raw:=/front/image_raw  camera/derained/image:=/front/image_rect"
+    node = only_node(launch(DERAIN, name="dry", namespace="car", remap=remap, log_level="debug"))
+    assert (node.name, node.namespace) == ("dry", "car")
+    assert node.remappings[1] == ("camera/derained/image", "/front/image_rect")
+    assert node.ros_arguments == ["--log-level", "debug"]
+
+
+def test_the_launch_ends_with_the_node():
+    node = only_node(launch(DERAIN))
+    assert isinstance(node.on_exit, Shutdown)
+    assert node.output == "screen"
+
+
+@pytest.mark.parametrize(("sizes", "status"), [("96x72", 0), ("", 1)])
+def test_what_is_launched_runs_with_the_arguments(tmp_path, sizes, status):
+    weights = write_weights(tmp_path / "tiny.safetensors")
+    arguments = {"image_sizes": sizes} if sizes else {}
+    launched = launch(
+        DERAIN,
+        weights=str(weights),
+        cache_dir=str(tmp_path / "cache"),
+        backend="openvino",
+        build_only="true",
+        cameras="front,rear",
+        name="dry",
+        namespace="car",
+        **arguments,
+    )
+    done = subprocess.run(
+        only_node(launched).command(tmp_path),
+        cwd=ROOT,
+        env=environment_of(launched),
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == status, done.stderr
+    assert "[car.dry]" in done.stderr
+    if status:
+        assert "build_only needs image_sizes" in done.stderr
+    else:
+        assert "built engine for 96x72" in done.stderr
+        assert list((tmp_path / "cache").glob("*.engine"))
