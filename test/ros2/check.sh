@@ -1,0 +1,94 @@
+#!/usr/bin/env bash
+# Runs the launch file with the real ros2 launch, param, lifecycle, topic and node, where they exist:
+#     source /opt/ros/jazzy/setup.bash        # and the workspace's install/setup.bash after colcon build
+#     test/ros2/check.sh
+# Exit status: 0 all held, 1 something did not, 77 there is no ros2 command. Needs a minute; no GPU.
+set -euo pipefail
+cd "$(dirname "$0")/../.."
+command -v ros2 >/dev/null || { echo "there is no ros2 command here; source a ROS 2 installation"; exit 77; }
+
+export ROS_DOMAIN_ID="${ROS_DOMAIN_ID:-77}" ROS_AUTOMATIC_DISCOVERY_RANGE=LOCALHOST PYTHONUNBUFFERED=1
+work=$(mktemp -d)
+launched=
+finish() {
+    [ -z "$launched" ] || kill -INT -- "-$launched" 2>/dev/null || true
+    ros2 daemon stop >/dev/null 2>&1 || true
+    rm -rf "$work"
+}
+trap finish EXIT
+
+fail() {
+    echo "FAILED: $1"
+    sed 's/^/    /' "$work/log"
+    exit 1
+}
+
+# until SECONDS WHAT COMMAND...: the command's output, once it holds the pattern WHAT
+until_said() {
+    local pattern=$1 said
+    shift
+    for _ in $(seq 60); do
+        if said=$("$@" 2>&1) && grep -qE "$pattern" <<<"$said"; then
+            echo "ok: $* says $pattern"
+            return
+        fi
+        sleep 0.5
+    done
+    fail "$* did not say $pattern, but: $said"
+}
+
+start() {
+    # a process group of its own, which Ctrl-C reaches as a terminal would send it
+    setsid ros2 launch "$PWD/launch/derain.launch.py" "$@" >"$work/log" 2>&1 &
+    launched=$!
+}
+
+interrupt() {
+    local begin=$(date +%s%N)
+    kill -INT -- "-$launched"
+    wait "$launched" && status=0 || status=$?
+    launched=
+    echo "ok: Ctrl-C ended the launch in $((($(date +%s%N) - begin) / 1000000)) ms, exit status $status"
+    ! grep -q Traceback "$work/log" || fail "a traceback was left"
+    grep -q "process has finished cleanly" "$work/log" || fail "the node did not end cleanly"
+}
+
+ros2 launch "$PWD/launch/derain.launch.py" --show-args >"$work/log"
+for argument in cameras backend segmentation params_file remap log_level; do
+    grep -q "'$argument'" "$work/log" || fail "--show-args does not name $argument"
+done
+echo "ok: --show-args names the arguments"
+
+start cameras:=front,rear segmentation:=true "cache_dir:=$work/cache" threads:=1 \
+    diagnostics.max_latency_ms:=75 remap:=front/image_raw:=/sensors/front namespace:=car log_level:=info
+until_said '^active' ros2 lifecycle get /car/derain
+until_said 'Integer value is: 1$' ros2 param get /car/derain threads
+until_said 'Double value is: 75.0' ros2 param get /car/derain diagnostics.max_latency_ms
+until_said "front.*rear" ros2 param get /car/derain cameras
+until_said 'Boolean value is: True' ros2 param get /car/derain segmentation
+until_said 'Set parameter successful' ros2 param set /car/derain diagnostics.max_latency_ms 80.0
+if ros2 param set /car/derain threads 4 2>&1 | grep -q 'Set parameter successful'; then
+    fail "a parameter that cannot change while active was changed"
+fi
+echo "ok: a parameter that cannot change while active is refused"
+until_said '/sensors/front' ros2 topic list
+until_said '/car/rear/derained/image' ros2 topic list
+until_said '/car/front/segmentation/mask' ros2 topic list
+until_said 'DiagnosticArray|runtime' ros2 topic echo --once /diagnostics
+ros2 lifecycle set /car/derain deactivate >/dev/null || fail "it could not be deactivated"
+until_said '^inactive' ros2 lifecycle get /car/derain
+ros2 lifecycle set /car/derain activate >/dev/null || fail "it could not be activated again"
+until_said '^active' ros2 lifecycle get /car/derain
+interrupt
+
+if ros2 launch "$PWD/launch/derain.launch.py" backend:=vulkan >"$work/log" 2>&1; then
+    fail "a backend that cannot be was launched"
+fi
+grep -q "must be one of auto" "$work/log" || fail "the reason was not said"
+echo "ok: an argument that cannot be ends the launch with the reason"
+
+start "params_file:=$PWD/config/derain.yaml" "cache_dir:=$work/cache" cameras:=side
+until_said '^active' ros2 lifecycle get /derain
+until_said "side" ros2 param get /derain cameras
+interrupt
+echo "all held"
