@@ -82,6 +82,74 @@ def test_a_folder_names_the_file_that_is_missing_damaged_or_of_another_size(fold
         FolderDataset(folder / "val")[2]
 
 
+@pytest.mark.parametrize(
+    ("part", "content", "reason"),
+    [
+        ("inverse_depth", field(9689, np.uint16), "holds uint16 up to 9689; 8-bit codes"),
+        ("inverse_depth", picture(3), "has 3 channels"),
+        ("labels", field(26), "holds uint8 up to 26; Cityscapes train ids are expected"),
+        ("labels", field(5, np.uint16), "holds uint16 up to 5; Cityscapes train ids"),
+    ],
+)
+def test_a_folder_says_which_file_holds_other_numbers_than_it_should(folder, part, content, reason):
+    path = write(folder / "val" / part / "camvid_1.png", content)
+    with pytest.raises(DatasetError, match=f"{part}/camvid_1.png.*{reason}"):
+        FolderDataset(folder / "val")[0]
+    assert path.is_file()
+
+
+def test_a_folder_takes_labels_that_are_all_unlabelled(folder):
+    write(folder / "val" / "labels" / "camvid_1.png", field(255))
+    assert (FolderDataset(folder / "val")[0].labels == 255).all()
+
+
+def test_half_an_image_is_no_ground_truth(folder):
+    path = folder / "val" / "image" / "camvid_1.png"
+    path.write_bytes(path.read_bytes()[:-20])
+    with pytest.raises(DatasetError, match=r"camvid_1\.png: png image .* ends early"):
+        FolderDataset(folder / "val")[0]
+
+
+def test_two_images_of_one_stem_are_refused(folder):
+    write(folder / "val" / "image" / "camvid_1.jpg", picture(0))
+    with pytest.raises(DatasetError, match=r"camvid_1\.jpg and .*camvid_1\.png have one stem"):
+        FolderDataset(folder / "val")
+
+
+def test_pairs_whose_names_tell_that_sides_are_mixed_up_are_refused(tmp_path):
+    for folder in ("rainy", "clean"):
+        write(tmp_path / folder / "rain-1.png", picture(1))
+    with pytest.raises(DatasetError, match=r"clean/rain-1\.png is named as an image of the other side"):
+        PairedDataset(tmp_path)
+    (tmp_path / "clean" / "rain-1.png").rename(tmp_path / "clean" / "norain-1.png")
+    with pytest.raises(DatasetError, match=r"norain-1\.png are the same picture"):
+        PairedDataset(tmp_path)[0]
+    write(tmp_path / "rainy" / "1.png", picture(2))
+    with pytest.raises(DatasetError, match=r"1\.png and .*rain-1\.png belong to one pair"):
+        PairedDataset(tmp_path)
+
+
+@pytest.mark.parametrize("part", ["gt", "depth"])
+def test_a_list_in_another_order_is_refused(lists, part):
+    path = lists / "data" / f"train_{part}.txt"
+    path.write_text("\n".join(sorted(path.read_text().split(), reverse=True)) + "\n")
+    with pytest.raises(DatasetError, match=rf"train_{part}\.txt pairs aachen.* with zurich.*same scene"):
+        RainCityscapesDataset(lists, "train")
+
+
+@pytest.mark.parametrize(
+    ("part", "ending", "content", "reason"),
+    [
+        ("disparity", "disparity", field(60), "holds uint8; Cityscapes' 16-bit disparities"),
+        ("gtFine", "gtFine_labelIds", field(99), "holds uint8 up to 99; Cityscapes' label ids"),
+    ],
+)
+def test_raincityscapes_says_which_file_holds_other_numbers(cityscapes, part, ending, content, reason):
+    write(cityscapes / part / "val" / "munster" / f"munster_000000_000019_{ending}.png", content)
+    with pytest.raises(DatasetError, match=f"{ending}.png {reason}"):
+        RainCityscapesDataset(cityscapes, "test")[0]
+
+
 def test_an_index_that_lacks_an_image_is_refused(folder):
     write(folder / "val" / "image" / "new_1.png", picture(0))
     with pytest.raises(DatasetError, match=r"index\.csv has no row for .*new_1\.png"):

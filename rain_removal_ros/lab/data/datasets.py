@@ -8,9 +8,17 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import ClassVar
 
+import numpy as np
+
 from rain_removal_ros.errors import DatasetError
-from rain_removal_ros.lab.data import depth_code
-from rain_removal_ros.lab.data.examples import Dataset, Example, check_sizes, read_image, read_map
+from rain_removal_ros.lab.data.examples import (
+    Dataset,
+    Example,
+    check_sizes,
+    read_depth_code,
+    read_image,
+    read_train_ids,
+)
 from rain_removal_ros.lab.data.raincityscapes import RainCityscapesDataset
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
@@ -40,9 +48,9 @@ class FolderDataset:
         path = self.images[index]
         depth = labels = None
         if self.has_depth:
-            depth = depth_code.decode(read_map(self.root / "inverse_depth" / f"{path.stem}.png"))
+            depth = read_depth_code(self.root / "inverse_depth" / f"{path.stem}.png")
         if self.has_labels:
-            labels = read_map(self.root / "labels" / f"{path.stem}.png")
+            labels = read_train_ids(self.root / "labels" / f"{path.stem}.png")
         row = self._index.get(path.stem, {})
         return check_sizes(
             Example(
@@ -66,6 +74,13 @@ def _images_in(folder: Path, select: Sequence[str] = ()) -> list[Path]:
     selected = [path for path in images if not select or path.name.startswith(tuple(select))]
     if not selected:
         raise DatasetError(f"none of the {len(images)} images in {folder} begins with {' or '.join(select)}")
+    stems: dict[str, Path] = {}
+    for path in selected:
+        if path.stem in stems:
+            raise DatasetError(
+                f"{stems[path.stem]} and {path} have one stem; depth and labels would be shared"
+            )
+        stems[path.stem] = path
     return selected
 
 
@@ -121,8 +136,8 @@ class PairedDataset:
             names = ", ".join(f"{rainy}/ and {clean}/" for rainy, clean in PAIR_FOLDERS)
             raise DatasetError(f"{root} holds no pair of folders; expected {names}")
         rainy_folder, clean_folder = found[0]
-        rainy = {_pair_stem(path): path for path in _images_in(rainy_folder)}
-        clean = {_pair_stem(path): path for path in _images_in(clean_folder)}
+        rainy = _by_pair_stem(rainy_folder, foreign="norain-")
+        clean = _by_pair_stem(clean_folder, foreign="rain-")
         for images, others, folder in ((rainy, clean, clean_folder), (clean, rainy, rainy_folder)):
             alone = sorted(images.keys() - others.keys())
             if alone:
@@ -140,7 +155,28 @@ class PairedDataset:
 
     def __getitem__(self, index: int) -> Example:
         rainy, clean = self.pairs[index]
-        return check_sizes(Example(_pair_stem(rainy), read_image(clean), rainy=read_image(rainy)))
+        clean_image, rainy_image = read_image(clean), read_image(rainy)
+        if np.array_equal(clean_image, rainy_image):
+            raise DatasetError(
+                f"{rainy} and {clean} are the same picture; one of them is in the wrong folder"
+            )
+        return check_sizes(Example(_pair_stem(rainy), clean_image, rainy=rainy_image))
+
+
+def _by_pair_stem(folder: Path, foreign: str) -> dict[str, Path]:
+    """The images of one side by what they share with their partner.
+
+    Raises DatasetError for a name that begins as those of the other side, and for two images of one pair.
+    """
+    found: dict[str, Path] = {}
+    for path in _images_in(folder):
+        if path.stem.startswith(foreign):
+            raise DatasetError(f"{path} is named as an image of the other side; the folders are mixed up")
+        stem = _pair_stem(path)
+        if stem in found:
+            raise DatasetError(f"{found[stem]} and {path} belong to one pair; take one of them away")
+        found[stem] = path
+    return found
 
 
 def _pair_stem(path: Path) -> str:

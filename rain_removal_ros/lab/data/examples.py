@@ -8,8 +8,10 @@ from typing import Protocol
 
 import numpy as np
 
+from rain_removal_ros.cityscapes import CLASSES, UNLABELLED
 from rain_removal_ros.errors import DatasetError, ImageError
 from rain_removal_ros.files import images as image_files
+from rain_removal_ros.lab.data import depth_code
 
 
 @dataclass(frozen=True)
@@ -53,6 +55,32 @@ def read_map(path: Path) -> np.ndarray:
         return image_files.read_map(path)
     except ImageError as error:
         raise DatasetError(str(error)) from error
+
+
+def read_train_ids(path: Path) -> np.ndarray:
+    """uint8 (H, W) train ids, 255 unlabelled. Raises DatasetError, naming the file, for other numbers."""
+    labels = read_map(path)
+    known = labels[labels != UNLABELLED]
+    if labels.dtype != np.uint8 or (known.size and known.max() >= len(CLASSES)):
+        raise DatasetError(
+            f"{path} holds {labels.dtype} up to {labels.max()}; Cityscapes train ids are expected, 8 bits, "
+            f"0 to {len(CLASSES) - 1} and 255 for unlabelled. Label ids (0 to 33) have to be translated first"
+        )
+    return labels
+
+
+def read_depth_code(path: Path) -> np.ndarray:
+    """float32 (H, W) inverse depth in 1/m from an image of 8-bit codes (`depth_code`).
+
+    Raises DatasetError, naming the file, for other numbers.
+    """
+    code = read_map(path)
+    if code.dtype != np.uint8:
+        raise DatasetError(
+            f"{path} holds {code.dtype} up to {code.max()}; 8-bit codes c of the inverse depth, "
+            "0.7 (c / 255)^2 in 1/m, are expected. Metric depth or disparity has to be translated first"
+        )
+    return depth_code.decode(code)
 
 
 def check_sizes(example: Example) -> Example:

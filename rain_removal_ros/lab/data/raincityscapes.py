@@ -28,6 +28,7 @@ TRAIN_IDS = {
     **{27: 14, 28: 15, 31: 16, 32: 17, 33: 18},
 }
 """Cityscapes' label ids -> train ids; every other id is unlabelled."""
+LARGEST_LABEL_ID = 33
 
 
 @dataclass(frozen=True)
@@ -99,6 +100,8 @@ class RainCityscapesDataset:
             path = self.root / stored / rainy
             city, level = _describe(path)
             depth_path = self.root / "depth" / depth
+            _require_scene(path, self.root / "data" / f"{stored}_gt.txt", clean)
+            _require_scene(path, self.root / "data" / f"{stored}_depth.txt", depth)
             views.append(RainyView(path, self.root / "image" / clean, depth_path, None, None, city, level))
         return _complete(views)
 
@@ -144,7 +147,7 @@ class RainCityscapesDataset:
 
     def __getitem__(self, index: int) -> Example:
         view = self.views[index]
-        labels = None if view.labels is None else _train_ids(read_map(view.labels))
+        labels = None if view.labels is None else _train_ids(view.labels)
         return check_sizes(
             Example(
                 name=view.rainy.stem,
@@ -164,6 +167,11 @@ class RainCityscapesDataset:
             return None
         if view.camera is not None:
             code = read_map(view.depth)
+            if code.dtype != np.uint16:
+                raise DatasetError(
+                    f"{view.depth} holds {code.dtype}; Cityscapes' 16-bit disparities (256 a pixel) are "
+                    "expected"
+                )
             camera = _read_camera(view.camera)
             disparity = (code.astype(np.float32) - 1) / 256  # pixels; code 0 is no match
             return np.where(code > 0, np.maximum(disparity, 0) / np.float32(camera), np.float32(np.nan))
@@ -188,6 +196,16 @@ def _describe(path: Path) -> tuple[str, str]:
             "CITY_..._rain_alpha_A_beta_B_dropsize_D_pattern_N.png with one of its three triples (A, B, D)"
         )
     return match["city"], levels[triple]
+
+
+def _require_scene(rainy: Path, listed_in: Path, name: str) -> None:
+    """Raise DatasetError where a list pairs a rainy image with another scene: its order is another."""
+    scene = "_".join(rainy.name.split("_")[:3])  # CITY_SEQUENCE_FRAME
+    if not Path(name).name.startswith(scene + "_"):
+        raise DatasetError(
+            f"{listed_in} pairs {rainy.name} with {name}, which is not of the scene {scene}; the lists must "
+            "name the same scene in the same line"
+        )
 
 
 def _complete(views: list[RainyView]) -> list[RainyView]:
@@ -219,7 +237,15 @@ def _read_camera(path: Path) -> float:
         raise DatasetError(f"{path} is not a Cityscapes camera file ({error!r})") from error
 
 
-def _train_ids(label_ids: np.ndarray) -> np.ndarray:
+def _train_ids(path: Path) -> np.ndarray:
+    """Raises DatasetError, naming the file, for what are no label ids."""
+    label_ids = read_map(path)
+    known = label_ids[label_ids != 255]  # the license plate's -1
+    if label_ids.dtype != np.uint8 or (known.size and known.max() > LARGEST_LABEL_ID):
+        raise DatasetError(
+            f"{path} holds {label_ids.dtype} up to {label_ids.max()}; Cityscapes' label ids are expected, "
+            f"8 bits, 0 to {LARGEST_LABEL_ID}"
+        )
     table = np.full(256, UNLABELLED, np.uint8)
     for label_id, train_id in TRAIN_IDS.items():
         table[label_id] = train_id
