@@ -85,7 +85,7 @@ setup(
     entry_points={
         "console_scripts": [
             "derain = rain_removal_ros.commands.main:main",
-            "derain_node = rain_removal_ros.ros.node:main",
+            "derain_node = rain_removal_ros.ros.main:main",
         ]
     },
 )

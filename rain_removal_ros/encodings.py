@@ -13,7 +13,9 @@ from typing import Protocol
 import cv2
 import numpy as np
 
-from rain_removal_ros.errors import ImageError
+from rain_removal_ros.errors import ImageError, bounded, shown
+from rain_removal_ros.image_header import check_header
+from rain_removal_ros.runtime.sizes import check_size
 
 
 class Image(Protocol):
@@ -125,14 +127,15 @@ def read_image(message: Image) -> Picture:
     encoding = message.encoding
     if encoding not in SUPPORTED:
         problem = "does not say what its numbers mean" if counts_numbers(encoding) else "is not known"
-        raise ImageError(f"encoding '{encoding}' {problem}; known are {', '.join(SUPPORTED)}")
+        raise ImageError(f"encoding {shown(encoding)} {problem}; known are {', '.join(SUPPORTED)}")
     if encoding in INTERLEAVED:
         return interleaved_picture(_rows(message, INTERLEAVED[encoding]), encoding)
     if encoding.startswith("bayer_"):
         depth = int(encoding[10:]) // 8
-        mosaic = _rows(message, Pixels(1, depth))[..., 0]
+        rows = _rows(message, Pixels(1, depth))[..., 0]
         _need_even(message, rows=True)
-        full = cv2.cvtColor(np.ascontiguousarray(mosaic), MOSAICS[encoding[6:10]])
+        mosaic = np.ascontiguousarray(rows, rows.dtype.newbyteorder("="))  # OpenCV ignores the byte order
+        full = cv2.cvtColor(mosaic, MOSAICS[encoding[6:10]])
         return Picture(full, "rgb8") if depth == 1 else Picture(_eight_bits(full), "rgb16", full)
     if encoding in PACKED_YUV:
         packed = _rows(message, Pixels(2))
@@ -144,33 +147,38 @@ def read_image(message: Image) -> Picture:
 
 
 def read_compressed(message: CompressedImage) -> Picture:
-    """The picture in a CompressedImage (JPEG, PNG or what else OpenCV reads).
+    """The picture in a CompressedImage (JPEG, PNG, BMP, WebP, TIFF), in 8 bits.
 
-    It is published in the encoding that `format` names first ("bgr8; jpeg compressed bgr8") if that is
-    rgb8, bgr8 or mono8, and as rgb8 otherwise. Raises ImageError where the data cannot be decoded or ends
-    early.
+    `format` is read as image_transport writes it ("bgr8; jpeg compressed bgr8"). The encoding that it names
+    first is published where it is rgb8, bgr8 or mono8, and rgb8 otherwise. A Bayer mosaic that was compressed
+    as it is, is a mosaic again. "compressed rgb8" says that red and blue were swapped before compression.
+    Raises ImageError for a size that no network takes, which the header tells before anything is decoded, and
+    where the data end early or cannot be decoded.
     """
-    data = np.frombuffer(message.data, np.uint8)
+    what = f"compressed image (format {shown(message.format)})"
     if "compressedDepth" in message.format:
-        raise ImageError(f"format '{message.format}' is a depth image; give a camera's colour image")
-    if data.size == 0:
-        raise ImageError(f"compressed image (format '{message.format}') holds no data")
-    if data[:2].tobytes() == b"\xff\xd8":
-        stream = data.tobytes()
-        if stream.rfind(b"\xff\xd9") < stream.rfind(
-            b"\xff\xda"
-        ):  # the end of image before the last scan's start
-            raise ImageError(f"JPEG of {data.size} bytes ends early; it was cut on its way")
+        raise ImageError(f"{what} is a depth image; give a camera's colour image")
+    data = np.frombuffer(message.data, np.uint8)
     try:
-        decoded = cv2.imdecode(data, cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
+        header = check_header(data.data)
+    except ImageError as error:
+        raise ImageError(f"{what}: {error}") from error
+    try:
+        decoded = cv2.imdecode(data, cv2.IMREAD_ANYCOLOR | cv2.IMREAD_IGNORE_ORIENTATION)
     except cv2.error as error:
-        raise ImageError(f"compressed image (format '{message.format}'): {error.err}") from error
-    if decoded is None:
-        raise ImageError(
-            f"compressed image of {data.size} bytes (format '{message.format}') cannot be decoded"
-        )
-    named = message.format.split(";")[0].strip()
+        raise ImageError(f"{what}: {bounded(error.err)}") from error
+    if decoded is None or decoded.shape[:2] != (header.height, header.width):
+        raise ImageError(f"{what} of {data.size} bytes cannot be decoded")
+    named, _, compressed = (part.strip() for part in message.format.partition(";"))
+    if decoded.ndim == 2 and named.startswith("bayer_") and named[6:10] in MOSAICS:
+        if decoded.shape[0] % 2 or decoded.shape[1] % 2:
+            raise ImageError(f"{what} of {header.width}x{header.height}: a mosaic's pixels come in pairs")
+        return Picture(cv2.cvtColor(decoded, MOSAICS[named[6:10]]), "rgb8")
     encoding = named if named in ("rgb8", "bgr8", "mono8") else "rgb8"
+    if decoded.ndim == 2:
+        return Picture(cv2.cvtColor(decoded, cv2.COLOR_GRAY2RGB), encoding)
+    if "compressed rgb" in compressed:
+        return Picture(decoded, encoding)
     return Picture(cv2.cvtColor(decoded, cv2.COLOR_BGR2RGB), encoding)
 
 
@@ -208,6 +216,7 @@ def _rows(message: Image, pixels: Pixels, height: int | None = None) -> np.ndarr
         raise ImageError(
             f"image of {width}x{message.height} pixels is empty; the camera driver sends no picture"
         )
+    check_size(message.height, width)
     if step < row_bytes:
         raise ImageError(
             f"step of {step} bytes is too short for {width} {message.encoding} pixels ({row_bytes} bytes)"

@@ -50,6 +50,14 @@ class OutputError(RainRemovalError):
     """A file or folder that cannot be written: no permission, a full disk, something in the way."""
 
 
+class NotPreparedError(BackendError):
+    """No graph is in memory for an image's size and outputs, and none was to be compiled for it now."""
+
+
+class InferenceError(RainRemovalError):
+    """An inference that gave what cannot be, or did not come back; the device is suspect."""
+
+
 class DatasetError(RainRemovalError):
     """A dataset with a file missing or two files that do not belong together."""
 

@@ -3,107 +3,102 @@
 Knows neither ROS nor any network: messages are opaque, each camera's `FrameHandler` reads and publishes them,
 a `Restorer` restores.
 
-Two threads. The worker takes the cameras in turn and does everything to one frame before it takes the next,
-so that outputs keep their order. The builder compiles the network for image sizes and outputs that are seen
-for the first time, which may take minutes; meanwhile the worker goes on with whatever is compiled already.
+Three threads. The worker takes the cameras in turn and does everything to one frame before it takes the next,
+so that outputs keep their order. The builder has the network compiled for image sizes and outputs that are
+seen for the first time, which may take minutes; meanwhile the worker goes on with whatever is compiled
+already. The watchdog looks for an inference that does not come back: it leaves the two where they hang,
+starts others in their place, and has the restorer made anew, as it does where inference fails again and
+again.
 """
 
 from __future__ import annotations
 
 import threading
 import time
-from collections import deque
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from enum import Enum
+from collections import OrderedDict, deque
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
 from typing import Any, Protocol
 
 import numpy as np
 
-from rain_removal_ros.errors import ImageError
+from rain_removal_ros.errors import ImageError, InferenceError, NotPreparedError
+from rain_removal_ros.frame_statistics import (
+    CameraSnapshot,
+    CameraStatistics,
+    Distribution,
+    Problem,
+    Stage,
+    StageTimes,
+    Way,
+)
+from rain_removal_ros.rain_monitor import DryWatch, Weather
 from rain_removal_ros.runtime import Output, Restored, Restorer
+from rain_removal_ros.runtime.checks import check_restored
+from rain_removal_ros.runtime.sizes import check_size
 
-WINDOW_S = 10.0
-"""Rates and latencies are those of the last ten seconds."""
+__all__ = [
+    "Build",
+    "CameraSnapshot",
+    "Distribution",
+    "FrameHandler",
+    "Health",
+    "Listener",
+    "OnFailure",
+    "Options",
+    "Outputs",
+    "Pipeline",
+    "Problem",
+    "Stage",
+    "StageTimes",
+    "Way",
+]
 
 RETRY_AFTER_S = 10.0
-"""A network that could not be compiled, or a stand-in not be made, is tried again after this long."""
+"""What could not be compiled or made (a graph, a stand-in, a runtime) is tried again after this long."""
+
+FAILURES_IN_A_ROW = 3
+"""So many failed inferences, one after another, are the runtime's fault and not a frame's."""
+
+MAX_STUCK = 3
+"""With so many inferences that never came back, making another runtime would only lose more memory."""
+
+STAND_IN_PATIENCE = 10
+"""A stand-in is slow, and prepares itself with its first frame: it may take so many times as long."""
+
+FAILED_BUILDS_KEPT = 64
+REBUILT_WITHIN_S = 60.0
+"""A graph that is compiled again so soon gave way to another that is in use as well."""
 
 Outputs = frozenset[Output]
 Size = tuple[int, int]  # height, width
+Key = tuple[Size, Outputs]
 Failure = tuple[float, Exception]  # time.perf_counter(), what was raised
 
-
-class Stage(Enum):
-    """The stages of a frame's way; their times, in seconds, add up to TOTAL."""
-
-    WAITING = "waiting"  # from the message's arrival until the worker takes it
-    CONVERSION = "conversion"  # message to RGB, and restored RGB to messages
-    INFERENCE = "inference"
-    PUBLISHING = "publishing"
-    TOTAL = "total"  # message in to message out
+IMAGE_ONLY: Outputs = frozenset({Output.IMAGE})
 
 
-class Problem(Enum):
-    """Why a frame came to nothing."""
+class OnFailure(StrEnum):
+    """What becomes of a frame that cannot be restored, although it is good."""
 
-    BAD_INPUT = "bad input"  # the message is not what it claims to be
-    FAILED = "processing failed"  # the network or the middleware raised
-    BUILD = "build failed"
+    DROP = "drop"
+    PASSTHROUGH = "passthrough"  # it is published as it came, and diagnostics say so
 
 
 @dataclass(frozen=True)
-class StageTimes:
-    """The time that one frame spent in each stage, in seconds."""
+class Options:
+    """What may change from frame to frame.
 
-    waiting: float
-    conversion: float
-    inference: float
-    publishing: float
+    serve_while_building: whether a stand-in serves while the network is being compiled.
+    inference_timeout_s: an inference that takes longer hangs.
+    bypass_when_dry: publish frames as they came while it is dry.
+    """
 
-    @property
-    def total(self) -> float:
-        return self.waiting + self.conversion + self.inference + self.publishing
-
-
-@dataclass(frozen=True)
-class Distribution:
-    """Of a quantity over the window, in the unit of the quantity."""
-
-    count: int
-    minimum: float
-    median: float
-    p95: float
-    p99: float
-    maximum: float
-
-    @classmethod
-    def of(cls, values: Sequence[float]) -> Distribution | None:
-        """None where there are no values."""
-        if not values:
-            return None
-        quantiles = np.quantile(np.asarray(values), (0, 0.5, 0.95, 0.99, 1))
-        return cls(len(values), *(float(value) for value in quantiles))
-
-
-@dataclass(frozen=True)
-class CameraSnapshot:
-    """One camera's counts since the start, and rates and times over the window."""
-
-    camera: str
-    received: int
-    published: int
-    dropped: int  # overtaken by a newer frame before the worker came to them
-    idle: int  # not computed, because nobody subscribes
-    problems: dict[Problem, int]
-    recent_problems: dict[Problem, int]  # within the window
-    last_problem: str | None
-    rate_in: float  # Hz
-    rate_out: float  # Hz
-    stages: dict[Stage, Distribution]  # seconds; empty before the first frame
-    image_age: Distribution | None  # seconds from the image's stamp until it was published
-    seconds_since_received: float | None
-    seconds_since_published: float | None
+    serve_while_building: bool = False
+    on_failure: OnFailure = OnFailure.DROP
+    inference_timeout_s: float = 5.0
+    bypass_when_dry: bool = False
 
 
 @dataclass(frozen=True)
@@ -125,6 +120,22 @@ class Build:
         return f"engine for {self.size[1]}x{self.size[0]} {names}, {self.elapsed:.1f} s{said}"
 
 
+@dataclass(frozen=True)
+class Health:
+    """How the runtime is.
+
+    failure: why it is taken to have failed, None where it works. remade: how often it has been made anew.
+    stuck: inferences that never came back. busy: the stage that the worker has been in, and for how long.
+    rebuilt: graphs compiled again within the last minute although they had been in memory shortly before.
+    """
+
+    failure: str | None
+    remade: int
+    stuck: int
+    busy: tuple[str, float] | None
+    rebuilt: int
+
+
 class FrameHandler(Protocol):
     """Does what the messages of one camera need, on the worker's thread."""
 
@@ -133,6 +144,9 @@ class FrameHandler(Protocol):
 
     def read(self, message: Any) -> Any:
         """The picture in a message: anything with an `rgb`, uint8 (H, W, 3). Raises ImageError."""
+
+    def focal_px(self, message: Any, size: Size) -> float | None:
+        """The camera's focal length in pixels of an image of this size; None where it is not known."""
 
     def write(self, message: Any, picture: Any, restored: Restored) -> Any:
         """The outputs as they are published; None in `restored` where one is not to be."""
@@ -147,88 +161,62 @@ class Listener(Protocol):
     def on_built(self, build: Build) -> None:
         """The network has been compiled for one more size or set of outputs."""
 
-    def on_problem(self, camera: str | None, problem: Problem, error: Exception) -> None:
-        """A frame came to nothing (camera), or a build failed (None)."""
+    def on_problem(self, camera: str | None, problem: Problem, error: BaseException) -> None:
+        """A frame came to nothing (camera), or a build or the runtime failed (None)."""
+
+    def on_recovered(self, restorer: Restorer, failure: str) -> None:
+        """The runtime has been made anew after this failure."""
 
 
 @dataclass
 class _Frame:
     message: Any
     received: float
+    picture: Any = None  # once it has been read
+    reading_s: float = 0.0
 
 
 @dataclass
 class _Camera:
-    """State of one camera; guarded by the pipeline's lock."""
+    """State of one camera; guarded by the pipeline's lock, but for `watch`, which is the worker's."""
 
     name: str
     handler: FrameHandler
+    statistics: CameraStatistics
     waiting: _Frame | None = None
-    blocked_by: tuple[Size, Outputs] | None = None
-    received: int = 0
-    published: int = 0
-    dropped: int = 0
-    idle: int = 0
-    problems: dict[Problem, int] = field(default_factory=lambda: dict.fromkeys(Problem, 0))
-    last_problem: str | None = None
-    arrivals: deque[float] = field(default_factory=deque)
-    departures: deque[tuple[float, StageTimes, float | None]] = field(default_factory=deque)
-    problem_times: deque[tuple[float, Problem]] = field(default_factory=deque)
-    last_received: float | None = None
-    last_published: float | None = None
-    first_received: float | None = None
+    blocked_since: float | None = None  # its waiting frame can be served only after a build
+    desired: Key | None = None  # what it has no graph of its own for
+    served: Key | None = None  # what its last restored frame needed
+    watch: DryWatch = field(default_factory=DryWatch)
 
-    def forget_before(self, start: float) -> None:
-        while self.arrivals and self.arrivals[0] < start:
-            self.arrivals.popleft()
-        for entries in (self.departures, self.problem_times):
-            while entries and entries[0][0] < start:
-                entries.popleft()
 
-    def copy(self) -> _Camera:
-        return replace(
-            self,
-            problems=dict(self.problems),
-            arrivals=deque(self.arrivals),
-            departures=deque(self.departures),
-            problem_times=deque(self.problem_times),
-        )
+@dataclass(frozen=True)
+class _Result:
+    restored: Restored
+    way: Way
+    inference_s: float = 0.0
 
-    def snapshot(self, now: float) -> CameraSnapshot:
-        self.forget_before(now - WINDOW_S)
-        span = min(WINDOW_S, max(1.0, now - (self.first_received or now)))
-        times = [times for _, times, _ in self.departures]
-        stages = {stage: Distribution.of([getattr(t, stage.value) for t in times]) for stage in Stage}
-        recent = dict.fromkeys(Problem, 0)
-        for _, problem in self.problem_times:
-            recent[problem] += 1
-        return CameraSnapshot(
-            camera=self.name,
-            received=self.received,
-            published=self.published,
-            dropped=self.dropped,
-            idle=self.idle,
-            problems=dict(self.problems),
-            recent_problems=recent,
-            last_problem=self.last_problem,
-            rate_in=len(self.arrivals) / span,
-            rate_out=len(self.departures) / span,
-            stages={
-                stage: distribution for stage, distribution in stages.items() if distribution is not None
-            },
-            image_age=Distribution.of([age for _, _, age in self.departures if age is not None]),
-            seconds_since_received=None if self.last_received is None else now - self.last_received,
-            seconds_since_published=None if self.last_published is None else now - self.last_published,
-        )
+
+@dataclass(frozen=True)
+class _Unserved:
+    """Nothing can restore a frame, and nothing that could is being built."""
+
+    problem: Problem
+    error: Exception
+
+
+class _LeftBehindError(BaseException):
+    """This thread came back from an inference after others had taken its place; it must touch nothing."""
 
 
 class Pipeline:
     """Frames of several cameras through one restorer.
 
     handlers: of each camera, by name. restorer: what restores; the pipeline closes it.
-    make_stand_in: makes the restorer that serves while a network is being compiled and
-    `serve_while_building()` is true, which is asked anew for every frame; None where nothing would be
-    gained by one.
+    options: asked anew for every frame.
+    make_restorer: makes the restorer anew after it has failed; None: it goes on with the one it has.
+    make_stand_in: makes the restorer that serves while a network is being compiled and options say so; None
+    where nothing would be gained by one.
     """
 
     def __init__(
@@ -237,28 +225,44 @@ class Pipeline:
         restorer: Restorer,
         listener: Listener,
         *,
+        options: Callable[[], Options] = Options,
+        make_restorer: Callable[[], Restorer] | None = None,
         make_stand_in: Callable[[], Restorer] | None = None,
-        serve_while_building: Callable[[], bool] = lambda: False,
     ):
         self.restorer = restorer
-        self._serve_while_building = serve_while_building
+        self._options = options
         self._listener = listener
+        self._make_restorer = make_restorer
         self._make_stand_in = make_stand_in
         self._stand_in: Restorer | None = None
         self._stand_in_failure: Failure | None = None
         self._changed = threading.Condition()
-        self._cameras = {name: _Camera(name, handler) for name, handler in handlers.items()}
+        self._cameras = {
+            name: _Camera(name, handler, CameraStatistics(name)) for name, handler in handlers.items()
+        }
         self._turns = deque(self._cameras.values())
         self._stopping = False
-        self._busy = False
-        self._ready: set[tuple[Size, Outputs]] = set()
-        self._asked: deque[tuple[Size, Outputs]] = deque()
+        self._crew = 0  # worker and builder of another number have been left behind
+        self._threads: list[threading.Thread] = []
+        self._busy: _Camera | None = None
+        self._stage: tuple[str, float] | None = None  # what the worker does, since when
+        self._inferring: Restorer | None = None
+        self._deadline: float | None = None  # of the inference under way
+        self._asked: deque[Key] = deque()
         self._build: Build | None = None
-        self._failed: dict[tuple[Size, Outputs], Failure] = {}
-        self._worker = threading.Thread(target=self._work, name="restore", daemon=True)
-        self._builder = threading.Thread(target=self._build_all, name="build", daemon=True)
-        self._worker.start()
-        self._builder.start()
+        self._failed: OrderedDict[Key, Failure] = OrderedDict()
+        self._built_at: OrderedDict[Key, float] = OrderedDict()
+        self._rebuilt: deque[float] = deque(maxlen=100)
+        self._failure: str | None = None
+        self._failures_in_a_row = 0
+        self._hangs = False
+        self._recovering = False
+        self._recovery_due = 0.0
+        self._remade = 0
+        self._stuck: list[threading.Thread] = []
+        with self._changed:
+            self._start_crew()
+            self._start_thread("watchdog", self._watch)
 
     # -- called from any thread --------------------------------------------------------------------
 
@@ -267,33 +271,33 @@ class Pipeline:
         now = time.perf_counter()
         with self._changed:
             state = self._cameras[camera]
-            state.received += 1
-            state.dropped += state.waiting is not None
+            state.statistics.on_received(now)
+            state.statistics.dropped += state.waiting is not None
             state.waiting = _Frame(message, now)
-            state.last_received = now
-            state.first_received = now if state.first_received is None else state.first_received
-            state.arrivals.append(now)
-            state.forget_before(now - WINDOW_S)
+            state.blocked_since = None  # it may be of another size
             self._changed.notify_all()
 
     def clear(self) -> None:
         """Drop the frames that wait, and return when the worker has none in hand."""
         with self._changed:
             for camera in self._cameras.values():
-                camera.dropped += camera.waiting is not None
-                camera.waiting = None
-            self._changed.wait_for(lambda: not self._busy)
+                camera.statistics.dropped += camera.waiting is not None
+                camera.waiting = camera.blocked_since = camera.desired = None
+            self._changed.wait_for(lambda: self._busy is None)
 
     def build(self, size: Size, outputs: Outputs) -> None:
         """Have the network compiled for this size (height, width) and these outputs; returns at once."""
         with self._changed:
-            self._ask(size, outputs)
+            self._asked.append((size, outputs))
+            self._changed.notify_all()
 
     def wait_until_built(self, timeout: float | None = None) -> bool:
         """Wait until nothing is left to compile. False: the time was up, or a build failed."""
         with self._changed:
-            done = self._changed.wait_for(lambda: not self._asked and self._build is None, timeout)
-            return done and not self._failed
+            done = self._changed.wait_for(
+                lambda: self._stopping or (self._build is None and self._next_key() is None), timeout
+            )
+            return done and not self._failed and not self._stopping
 
     @property
     def building(self) -> Build | None:
@@ -303,7 +307,7 @@ class Pipeline:
 
     @property
     def failed_builds(self) -> list[str]:
-        """What could not be compiled, and why, until it is tried again.
+        """What could not be compiled, and why, until it is tried again with success.
 
         A size that no network takes is the images' fault: it is told for `RETRY_AFTER_S` only.
         """
@@ -316,27 +320,43 @@ class Pipeline:
             ]
         return [f"{size[1]}x{size[0]}: {error}" for size, error in failures]
 
+    @property
+    def health(self) -> Health:
+        """How the runtime is now."""
+        now = time.perf_counter()
+        with self._changed:
+            stage = self._stage
+            return Health(
+                failure=self._failure,
+                remade=self._remade,
+                stuck=len(self._still_stuck()),
+                busy=None if stage is None else (stage[0], now - stage[1]),
+                rebuilt=sum(when > now - REBUILT_WITHIN_S for when in self._rebuilt),
+            )
+
     def snapshot(self) -> dict[str, CameraSnapshot]:
         """Counts, rates and times of every camera."""
         with self._changed:
             now = time.perf_counter()
-            copies = [camera.copy() for camera in self._cameras.values()]
-        return {camera.name: camera.snapshot(now) for camera in copies}
+            copies = [(camera.statistics.copy(), camera.watch.dry) for camera in self._cameras.values()]
+        return {statistics.camera: statistics.snapshot(now, dry) for statistics, dry in copies}
 
     def close(self, timeout: float | None = None) -> bool:
-        """Stop both threads and close the restorers.
+        """Stop the threads, a build under way too, and close the restorers.
 
-        False where a frame or a build was still under way after `timeout` seconds: a running compilation
-        cannot be interrupted. Then the restorers stay open, and the threads end with the process.
+        False where a frame was still in work after `timeout` seconds, or a build that cannot be given up.
+        Then the restorers stay open, and the threads end with the process.
         """
         with self._changed:
             self._stopping = True
             self._asked.clear()
             self._changed.notify_all()
+            threads = [*self._threads, *self._stuck]
+        self.restorer.cancel_builds()
         deadline = None if timeout is None else time.perf_counter() + timeout
-        for thread in (self._worker, self._builder):
+        for thread in threads:
             thread.join(None if deadline is None else max(0.0, deadline - time.perf_counter()))
-        if self._worker.is_alive() or self._builder.is_alive():
+        if any(thread.is_alive() for thread in threads):
             return False
         for restorer in filter(None, (self.restorer, self._stand_in)):
             restorer.close()
@@ -344,160 +364,421 @@ class Pipeline:
 
     # -- the worker's thread -----------------------------------------------------------------------
 
-    def _work(self) -> None:
-        while True:
-            with self._changed:
-                self._busy = False
-                self._changed.notify_all()
-                self._changed.wait_for(lambda: self._stopping or self._next_camera() is not None)
-                if self._stopping:
-                    return
-                camera = self._next_camera()
-                self._turns.remove(camera)
-                self._turns.append(camera)  # its next turn comes after all others'
-                frame, camera.waiting = camera.waiting, None
-                self._busy = True
+    def _work(self, crew: int) -> None:
+        while (job := self._next_job(crew)) is not None:
+            camera, frame = job
             try:
-                self._process(camera, frame)
+                self._process(camera, frame, crew)
+            except _LeftBehindError:
+                return
             except ImageError as error:
                 self._count(camera, Problem.BAD_INPUT, error)
-            except Exception as error:  # of whatever backend; the stream must go on
+            except BaseException as error:  # of whatever backend; the stream must go on
                 self._count(camera, Problem.FAILED, error)
 
+    def _next_job(self, crew: int) -> tuple[_Camera, _Frame] | None:
+        with self._changed:
+            if crew == self._crew:
+                self._busy = self._stage = None
+                self._changed.notify_all()
+            self._changed.wait_for(
+                lambda: self._stopping or crew != self._crew or self._next_camera() is not None
+            )
+            if self._stopping or crew != self._crew:
+                return None
+            camera = self._next_camera()
+            self._turns.remove(camera)
+            self._turns.append(camera)  # its next turn comes after all others'
+            frame, camera.waiting = camera.waiting, None
+            self._busy = camera
+            self._stage = "conversion", time.perf_counter()
+            return camera, frame
+
     def _next_camera(self) -> _Camera | None:
-        stand_in_serves = self._stand_in_serves()
-        return next((c for c in self._turns if c.waiting and (c.blocked_by is None or stand_in_serves)), None)
+        serves = self._stand_in_serves(self._options()) if any(c.waiting for c in self._turns) else False
+        return next((c for c in self._turns if c.waiting and (c.blocked_since is None or serves)), None)
 
-    def _stand_in_serves(self) -> bool:
-        return self._make_stand_in is not None and self._serve_while_building()
+    def _stand_in_serves(self, options: Options) -> bool:
+        return self._make_stand_in is not None and options.serve_while_building
 
-    def _process(self, camera: _Camera, frame: _Frame) -> None:
+    def _process(self, camera: _Camera, frame: _Frame, crew: int) -> None:
         started = time.perf_counter()
+        options = self._options()
         wanted = camera.handler.wanted()
         if not wanted:
             with self._changed:
-                camera.idle += 1
+                camera.statistics.idle += 1
             return
-        picture = camera.handler.read(frame.message)
-        read = time.perf_counter()
-        chosen = self._choose(camera, frame, picture.rgb.shape[:2], wanted)
-        if chosen is None:
+        if frame.picture is None:
+            frame.picture = camera.handler.read(frame.message)
+            frame.reading_s = time.perf_counter() - started
+        chosen = time.perf_counter()
+        result = self._restore(camera, frame, wanted, options, crew)
+        if result is None:
             return
-        restorer, outputs = chosen
-        restored = restorer(picture.rgb, outputs)
-        inferred = time.perf_counter()
-        shown = {output.value: getattr(restored, output.value) for output in wanted & outputs}
-        restored = Restored(**{output.value: shown.get(output.value) for output in Output})
-        written = camera.handler.write(frame.message, picture, restored)
+        restored = time.perf_counter()
+        written = camera.handler.write(frame.message, frame.picture, result.restored)
         converted = time.perf_counter()
+        with self._changed:
+            self._stage = "publishing", converted
         age = camera.handler.publish(frame.message, written)
         published = time.perf_counter()
         times = StageTimes(
-            waiting=started - frame.received,
-            conversion=(read - started) + (converted - inferred),
-            inference=inferred - read,
+            waiting=max(0.0, chosen - frame.reading_s - frame.received),
+            conversion=frame.reading_s + (restored - chosen - result.inference_s) + (converted - restored),
+            inference=result.inference_s,
             publishing=published - converted,
         )
         with self._changed:
-            camera.published += 1
-            camera.last_published = published
-            camera.departures.append((published, times, age))
-            camera.forget_before(published - WINDOW_S)
+            camera.statistics.on_published(published, result.way, times, age)
+
+    def _restore(
+        self, camera: _Camera, frame: _Frame, wanted: Outputs, options: Options, crew: int
+    ) -> _Result | None:
+        """What to publish of this frame; None where it has to wait, or is lost and counted."""
+        rgb = frame.picture.rgb
+        size = rgb.shape[:2]
+        now = time.perf_counter()
+        bypassing = options.bypass_when_dry and camera.watch.dry
+        if bypassing and wanted == IMAGE_ONLY and not camera.watch.must_look(now):
+            return _Result(_input_of(rgb), Way.BYPASSED)
+        with self._changed:
+            failure = self._failure
+        if failure is not None:
+            return self._lost(camera, rgb, wanted, options, Problem.FAILED, InferenceError(failure))
+        check_size(*size)
+        chosen = self._choose(camera, frame, size, wanted, options)
+        if chosen is None:
+            return None
+        if isinstance(chosen, _Unserved):
+            return self._lost(camera, rgb, wanted, options, chosen.problem, chosen.error)
+        restorer, outputs = chosen
+        try:
+            began = time.perf_counter()
+            restored, focal_px = self._infer(camera, frame, restorer, outputs, options, crew)
+            inference_s = time.perf_counter() - began
+        except NotPreparedError:  # it has just given way to another size
+            with self._changed:
+                camera.desired = (size, wanted)
+                self._block(camera, frame)
+            return None
+        except ImageError:
+            raise
+        except _LeftBehindError:
+            raise
+        except BaseException as error:  # of whatever backend
+            self._on_failed_inference(restorer, error)
+            return self._lost(camera, rgb, wanted, options, Problem.FAILED, error)
+        weather = Weather.of(restored.rain, restored.extinction)
+        camera.watch.update(weather, time.perf_counter())
+        with self._changed:
+            self._failures_in_a_row = 0
+            camera.statistics.weather, camera.statistics.focal_px = weather, focal_px
+            camera.served = size, wanted
+        shown = {
+            output.value: getattr(restored, output.value) if output in wanted & outputs else None
+            for output in Output
+        }
+        way = Way.RESTORED
+        if options.bypass_when_dry and camera.watch.dry and shown["image"] is not None:
+            shown["image"], way = rgb, Way.BYPASSED
+        return _Result(
+            Restored(**shown, rain=restored.rain, extinction=restored.extinction), way, inference_s
+        )
+
+    def _infer(
+        self,
+        camera: _Camera,
+        frame: _Frame,
+        restorer: Restorer,
+        outputs: Outputs,
+        options: Options,
+        crew: int,
+    ) -> tuple[Restored, float | None]:
+        """The checked result, and the focal length it was computed for."""
+        rgb = frame.picture.rgb
+        size = rgb.shape[:2]
+        focal_px = camera.handler.focal_px(frame.message, size)
+        stands_in = restorer is self._stand_in
+        patience = options.inference_timeout_s * (STAND_IN_PATIENCE if stands_in else 1)
+        with self._changed:
+            now = time.perf_counter()
+            self._stage, self._deadline = ("inference", now), now + patience
+            self._inferring = restorer
+            self._changed.notify_all()
+        try:
+            restored = restorer(rgb, outputs, focal_px, prepared_only=not stands_in)
+        finally:
+            with self._changed:
+                if crew == self._crew:
+                    self._stage, self._deadline = ("conversion", time.perf_counter()), None
+            if crew != self._crew:
+                self._leave(restorer)
+        check_restored(restored, size, outputs)
+        return restored, focal_px
+
+    def _leave(self, restorer: Restorer) -> None:
+        """End the thread that came back too late, and give back what its restorer holds."""
+        try:
+            restorer.close()
+        except Exception as error:  # of a device that failed anyway
+            self._listener.on_problem(None, Problem.FAILED, error)
+        raise _LeftBehindError
+
+    def _lost(
+        self,
+        camera: _Camera,
+        rgb: np.ndarray,
+        wanted: Outputs,
+        options: Options,
+        problem: Problem,
+        error: BaseException,
+    ) -> _Result | None:
+        """What becomes of a good frame that cannot be restored."""
+        self._count(camera, problem, error)
+        if options.on_failure is OnFailure.PASSTHROUGH and Output.IMAGE in wanted:
+            return _Result(_input_of(rgb), Way.PASSED_THROUGH)
+        return None
 
     def _choose(
-        self, camera: _Camera, frame: _Frame, size: Size, wanted: Outputs
-    ) -> tuple[Restorer, Outputs] | None:
-        """What serves this frame now; None where it has to wait or cannot be served.
+        self, camera: _Camera, frame: _Frame, size: Size, wanted: Outputs, options: Options
+    ) -> tuple[Restorer, Outputs] | _Unserved | None:
+        """What serves this frame now; None where it has to wait.
 
         What is compiled for other outputs of the same size serves while the exact one is being compiled, so
         that a new subscriber never makes a stream stop.
         """
         key = (size, wanted)
+        restorer = self.restorer
+        prepared = restorer.prepared(*size)
         with self._changed:
-            if key in self._ready:
-                return self.restorer, wanted
+            if wanted in prepared:
+                camera.desired = None
+                return restorer, wanted
             failure = self._failed.get(key)
             if _may_be_tried(failure):
-                self._ask(size, wanted)
-                failure = None
-            others = [outputs for other, outputs in self._ready if other == size and outputs & wanted]
+                failure, camera.desired = None, key
+                self._changed.notify_all()
+            others = [outputs for outputs in prepared if outputs & wanted]
             if others:
-                return self.restorer, max(others, key=lambda outputs: (len(outputs & wanted), -len(outputs)))
-            if failure is None and not self._stand_in_serves():
-                camera.blocked_by = key
-                if camera.waiting is None:
-                    camera.waiting = frame
-                else:
-                    camera.dropped += 1
+                return restorer, max(others, key=lambda outputs: (len(outputs & wanted), -len(outputs)))
+            if failure is None and not self._stand_in_serves(options):
+                self._block(camera, frame)
                 return None
         if failure is not None:
-            self._count(camera, _problem_of_build(failure[1]), failure[1])
-            return None
+            return _Unserved(_problem_of_build(failure[1]), failure[1])
         if self._stand_in is None and _may_be_tried(self._stand_in_failure):
             try:
                 self._stand_in = self._make_stand_in()
             except Exception as error:  # of whatever backend; not every frame is to load it in vain
                 self._stand_in_failure = time.perf_counter(), error
         if self._stand_in is None:
-            self._count(camera, Problem.FAILED, self._stand_in_failure[1])
-            return None
+            return _Unserved(Problem.FAILED, self._stand_in_failure[1])
         return self._stand_in, wanted
 
-    def _count(self, camera: _Camera, problem: Problem, error: Exception) -> None:
+    def _block(self, camera: _Camera, frame: _Frame) -> None:
+        """Have a frame wait for the next build, unless a newer one has come."""
+        if camera.waiting is None:
+            camera.waiting, camera.blocked_since = frame, time.perf_counter()
+        else:
+            camera.statistics.dropped += 1
+        self._changed.notify_all()
+
+    def _unblock_all(self) -> None:
+        for camera in self._cameras.values():
+            camera.blocked_since = None
+        self._changed.notify_all()
+
+    def _count(self, camera: _Camera, problem: Problem, error: BaseException) -> None:
         with self._changed:
-            camera.problems[problem] += 1
-            camera.problem_times.append((time.perf_counter(), problem))
-            camera.last_problem = f"{problem.value}: {error}"
+            camera.statistics.on_problem(time.perf_counter(), problem, error)
         self._listener.on_problem(camera.name, problem, error)
 
     # -- the builder's thread ----------------------------------------------------------------------
 
-    def _ask(self, size: Size, outputs: Outputs) -> None:
-        key = (size, outputs)
-        building = self._build is not None and (self._build.size, self._build.outputs) == key
-        if key not in self._ready and key not in self._asked and not building:
-            self._failed.pop(key, None)
-            self._asked.append(key)
-            self._changed.notify_all()
+    def _next_key(self) -> Key | None:
+        """What to compile next: for frames that wait, the longest first; then what was asked for; then what
+        would serve better than what serves now.
+        """
+        cameras = sorted(
+            self._cameras.values(), key=lambda c: (c.blocked_since is None, c.blocked_since or 0)
+        )
+        waiting = [c.desired for c in cameras if c.desired and c.blocked_since is not None]
+        others = [c.desired for c in cameras if c.desired and c.blocked_since is None]
+        return next(iter([*waiting, *self._asked, *others]), None)
 
-    def _build_all(self) -> None:
+    def _build_all(self, crew: int) -> None:
         while True:
             with self._changed:
-                self._changed.wait_for(lambda: self._stopping or self._asked)
-                if self._stopping:
+                self._changed.wait_for(
+                    lambda: (
+                        self._stopping
+                        or crew != self._crew
+                        or (self._failure is None and self._next_key() is not None)
+                    )
+                )
+                if self._stopping or crew != self._crew:
                     return
-                key = self._asked.popleft()
+                key = self._next_key()
                 self._build = Build(*key, started=time.perf_counter())
-            (height, width), outputs = key
+                restorer = self.restorer
             failure: Exception | None = None
+            (height, width), outputs = key
+            known = outputs in restorer.prepared(height, width)
             try:
-                self.restorer.prepare(height, width, outputs, self._on_progress)
+                restorer.prepare(height, width, outputs, lambda text: self._on_progress(crew, text))
             except Exception as error:  # of whatever compiler; it is reported and tried again later
                 failure = error
             with self._changed:
+                if crew != self._crew or (self._stopping and failure is not None):
+                    return
                 build, self._build = self._build, None
-                if failure is None:
-                    self._ready.add(key)
-                else:
-                    self._failed[key] = (time.perf_counter(), failure)
-                for camera in self._cameras.values():
-                    if camera.blocked_by == key:
-                        camera.blocked_by = None
-                self._changed.notify_all()
-            if failure is None:
-                self._listener.on_built(build)
-            else:
+                if restorer is self.restorer and self._failure is None:
+                    self._on_build_ended(key, failure, known)
+                self._unblock_all()  # what has been compiled may serve others too
+                given_up = self._failure is not None or restorer is not self.restorer
+            if failure is not None and given_up:
+                continue
+            if failure is not None:
                 self._listener.on_problem(None, _problem_of_build(failure), failure)
+            elif not known:
+                self._listener.on_built(build)
 
-    def _on_progress(self, message: str) -> None:
+    def _on_build_ended(self, key: Key, failure: Exception | None, known: bool) -> None:
+        now = time.perf_counter()
+        self._asked = deque(asked for asked in self._asked if asked != key)
+        for camera in self._cameras.values():
+            if camera.desired == key:
+                camera.desired = None
+        self._failed.pop(key, None)
+        if failure is not None:
+            self._failed[key] = now, failure
+        elif not known:
+            if now - self._built_at.pop(key, -REBUILT_WITHIN_S) < REBUILT_WITHIN_S:
+                self._rebuilt.append(now)
+            self._built_at[key] = now
+        for table in (self._failed, self._built_at):
+            while len(table) > FAILED_BUILDS_KEPT:
+                table.popitem(last=False)
+
+    def _on_progress(self, crew: int, message: str) -> None:
         with self._changed:
-            self._build = Build(self._build.size, self._build.outputs, self._build.started, message)
+            if crew == self._crew and self._build is not None:
+                self._build = Build(self._build.size, self._build.outputs, self._build.started, message)
+
+    # -- failures of the runtime -------------------------------------------------------------------
+
+    def _on_failed_inference(self, restorer: Restorer, error: BaseException) -> None:
+        with self._changed:
+            if restorer is not self.restorer or self._make_restorer is None:
+                return
+            self._failures_in_a_row += 1
+            if self._failures_in_a_row >= FAILURES_IN_A_ROW:
+                self._fail(f"{FAILURES_IN_A_ROW} inferences in a row failed: {error or type(error).__name__}")
+
+    def _fail(self, why: str) -> None:
+        self._failure = why
+        self._failures_in_a_row = 0
+        self._unblock_all()
+
+    def _watch(self) -> None:
+        """The watchdog's thread: leaves behind what hangs, and starts what makes the runtime anew."""
+        with self._changed:
+            while not self._stopping:
+                now = time.perf_counter()
+                times = []
+                if self._deadline is not None:
+                    if now >= self._deadline:
+                        self._leave_behind()
+                        continue
+                    times.append(self._deadline)
+                if self._failure is not None and self._make_restorer is not None and not self._recovering:
+                    if now < self._recovery_due:
+                        times.append(self._recovery_due)
+                    elif len(self._still_stuck()) >= MAX_STUCK:
+                        times.append(now + 1.0)
+                    else:
+                        self._recovering = True
+                        self._start_thread("recovery", self._recover, self.restorer, self._hangs)
+                self._changed.wait(min(times) - now if times else None)
+
+    def _leave_behind(self) -> None:
+        """Replace worker and builder, which may wait for the hanging one; the restorer has failed."""
+        camera, (_, since) = self._busy, self._stage
+        error = InferenceError(
+            f"inference did not come back within {time.perf_counter() - since:.1f} s; "
+            "the device or its driver hangs"
+        )
+        self._stuck = self._still_stuck()
+        self._stuck += [t for t in self._threads if t.name.startswith(("restore", "build")) and t.is_alive()]
+        self._threads = [t for t in self._threads if t not in self._stuck]
+        self._deadline = self._stage = self._busy = self._build = None
+        if self._inferring is self._stand_in:
+            self._stand_in, self._stand_in_failure = None, (time.perf_counter(), error)
+            self._unblock_all()
+        else:
+            self._hangs = True
+            self._fail(str(error))
+        self._start_crew()
+        if camera is not None:
+            camera.statistics.on_problem(time.perf_counter(), Problem.FAILED, error)
+        report = self._inferring, camera, error
+        threading.Thread(target=self._report_hanging, args=report, daemon=True).start()
+
+    def _report_hanging(self, hanging: Restorer, camera: _Camera | None, error: InferenceError) -> None:
+        hanging.cancel_builds()
+        self._listener.on_problem(camera and camera.name, Problem.FAILED, error)
+
+    def _still_stuck(self) -> list[threading.Thread]:
+        return [thread for thread in self._stuck if thread.is_alive() and thread.name.startswith("restore")]
+
+    def _recover(self, failed: Restorer, hangs: bool) -> None:
+        """Make the runtime anew and compile what is in use, in a thread of its own: it may hang as well."""
+        with self._changed:
+            keys = list(dict.fromkeys(c.served for c in self._cameras.values() if c.served is not None))
+        try:
+            if not hangs:  # its memory first; one that hangs is closed by the thread that hangs in it
+                failed.close()
+            restorer = self._make_restorer()
+            for (height, width), outputs in keys:
+                restorer.prepare(height, width, outputs)
+        except BaseException as error:  # of whatever backend
+            with self._changed:
+                self._recovering = False
+                self._recovery_due = time.perf_counter() + RETRY_AFTER_S
+                self._changed.notify_all()
+            self._listener.on_problem(None, Problem.FAILED, error)
+            return
+        with self._changed:
+            failure, self._failure = self._failure, None
+            self.restorer, self._hangs, self._recovering = restorer, False, False
+            self._recovery_due = time.perf_counter() + RETRY_AFTER_S
+            self._remade += 1
+            self._failed.clear()
+            self._built_at.clear()
+            self._unblock_all()
+        self._listener.on_recovered(restorer, failure)
+
+    def _start_crew(self) -> None:
+        self._crew += 1
+        self._start_thread("restore", self._work, self._crew)
+        self._start_thread("build", self._build_all, self._crew)
+
+    def _start_thread(self, name: str, target: Callable[..., None], *arguments: Any) -> None:
+        thread = threading.Thread(target=target, args=arguments, name=name, daemon=True)
+        self._threads = [t for t in self._threads if t.is_alive()]
+        self._threads.append(thread)
+        thread.start()
+
+
+def _input_of(rgb: np.ndarray) -> Restored:
+    return Restored(image=rgb, inverse_depth=None, labels=None)
 
 
 def _may_be_tried(failure: Failure | None) -> bool:
     return failure is None or time.perf_counter() - failure[0] > RETRY_AFTER_S
 
 
-def _problem_of_build(error: Exception) -> Problem:
+def _problem_of_build(error: BaseException) -> Problem:
     """A size that no network takes is the image's fault, not the compiler's."""
     return Problem.BAD_INPUT if isinstance(error, ImageError) else Problem.BUILD

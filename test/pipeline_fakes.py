@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-from rain_removal_ros.errors import ImageError
+from rain_removal_ros.errors import ImageError, NotPreparedError
 from rain_removal_ros.pipeline import Build, Outputs, Problem
-from rain_removal_ros.runtime import Output, Progress, Restored, RuntimeInfo
+from rain_removal_ros.runtime import Output, Progress, Restored, Restorer, RuntimeInfo
 
 PATIENCE = 20.0
 """Seconds after which something that should have happened has not."""
@@ -34,7 +34,12 @@ class FakeRestorer:
         self.building = threading.Semaphore(0)  # released as a build begins
         self.fail_frames: Exception | None = None
         self.fail_builds: Exception | None = None
-        self.closed = False
+        self.closed = self.cancelled = False
+        self.made: set[tuple[tuple[int, int], frozenset[Output]]] = set()
+        self.rain: float | None = None
+        self.extinction: float | None = None
+        self.focal_lengths: list[float | None] = []
+        self.wrong: dict[str, object] = {}  # what to give instead of what is right
 
     @property
     def info(self) -> RuntimeInfo:
@@ -62,15 +67,32 @@ class FakeRestorer:
         if self.fail_builds is not None:
             raise self.fail_builds
         self.sizes.append((height, width))
+        self.made.add(((height, width), frozenset(outputs)))
 
-    def __call__(self, image: np.ndarray, outputs: Collection[Output]) -> Restored:
+    def prepared(self, height: int, width: int) -> set[frozenset[Output]]:
+        return {outputs for size, outputs in self.made.copy() if size == (height, width)}
+
+    def cancel_builds(self) -> None:
+        self.cancelled = True
+
+    def __call__(
+        self,
+        image: np.ndarray,
+        outputs: Collection[Output],
+        focal_px: float | None = None,
+        *,
+        prepared_only: bool = False,
+    ) -> Restored:
+        if prepared_only and frozenset(outputs) not in self.prepared(*image.shape[:2]):
+            raise NotPreparedError(f"{outputs} were not prepared")
+        self.focal_lengths.append(focal_px)
         assert image.dtype == np.uint8 and image.ndim == 3 and image.shape[2] == 3
         self.calls.append((image.shape[:2], frozenset(outputs)))
         self.working.release()
         assert self.gate.wait(PATIENCE)
         if self.fail_frames is not None:
             raise self.fail_frames
-        return Restored(
+        right = Restored(
             image=np.where(image > 245, 255, image + 10).astype(np.uint8)
             if Output.IMAGE in outputs
             else None,
@@ -78,7 +100,10 @@ class FakeRestorer:
             if Output.INVERSE_DEPTH in outputs
             else None,
             labels=np.full(image.shape[:2], 8, np.uint8) if Output.LABELS in outputs else None,
+            rain=self.rain,
+            extinction=self.extinction,
         )
+        return replace(right, **self.wrong)
 
     def close(self) -> None:
         self.closed = True
@@ -100,6 +125,8 @@ class FakeHandler:
         self.published: list[tuple[str, int, frozenset[Output]]] = []
         self.problems: list[tuple[str | None, Problem, str]] = []
         self.built: list[Build] = []
+        self.recovered: list[str] = []
+        self.images: list[np.ndarray | None] = []
         self.changed = threading.Condition()
 
     def of(self, camera: str) -> FakeCamera:
@@ -111,7 +138,12 @@ class FakeHandler:
             self.built.append(build)
             self.changed.notify_all()
 
-    def on_problem(self, camera: str | None, problem: Problem, error: Exception) -> None:
+    def on_recovered(self, restorer: Restorer, failure: str) -> None:
+        with self.changed:
+            self.recovered.append(failure)
+            self.changed.notify_all()
+
+    def on_problem(self, camera: str | None, problem: Problem, error: BaseException) -> None:
         with self.changed:
             self.problems.append((camera, problem, str(error)))
             self.changed.notify_all()
@@ -137,7 +169,11 @@ class FakeCamera:
             raise message
         return FakePicture(np.zeros((*message[1:], 3), np.uint8))
 
+    def focal_px(self, message, size: tuple[int, int]) -> float | None:
+        return None
+
     def write(self, message, picture: FakePicture, restored: Restored) -> frozenset[Output]:
+        self.all.images.append(restored.image)
         return frozenset(output for output in Output if getattr(restored, output.value) is not None)
 
     def publish(self, message, written: frozenset[Output]) -> float:

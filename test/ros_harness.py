@@ -15,7 +15,7 @@ from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from lifecycle_msgs.msg import Transition
 from lifecycle_msgs.srv import ChangeState, GetState
 from rcl_interfaces.msg import Log
-from rcl_interfaces.srv import DescribeParameters, SetParameters
+from rcl_interfaces.srv import DescribeParameters, SetParameters, SetParametersAtomically
 from rclpy.context import Context
 from rclpy.event_handler import QoSSubscriptionMatchedInfo, SubscriptionEventCallbacks
 from rclpy.executors import SingleThreadedExecutor
@@ -71,6 +71,7 @@ class Peer:
                 "change_state": ChangeState,
                 "get_state": GetState,
                 "set_parameters": SetParameters,
+                "set_parameters_atomically": SetParametersAtomically,
                 "describe_parameters": DescribeParameters,
             }.items()
         }

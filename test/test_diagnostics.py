@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from diagnostic_msgs.msg import DiagnosticStatus
 
-from rain_removal_ros.pipeline import CameraSnapshot, Distribution, Problem, Stage
+from rain_removal_ros.pipeline import CameraSnapshot, Distribution, Health, OnFailure, Problem, Stage, Way
 from rain_removal_ros.ros import diagnostics
-from rain_removal_ros.ros.diagnostics import CameraState, Limits, Throttle, camera_status, runtime_status
+from rain_removal_ros.ros.diagnostics import (
+    CameraState,
+    Limits,
+    RuntimeState,
+    Throttle,
+    camera_status,
+    runtime_status,
+)
 from rain_removal_ros.runtime import Output, RuntimeInfo
 
-LIMITS = Limits(max_latency_s=0.1, stale_after_s=2.0)
+LIMITS = Limits(max_latency_s=0.1, stale_after_s=2.0, max_age_s=0.5)
 INFO = RuntimeInfo("openvino", "a CPU", "bf16", "it is the best", "fast", "fast.safetensors", "ab" * 32)
 
 
@@ -58,6 +67,36 @@ def state(active: bool = True, publishers: int = 1, connected: int = 1, active_f
         (snapshot(0.05, FAILED=1), state(), DiagnosticStatus.ERROR, "cut"),
         (snapshot(0.05, BUILD=1), state(), DiagnosticStatus.ERROR, "cut"),
         (
+            replace(snapshot(0.05, FAILED=1), last_way=Way.PASSED_THROUGH),
+            state(),
+            DiagnosticStatus.ERROR,
+            "passed through",
+        ),
+        (
+            replace(snapshot(0.05), last_way=Way.BYPASSED),
+            state(),
+            DiagnosticStatus.OK,
+            "dry: images are published as they came",
+        ),
+        (
+            snapshot(0.05),
+            replace(state(), info_problem="camera_info is of 640x480"),
+            DiagnosticStatus.WARN,
+            "camera_info is of 640x480",
+        ),
+        (
+            snapshot(0.05),
+            replace(state(), other_publishers=("/derain",)),
+            DiagnosticStatus.WARN,
+            "published by /derain as well",
+        ),
+        (
+            replace(snapshot(0.05), image_age=Distribution.of([0.7] * 3)),
+            state(),
+            DiagnosticStatus.WARN,
+            "700 ms old",
+        ),
+        (
             snapshot(since_received=2.1),
             state(),
             DiagnosticStatus.STALE,
@@ -79,26 +118,61 @@ def test_a_camera_is_judged_by_what_matters_most(seen, camera, level, message):
     assert status.name == "derain: front"
 
 
+FINE = Health(failure=None, remade=0, stuck=0, busy=None, rebuilt=0)
+
+
 @pytest.mark.parametrize(
-    ("info", "building", "failed", "failure", "level", "message"),
+    ("more", "level", "message"),
     [
-        (INFO, None, [], None, DiagnosticStatus.OK, "openvino bf16 on a CPU"),
-        (None, None, [], None, DiagnosticStatus.WARN, "active: no network loaded"),
-        (INFO, "building engine", [], None, DiagnosticStatus.WARN, "building engine"),
-        (INFO, None, ["96x72: no tactic"], None, DiagnosticStatus.ERROR, "build failed: 96x72: no tactic"),
+        ({}, DiagnosticStatus.OK, "openvino bf16 on a CPU"),
+        ({"info": None}, DiagnosticStatus.WARN, "active: no network loaded"),
+        ({"building": "building engine"}, DiagnosticStatus.WARN, "building engine"),
+        ({"failed_builds": ("96x72: no tactic",)}, DiagnosticStatus.ERROR, "build failed: 96x72: no tactic"),
         (
-            None,
-            None,
-            [],
-            "configure failed: no weights",
+            {"info": None, "failed_transition": "configure failed: no weights"},
             DiagnosticStatus.ERROR,
             "configure failed: no weights",
         ),
+        (
+            {"health": replace(FINE, failure="it hangs", stuck=1)},
+            DiagnosticStatus.ERROR,
+            "runtime failed, images are dropped: it hangs",
+        ),
+        (
+            {"health": replace(FINE, failure="it hangs"), "on_failure": OnFailure.PASSTHROUGH},
+            DiagnosticStatus.ERROR,
+            "runtime failed, images are published as they came: it hangs",
+        ),
+        (
+            {"health": replace(FINE, failure="it hangs", stuck=3)},
+            DiagnosticStatus.ERROR,
+            "it hangs; restart the node",
+        ),
+        (
+            {"health": replace(FINE, busy=("publishing", 7.0))},
+            DiagnosticStatus.ERROR,
+            "the worker has been in publishing for 7.0 s",
+        ),
+        ({"health": replace(FINE, busy=("inference", 0.1))}, DiagnosticStatus.OK, "openvino bf16 on a CPU"),
+        ({"health": replace(FINE, rebuilt=2)}, DiagnosticStatus.WARN, "graphs_in_memory"),
+        ({"namesakes": 1}, DiagnosticStatus.WARN, "1 other nodes have this node's name"),
     ],
 )
-def test_the_runtime_is_judged_by_what_matters_most(info, building, failed, failure, level, message):
-    status = runtime_status("derain: runtime", "active", info, building, failed, failure, None)
+def test_the_runtime_is_judged_by_what_matters_most(more, level, message):
+    status = runtime_status("derain: runtime", RuntimeState(**{"lifecycle": "active", "info": INFO} | more))
     assert status.level == level and message in status.message
+
+
+def test_texts_of_others_are_bounded_and_printable_in_every_status():
+    wild = "\x1b[2J" + "x" * 1_000_000
+    seen = replace(snapshot(0.05, BAD_INPUT=1), last_problem=wild)
+    camera = replace(state(), info_problem=wild)
+    for status in (
+        camera_status("derain: front", seen, camera, LIMITS),
+        runtime_status("derain: runtime", RuntimeState("active", failed_transition=wild)),
+    ):
+        texts = [status.message, *(pair.value for pair in status.values)]
+        assert all(len(text) < 5000 and text.isprintable() for text in texts)
 
 
 def test_a_throttle_lets_one_event_of_a_kind_through_in_a_second_and_counts_the_others(monkeypatch):

@@ -102,12 +102,12 @@ def test_the_pixels_of_an_rgb_image_without_padding_are_viewed_not_copied():
 
 
 def test_a_16_bit_image_is_clipped_where_the_change_passes_its_range():
-    picture = read_image(message_of(np.full((8, 8, 1), 65_300, np.uint16), "mono16"))
-    assert (write_image(picture, np.full((8, 8, 3), 255, np.uint8)) == 65_300).all()
-    dark = read_image(message_of(np.full((8, 8, 1), 0x0580, np.uint16), "mono16"))
-    assert (write_image(dark, np.zeros((8, 8, 3), np.uint8)) == 0x80).all()
-    bright = read_image(message_of(np.full((8, 8, 1), 0x05FF, np.uint16), "mono16"))
-    assert (write_image(bright, np.full((8, 8, 3), 255, np.uint8)) == 0xFFFF).all()
+    picture = read_image(message_of(np.full((64, 64, 1), 65_300, np.uint16), "mono16"))
+    assert (write_image(picture, np.full((64, 64, 3), 255, np.uint8)) == 65_300).all()
+    dark = read_image(message_of(np.full((64, 64, 1), 0x0580, np.uint16), "mono16"))
+    assert (write_image(dark, np.zeros((64, 64, 3), np.uint8)) == 0x80).all()
+    bright = read_image(message_of(np.full((64, 64, 1), 0x05FF, np.uint16), "mono16"))
+    assert (write_image(bright, np.full((64, 64, 3), 255, np.uint8)) == 0xFFFF).all()
 
 
 @pytest.mark.parametrize("bits", [8, 16])
@@ -168,7 +168,8 @@ def test_an_image_that_is_not_what_it_claims_is_refused_with_the_reason(change, 
 
 def compressed(extension: str, format_: str, image: np.ndarray | None = None) -> CompressedImage:
     rgb = colours() if image is None else image
-    data = cv2.imencode(extension, cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR))[1].tobytes()
+    stored = cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR) if rgb.ndim == 3 else rgb
+    data = cv2.imencode(extension, stored)[1].tobytes()
     message = CompressedImage(format=format_)
     message.data.frombytes(data)
     return message
@@ -200,14 +201,14 @@ def test_compressed_data_that_ends_early_is_refused(extension, kept):
     message = compressed(extension, "rgb8; compressed")
     length = kept if isinstance(kept, int) else int(kept * len(message.data))
     message.data = message.data[:length]
-    with pytest.raises(ImageError, match=r"no data|ends early|cannot be decoded"):
+    with pytest.raises(ImageError, match=r"no data|ends early|cannot be decoded|no image of a known format"):
         read_compressed(message)
 
 
 def test_compressed_data_that_is_no_image_is_refused():
     message = CompressedImage(format="jpeg")
     message.data.frombytes(bytes(range(256)) * 20)
-    with pytest.raises(ImageError, match="cannot be decoded"):
+    with pytest.raises(ImageError, match="no image of a known format"):
         read_compressed(message)
     with pytest.raises(ImageError, match="depth image"):
         read_compressed(CompressedImage(format="16UC1; compressedDepth png"))
@@ -231,3 +232,72 @@ def test_camera_info_gets_the_images_header_and_keeps_everything_else():
     assert stamped == info
     info.header = header
     assert camera_info_message(info, header) is info
+
+
+@pytest.mark.parametrize("pattern", ["rggb", "bggr", "gbrg", "grbg"])
+def test_a_16_bit_mosaic_reads_alike_in_either_byte_order(pattern):
+    mosaic = np.random.default_rng(0).integers(0, 1 << 16, (72, 96), np.uint16)
+    pictures = []
+    for big in (False, True):
+        message = Image(height=72, width=96, step=192, encoding=f"bayer_{pattern}16", is_bigendian=big)
+        message.data.frombytes(mosaic.astype(">u2" if big else "<u2").tobytes())
+        pictures.append(read_image(message))
+    np.testing.assert_array_equal(pictures[0].rgb, pictures[1].rgb)
+    np.testing.assert_array_equal(pictures[0].source, pictures[1].source)
+    flat = Image(height=72, width=96, step=192, encoding=f"bayer_{pattern}16", is_bigendian=1)
+    flat.data.frombytes(np.full((72, 96), 0x1200, ">u2").tobytes())
+    assert (read_image(flat).rgb == 0x12).all() and (read_image(flat).source == 0x1200).all()
+
+
+@pytest.mark.parametrize("pattern", ["rggb", "bggr", "gbrg", "grbg"])
+def test_a_compressed_mosaic_is_a_colour_image_and_no_checkerboard(pattern):
+    mosaic = np.zeros((72, 96), np.uint8)
+    for place, colour in zip(((0, 0), (0, 1), (1, 0), (1, 1)), pattern, strict=True):
+        mosaic[place[0] :: 2, place[1] :: 2] = {"r": 200, "g": 120, "b": 40}[colour]
+    picture = read_compressed(compressed(".png", f"bayer_{pattern}8; png compressed ", mosaic))
+    assert picture.encoding == "rgb8"
+    assert (picture.rgb[2:-2, 2:-2] == (200, 120, 40)).all()
+
+
+def test_data_that_are_said_to_be_rgb_have_their_colours_in_their_places():
+    swapped = np.ascontiguousarray(colours()[..., ::-1])
+    picture = read_compressed(compressed(".png", "rgb8; png compressed rgb8", swapped))
+    np.testing.assert_array_equal(picture.rgb, colours())
+
+
+BOMBS = {"png": ".png", "jpeg": ".jpg", "bmp": ".bmp"}
+
+
+@pytest.mark.parametrize("kind", BOMBS)
+def test_a_small_file_that_declares_a_huge_image_is_refused_before_it_is_decoded(kind, monkeypatch):
+    data = bytearray(cv2.imencode(BOMBS[kind], np.zeros((64, 64, 3), np.uint8))[1].tobytes())
+    side = 30_000
+    if kind == "png":
+        data[16:24] = side.to_bytes(4, "big") * 2
+    elif kind == "bmp":
+        data[18:26] = side.to_bytes(4, "little") * 2
+    else:
+        frame = data.index(b"\xff\xc0") + 5
+        data[frame : frame + 4] = side.to_bytes(2, "big") * 2
+    monkeypatch.setattr(cv2, "imdecode", lambda *_: pytest.fail("it was decoded"))
+    message = CompressedImage(format="jpeg")
+    message.data.frombytes(bytes(data))
+    with pytest.raises(ImageError, match="30000x30000"):
+        read_compressed(message)
+
+
+def test_a_raw_image_larger_than_any_network_takes_is_refused_before_it_is_converted():
+    message = Image(height=100_000, width=100_000, step=100_000, encoding="bayer_rggb8")
+    with pytest.raises(ImageError, match=r"100000x100000 pixels; images .* are taken"):
+        read_image(message)
+
+
+def test_text_of_a_message_is_told_short_and_printable():
+    wild = "\x1b[31m\0\n" + "purple" * 200_000
+    for call in (
+        lambda: read_image(Image(height=72, width=96, step=288, encoding=wild)),
+        lambda: read_compressed(CompressedImage(format=wild)),
+    ):
+        with pytest.raises(ImageError) as caught:
+            call()
+        assert len(str(caught.value)) < 1500 and str(caught.value).isprintable()

@@ -388,7 +388,7 @@ def test_every_parameter_is_declared_as_the_table_says(make_restorer):
         ("precision", "int8", "must be one of auto, fp32"),
         ("image_transport", "theora", "must be one of raw, compressed"),
         ("while_building", "sleep", "must be one of wait, torch"),
-        ("image_sizes", "720p", "widthxheight"),
+        ("image_sizes", "720p", "WIDTHxHEIGHT"),
         ("diagnostics.max_latency_ms", -1.0, "range"),
         ("threads", -1, "range"),
         ("threads", "two", "type"),
@@ -419,7 +419,7 @@ def test_what_configures_the_network_can_change_only_while_unconfigured(make_res
         ("backend", "vulkan", "must be one of"),
         ("cameras", ["front", "front"], "twice"),
         ("cameras", ["2nd"], "cannot name a topic"),
-        ("image_sizes", "1280*720", "widthxheight"),
+        ("image_sizes", "1280*720", "WIDTHxHEIGHT"),
     ],
 )
 def test_a_node_with_a_parameter_that_cannot_be_does_not_start(make_restorer, name, value, reason):
@@ -457,7 +457,7 @@ BAD_IMAGES = {
     "the message was cut on its way": lambda: cut(image_of(GREY)),
     "is empty": lambda: Image(encoding="rgb8"),
     "is too short for 96 rgba8 pixels": lambda: image_of(GREY, "rgba8"),
-    "images from 64x64 are taken": lambda: image_of(GREY[:32, :32]),
+    "images from 64x64 to 3840x2160": lambda: image_of(GREY[:32, :32]),
 }
 
 

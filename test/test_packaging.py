@@ -93,7 +93,7 @@ def test_an_installed_package_finds_its_files_and_puts_its_commands_on_the_path(
     assert Path(folder) == (source if editable else tmp_path / "env" / "share" / "rain_removal_ros")
     for file in ("package.xml", "launch/derain.launch.py", "config/derain.yaml", share.DDS_PROFILE):
         assert (Path(folder) / file).is_file()
-    assert program == ["python", "-m", "rain_removal_ros.ros.node"]
+    assert program == ["python", "-m", "rain_removal_ros.ros.main"]
     answer = run(tmp_path / "env" / "bin" / "derain", "--version", cwd=tmp_path)
     assert answer.strip() == f"rain_removal_ros {rain_removal_ros.__version__}"
     assert (tmp_path / "env" / "bin" / "derain_node").is_file()
@@ -108,7 +108,7 @@ def test_an_ament_prefix_is_searched_where_there_is_no_source_tree(tmp_path, mon
     monkeypatch.setenv("AMENT_PREFIX_PATH", f"/opt/ros/none:{prefix}")
     assert share.share_folder() == folder
     program = prefix / "lib" / "rain_removal_ros" / "derain_node"
-    assert share.node_program("python") == ["python", "-m", "rain_removal_ros.ros.node"]
+    assert share.node_program("python") == ["python", "-m", "rain_removal_ros.ros.main"]
     program.parent.mkdir(parents=True)
     program.touch()
     assert share.node_program("python") == [str(program)]

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import itertools
+import threading
 from types import SimpleNamespace
 
 import pytest
 from pipeline_fakes import PATIENCE, FakeHandler, FakeRestorer
 
+from rain_removal_ros import frame_statistics
 from rain_removal_ros import pipeline as pipeline_module
 from rain_removal_ros.errors import ImageError
-from rain_removal_ros.pipeline import Distribution, Pipeline, Problem, Stage
+from rain_removal_ros.pipeline import Distribution, Options, Pipeline, Problem, Stage, Way
 from rain_removal_ros.runtime import Output
 
 SIZE = (72, 96)
@@ -50,6 +52,14 @@ def built(pipeline: Pipeline, outputs=IMAGE, size=SIZE) -> Pipeline:
     pipeline.build(size, outputs)
     assert pipeline.wait_until_built(PATIENCE)
     return pipeline
+
+
+def wait_until_idle(pipeline: Pipeline) -> None:
+    """Wait until the worker has looked at every frame that it can do something about."""
+    with pipeline._changed:
+        assert pipeline._changed.wait_for(
+            lambda: pipeline._busy is None and pipeline._next_camera() is None, PATIENCE
+        )
 
 
 def test_every_frame_of_a_slow_stream_is_published_once_and_in_order(make, handler):
@@ -162,7 +172,7 @@ def test_while_building_a_stand_in_serves_when_it_may(make, restorer, handler):
     stand_in = FakeRestorer("torch-cpu")
     may_serve = False
     restorer.build_gate.clear()
-    pipeline = make(make_stand_in=lambda: stand_in, serve_while_building=lambda: may_serve)
+    pipeline = make(make_stand_in=lambda: stand_in, options=lambda: Options(serve_while_building=may_serve))
     pipeline.submit("front", (0, *SIZE))
     assert restorer.building.acquire(timeout=PATIENCE)
     assert not stand_in.calls
@@ -190,7 +200,7 @@ def test_a_stand_in_that_cannot_be_made_is_not_made_for_every_frame(make, restor
         return FakeRestorer("torch-cpu")
 
     restorer.build_gate.clear()
-    pipeline = make(make_stand_in=make_stand_in, serve_while_building=lambda: True)
+    pipeline = make(make_stand_in=make_stand_in, options=lambda: Options(serve_while_building=True))
     for number in range(3):
         pipeline.submit("front", (number, *SIZE))
         handler.wait_for(lambda number=number: len(handler.problems) == number + 1)
@@ -201,6 +211,113 @@ def test_a_stand_in_that_cannot_be_made_is_not_made_for_every_frame(make, restor
     pipeline.submit("front", (3, *SIZE))
     handler.wait_for(lambda: handler.published)
     assert len(tried) == 2
+
+
+def test_what_a_waiting_camera_wants_is_built_before_what_nobody_sends_any_more(make, restorer, handler):
+    restorer.build_gate.clear()
+    pipeline = make("front", "rear")
+    pipeline.submit("rear", (0, 128, 128))
+    assert restorer.building.acquire(timeout=PATIENCE)
+    for height in (130, 140, 150, 160):  # a camera that is being set up
+        pipeline.submit("front", (height, height, 128))
+        wait_until_idle(pipeline)
+    restorer.build_gate.set()
+    handler.wait_for(lambda: ("front", 160, IMAGE) in handler.published)
+    assert [size for size, _ in restorer.builds] == [(128, 128), (160, 128)]
+
+
+def test_any_finished_build_of_its_size_wakes_a_waiting_frame(make, restorer, handler):
+    restorer.build_gate.clear()
+    pipeline = make()
+    pipeline.build(SIZE, BOTH)
+    assert restorer.building.acquire(timeout=PATIENCE)
+    pipeline.submit("front", (0, *SIZE))  # wants the image alone, which is not being built
+    wait_until_idle(pipeline)
+    built_image = threading.Event()
+    prepare = restorer.prepare
+
+    def second(height, width, outputs, on_progress=None):
+        assert built_image.wait(PATIENCE)
+        prepare(height, width, outputs, on_progress)
+
+    restorer.prepare = second
+    restorer.build_gate.set()
+    handler.wait_for(lambda: handler.published)
+    built_image.set()
+
+
+def test_a_camera_that_waits_for_one_size_is_served_when_it_sends_another(make, restorer, handler):
+    pipeline = built(make())
+    assert restorer.building.acquire(timeout=PATIENCE)
+    restorer.build_gate.clear()
+    pipeline.submit("front", (0, 128, 128))
+    assert restorer.building.acquire(timeout=PATIENCE)
+    pipeline.submit("front", (1, *SIZE))
+    handler.wait_for(lambda: handler.published == [("front", 1, IMAGE)])
+
+
+def test_a_graph_that_gave_way_is_compiled_by_the_builder_and_the_frames_wait(make, restorer, handler):
+    pipeline = built(make())
+    restorer.made.clear()  # it held too many
+    pipeline.submit("front", (0, *SIZE))
+    handler.wait_for(lambda: handler.published)
+    assert restorer.builds == [(SIZE, IMAGE)] * 2
+    assert pipeline.health.rebuilt == 1
+
+
+def test_failed_sizes_are_not_remembered_without_end(make, restorer, handler):
+    restorer.fail_builds = RuntimeError("no tactic")
+    pipeline = make()
+    for extra in range(pipeline_module.FAILED_BUILDS_KEPT + 10):
+        pipeline.build((100 + extra, 100), IMAGE)
+    assert not pipeline.wait_until_built(PATIENCE)
+    assert len(pipeline.failed_builds) == pipeline_module.FAILED_BUILDS_KEPT
+
+
+def test_a_long_or_wild_text_of_an_error_is_told_short_and_printable(make, handler):
+    pipeline = built(make())
+    pipeline.submit("front", ImageError("\x1b[2J\0" + "x" * 1_000_000))
+    handler.wait_for(lambda: handler.problems)
+    pipeline.clear()
+    told = pipeline.snapshot()["front"].last_problem
+    assert len(told) < 3000 and told.isprintable()
+
+
+def test_while_it_is_dry_frames_go_out_as_they_came_and_the_network_looks_now_and_then(
+    make, restorer, handler, monkeypatch
+):
+    now = [1000.0]
+    monkeypatch.setattr(pipeline_module.time, "perf_counter", lambda: now[0])
+    pipeline = built(make(options=lambda: Options(bypass_when_dry=True)))
+    restorer.rain, restorer.extinction = 0.01, 1e-5
+
+    def send(number: int) -> int:
+        now[0] += 0.1
+        pipeline.submit("front", (number, *SIZE))
+        handler.wait_for(lambda: len(handler.published) == number + 1)
+        return int(handler.images[-1].max())
+
+    assert [send(number) for number in range(20)] == [10] * 20, "not dry for long enough yet"
+    now[0] += 5
+    seen = len(restorer.calls)
+    assert [send(number) for number in range(20, 40)] == [0] * 20
+    assert 2 <= len(restorer.calls) - seen <= 6
+    wait_until_idle(pipeline)
+    snapshot = pipeline.snapshot()["front"]
+    assert snapshot.dry and snapshot.last_way is Way.BYPASSED and snapshot.ways[Way.BYPASSED] == 20
+    restorer.rain = 0.5
+    wet = [send(number) for number in range(40, 60)]
+    assert wet[-10:] == [10] * 10
+
+
+def test_the_focal_length_reaches_the_network_and_is_told(make, restorer, handler, monkeypatch):
+    monkeypatch.setattr(type(handler.of("front")), "focal_px", lambda self, message, size: 0.5 * size[1])
+    pipeline = built(make())
+    pipeline.submit("front", (0, *SIZE))
+    handler.wait_for(lambda: handler.published)
+    wait_until_idle(pipeline)
+    assert restorer.focal_lengths == [48.0]
+    assert pipeline.snapshot()["front"].focal_px == 48.0
 
 
 def test_a_bad_image_is_counted_and_the_next_good_one_comes_out(make, handler):
@@ -279,8 +396,8 @@ def test_a_size_that_no_network_takes_is_not_held_against_the_runtime_for_ever(m
 def test_a_size_that_no_network_takes_is_the_images_fault(make, handler):
     pipeline = make()
     pipeline.submit("front", (0, 32, 32))
-    handler.wait_for(lambda: len(handler.problems) == 2)
-    assert {problem for _, problem, _ in handler.problems} == {Problem.BAD_INPUT}
+    handler.wait_for(lambda: handler.problems)
+    assert [problem for _, problem, _ in handler.problems] == [Problem.BAD_INPUT]
     assert pipeline.snapshot()["front"].problems[Problem.BAD_INPUT] == 1
 
 
@@ -329,7 +446,7 @@ def test_old_frames_leave_the_window_but_stay_counted(make, handler, monkeypatch
     pipeline.submit("front", (0, *SIZE))
     handler.wait_for(lambda: handler.published)
     pipeline.clear()
-    monkeypatch.setattr(pipeline_module, "WINDOW_S", 1e-9)
+    monkeypatch.setattr(frame_statistics, "WINDOW_S", 1e-9)
     snapshot = pipeline.snapshot()["front"]
     assert snapshot.published == 1 and not snapshot.stages
 

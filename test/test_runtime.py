@@ -12,13 +12,12 @@ import pytest
 import torch
 from runtime_fixtures import TINY, TINY_SEGMENTATION, random_network, street_like, write_weights
 
-from rain_removal_ros.errors import BackendError, ImageError, PresetError, WeightsError
+from rain_removal_ros.errors import BackendError, ImageError, NotPreparedError, PresetError, WeightsError
 from rain_removal_ros.network import save_network, sha256_of
 from rain_removal_ros.runtime import BACKENDS, Output, RuntimeSettings, create_restorer, selection
 from rain_removal_ros.runtime import openvino as openvino_backend
 from rain_removal_ros.runtime.build_process import SHARED
 from rain_removal_ros.runtime.cache import EngineKey
-from rain_removal_ros.runtime.compiled import MAX_COMPILED
 from rain_removal_ros.runtime.graph import FrameGraph
 from rain_removal_ros.runtime.openvino import computed_precision, native_precisions
 
@@ -172,11 +171,20 @@ def test_images_that_no_network_takes_are_refused_and_the_next_good_one_is_resto
 
 
 def test_compiled_graphs_in_memory_are_bounded(restorer):
-    subject = restorer("torch-cpu")
-    for extra in range(MAX_COMPILED + 2):
+    subject = restorer("torch-cpu", graphs_in_memory=3)
+    for extra in range(5):
         subject(street_like(64, 64 + extra), [Output.IMAGE])
-    assert len(subject.info.engine_keys) == MAX_COMPILED
+    assert len(subject.info.engine_keys) == 3
     assert (64, 64) not in subject.info.input_sizes
+    assert not subject.prepared(64, 64) and subject.prepared(64, 68) == {frozenset({Output.IMAGE})}
+
+
+def test_what_is_not_prepared_is_not_compiled_where_only_what_is_prepared_may_serve(restorer):
+    subject = restorer("torch-cpu")
+    with pytest.raises(NotPreparedError, match="64x64 image"):
+        subject(street_like(64, 64), [Output.IMAGE], prepared_only=True)
+    subject.prepare(64, 64, [Output.IMAGE])
+    assert subject(street_like(64, 64), [Output.IMAGE], prepared_only=True).image is not None
 
 
 def test_info_says_what_runs(restorer, folder):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import sys
 
 USAGE = """usage: derain node [--ros-args ...]
 
@@ -22,13 +21,6 @@ def run_with_ros_arguments(arguments: list[str]) -> int:
     if arguments in (["-h"], ["--help"]):
         print(USAGE)
         return 0
-    try:
-        from rain_removal_ros.ros.node import main
-    except ModuleNotFoundError as error:
-        print(
-            f"derain node: {error}; source a ROS 2 installation, or without one: "
-            'pip install "rain_removal_ros[ros]"',
-            file=sys.stderr,
-        )
-        return 1
+    from rain_removal_ros.ros.main import main
+
     return main(["derain_node", *arguments])

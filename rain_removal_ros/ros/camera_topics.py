@@ -1,10 +1,11 @@
-"""One camera's topics: image and camera_info in; derained image, camera_info, inverse depth, masks out.
+"""One camera's topics: image and camera_info in; derained image, camera_info, depth, masks, weather out.
 
 Knows topics and QoS; what happens to a frame between them is the pipeline's.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -13,25 +14,64 @@ import numpy as np
 from rclpy._rclpy_pybind11 import InvalidHandle
 from rclpy.lifecycle import LifecycleNodeMixin
 from rclpy.publisher import Publisher
-from rclpy.qos import HistoryPolicy, QoSProfile, ReliabilityPolicy
+from rclpy.qos import DurabilityPolicy, HistoryPolicy, QoSPolicyKind, QoSProfile, ReliabilityPolicy
 from rclpy.qos_overriding_options import QoSOverridingOptions
-from rclpy.time import Time
+from rclpy.subscription import Subscription
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
+from std_msgs.msg import Float32, Header
 
 from rain_removal_ros.cityscapes import palette
 from rain_removal_ros.encodings import Picture, write_image
+from rain_removal_ros.errors import shown
 from rain_removal_ros.pipeline import Outputs
+from rain_removal_ros.rain_monitor import Weather
 from rain_removal_ros.ros.messages import READERS, camera_info_message, image_message
 from rain_removal_ros.runtime import Output, Restored
 
 INPUT_QOS = QoSProfile(history=HistoryPolicy.KEEP_LAST, depth=1, reliability=ReliabilityPolicy.BEST_EFFORT)
 INFO_QOS = QoSProfile(history=HistoryPolicy.KEEP_LAST, depth=8, reliability=ReliabilityPolicy.BEST_EFFORT)
+LATCHED_INFO_QOS = QoSProfile(
+    history=HistoryPolicy.KEEP_LAST,
+    depth=1,
+    reliability=ReliabilityPolicy.RELIABLE,
+    durability=DurabilityPolicy.TRANSIENT_LOCAL,
+)
+"""A camera_info that was published once, before the node started, reaches this subscription alone."""
 OUTPUT_QOS = QoSProfile(history=HistoryPolicy.KEEP_LAST, depth=1, reliability=ReliabilityPolicy.RELIABLE)
 
 INFOS_KEPT = 8
 """A camera_info may come before or after its image; so many are kept to find the one of the image's stamp."""
 
+INFO_POLICIES = (
+    QoSPolicyKind.HISTORY,
+    QoSPolicyKind.DEPTH,
+    QoSPolicyKind.RELIABILITY,
+    QoSPolicyKind.DURABILITY,
+)
+
 InputMessage = Image | CompressedImage
+
+
+DEFAULT_OVERRIDES = QoSOverridingOptions.with_default_policies()
+
+
+def mismatch(info: CameraInfo, header: Header, size: tuple[int, int]) -> str | None:
+    """Why a camera_info is not that of an image of this size (height, width); None where it may be.
+
+    Its size may be that of the region of interest, divided by the binning (sensor_msgs/CameraInfo). Fields
+    that were left empty say nothing.
+    """
+    frame, image_frame = info.header.frame_id, header.frame_id
+    if frame and image_frame and frame != image_frame:
+        return f"camera_info is of the frame {shown(frame)}, the image of {shown(image_frame)}"
+    region = info.roi
+    whole = (info.height, info.width)
+    part = (region.height or info.height, region.width or info.width)
+    binning = max(1, info.binning_y), max(1, info.binning_x)
+    possible = [whole, *((side[0] // binning[0], side[1] // binning[1]) for side in (whole, part))]
+    if 0 not in whole and tuple(size) not in possible:
+        return f"camera_info is of {info.width}x{info.height} pixels, the image of {size[1]}x{size[0]}"
+    return None
 
 
 @dataclass(frozen=True)
@@ -39,11 +79,13 @@ class Outgoing:
     """What is to be published for one frame."""
 
     publisher: Publisher
-    message: Image
+    message: Image | Float32
 
 
 class CameraTopics:
-    """Publishers from construction on, subscriptions between `open` and `close`."""
+    """Publishers from construction on, subscriptions between `open` and `close`; the pipeline's handler of a
+    camera.
+    """
 
     def __init__(
         self,
@@ -57,14 +99,23 @@ class CameraTopics:
         self._message_type, self._read = READERS[image_transport]
         suffix = "/compressed" if image_transport == "compressed" else ""
         self._image_topic = f"{name}/image_raw{suffix}"
-        self._subscriptions: list = []
+        self._subscriptions: list[Subscription] = []
         self._infos: tuple[CameraInfo, ...] = ()
+        self._info_problem: str | None = None
         self._palette = np.ascontiguousarray(palette()[:, None, :])
-        self._image = self._publisher(Image, "derained/image")
-        self._info = self._publisher(CameraInfo, "derained/camera_info")
-        self._depth = self._publisher(Image, "depth/inverse_depth")
-        self._mask = self._publisher(Image, "segmentation/mask") if segmentation else None
-        self._color_mask = self._publisher(Image, "segmentation/color_mask") if segmentation else None
+        self._publishers: list[Publisher] = []
+        try:
+            self._image = self._publisher(Image, "derained/image")
+            self._info = self._publisher(CameraInfo, "derained/camera_info")
+            self._depth = self._publisher(Image, "depth/inverse_depth")
+            self._mask = self._publisher(Image, "segmentation/mask") if segmentation else None
+            self._color_mask = self._publisher(Image, "segmentation/color_mask") if segmentation else None
+            self._rain = self._publisher(Float32, "weather/rain")
+            self._fog = self._publisher(Float32, "weather/fog")
+            self._visibility = self._publisher(Float32, "weather/visibility")
+        except Exception:
+            self.destroy()
+            raise
 
     @property
     def input_topic(self) -> str:
@@ -79,42 +130,61 @@ class CameraTopics:
         except InvalidHandle:  # closed meanwhile, in another thread
             return 0
 
+    @property
+    def info_problem(self) -> str | None:
+        """Why the last camera_info was not published; None where it was, or none has come."""
+        return self._info_problem
+
+    @property
+    def other_publishers(self) -> list[str]:
+        """Nodes that publish this camera's derained images as well, as `/other` (a second node of this one's
+        own name is named too).
+        """
+        found = self._node.get_publishers_info_by_topic(
+            self._node.resolve_topic_name(f"{self._name}/derained/image")
+        )
+        names = [f"{info.node_namespace.rstrip('/')}/{info.node_name}" for info in found]
+        own = self._node.get_fully_qualified_name()
+        if own in names:
+            names.remove(own)
+        return sorted(names)
+
     def open(self) -> None:
-        """Subscribe to images and camera_info."""
-        self._subscriptions = [
-            self._node.create_subscription(
-                self._message_type,
-                self._image_topic,
-                lambda message: self._on_image(self._name, message),
-                INPUT_QOS,
-                qos_overriding_options=QoSOverridingOptions.with_default_policies(),
-            ),
-            self._node.create_subscription(
-                CameraInfo,
-                f"{self._name}/camera_info",
-                self._on_info,
-                INFO_QOS,
-                qos_overriding_options=QoSOverridingOptions.with_default_policies(),
-            ),
-        ]
+        """Subscribe to images and camera_info; leaves nothing behind where it fails."""
+        info_options = QoSOverridingOptions(policy_kinds=INFO_POLICIES)
+        subscriptions = (
+            (self._message_type, self._image_topic, self._on_input, INPUT_QOS, DEFAULT_OVERRIDES),
+            (CameraInfo, f"{self._name}/camera_info", self._on_info, INFO_QOS, info_options),
+            (CameraInfo, f"{self._name}/camera_info", self._on_info, LATCHED_INFO_QOS, None),
+        )
+        try:
+            for message_type, topic, callback, qos, options in subscriptions:
+                self._subscriptions.append(
+                    self._node.create_subscription(
+                        message_type, topic, callback, qos, qos_overriding_options=options
+                    )
+                )
+        except Exception:
+            self.close()
+            raise
 
     def close(self) -> None:
         """End the subscriptions."""
         for subscription in self._subscriptions:
             self._node.destroy_subscription(subscription)
-        self._subscriptions, self._infos = [], ()
+        self._subscriptions, self._infos, self._info_problem = [], (), None
 
     def destroy(self) -> None:
         """End subscriptions and publishers."""
         self.close()
-        for publisher in (self._image, self._info, self._depth, self._mask, self._color_mask):
-            if publisher is not None:
-                self._node.destroy_lifecycle_publisher(publisher)
+        for publisher in self._publishers:
+            self._node.destroy_lifecycle_publisher(publisher)
+        self._publishers = []
 
     def wanted(self) -> Outputs:
-        """The outputs that have subscribers now."""
+        """The outputs that have subscribers now; weather comes with the image."""
         publishers = {
-            Output.IMAGE: (self._image,),
+            Output.IMAGE: (self._image, self._rain, self._fog, self._visibility),
             Output.INVERSE_DEPTH: (self._depth,),
             Output.LABELS: (self._mask, self._color_mask),
         }
@@ -126,11 +196,19 @@ class CameraTopics:
         """The picture in a message. Raises ImageError."""
         return self._read(message)
 
+    def focal_px(self, message: InputMessage, size: tuple[int, int]) -> float | None:
+        """The focal length in pixels that the camera_info of an image of this size (height, width) gives."""
+        info = self._info_of(message.header)
+        if info is None or mismatch(info, message.header, size) is not None:
+            return None
+        focal = float(info.k[0]) / max(1, info.binning_x)
+        return focal if math.isfinite(focal) and focal > 0 else None
+
     def write(self, message: InputMessage, picture: Picture, restored: Restored) -> list[Outgoing]:
         """The messages for what is in `restored`, with the input's header."""
         header = message.header
         outgoing = []
-        if restored.image is not None:
+        if restored.image is not None and _has_subscribers(self._image):
             image = image_message(write_image(picture, restored.image), picture.encoding, header)
             outgoing.append(Outgoing(self._image, image))
         if restored.inverse_depth is not None:
@@ -140,6 +218,19 @@ class CameraTopics:
         if restored.labels is not None and _has_subscribers(self._color_mask):
             colours = cv2.applyColorMap(restored.labels, self._palette)
             outgoing.append(Outgoing(self._color_mask, image_message(colours, "rgb8", header)))
+        weather = Weather.of(restored.rain, restored.extinction)
+        if weather is not None:
+            for publisher, value in (
+                (self._rain, weather.rain),
+                (self._fog, weather.fog),
+                (self._visibility, weather.visibility_m),
+            ):
+                outgoing.append(Outgoing(publisher, Float32(data=value)))
+        info = self._info_of(header)
+        if info is not None:
+            self._info_problem = mismatch(info, header, picture.rgb.shape[:2])
+            if self._info_problem is None:
+                outgoing.insert(0, Outgoing(self._info, camera_info_message(info, header)))
         return outgoing
 
     def publish(self, message: InputMessage, outgoing: list[Outgoing]) -> float | None:
@@ -147,28 +238,33 @@ class CameraTopics:
 
         The age is None for an image without a stamp.
         """
-        header = message.header
-        infos = self._infos
-        if infos:
-            info = next((info for info in infos if info.header == header), infos[-1])
-            self._info.publish(camera_info_message(info, header))
         for out in outgoing:
             out.publisher.publish(out.message)
-        stamp = Time.from_msg(header.stamp, clock_type=self._node.get_clock().clock_type)
-        if stamp.nanoseconds == 0:
+        stamp = message.header.stamp
+        nanoseconds = stamp.sec * 10**9 + stamp.nanosec
+        if nanoseconds <= 0:  # a clock that was never set
             return None
-        return (self._node.get_clock().now() - stamp).nanoseconds * 1e-9
+        return (self._node.get_clock().now().nanoseconds - nanoseconds) * 1e-9
+
+    def _on_input(self, message: InputMessage) -> None:
+        self._on_image(self._name, message)
+
+    def _info_of(self, header: Header) -> CameraInfo | None:
+        """The camera_info of this image's stamp, else the newest."""
+        infos = self._infos
+        return next((info for info in infos if info.header == header), infos[-1] if infos else None)
 
     def _on_info(self, message: CameraInfo) -> None:
+        if message in self._infos[-1:]:  # a latched one comes through both subscriptions
+            return
         self._infos = (*self._infos[1 - INFOS_KEPT :], message)  # replaced whole: the worker reads it
 
     def _publisher(self, message_type: type, topic: str) -> Publisher:
-        return self._node.create_lifecycle_publisher(
-            message_type,
-            f"{self._name}/{topic}",
-            OUTPUT_QOS,
-            qos_overriding_options=QoSOverridingOptions.with_default_policies(),
+        publisher = self._node.create_lifecycle_publisher(
+            message_type, f"{self._name}/{topic}", OUTPUT_QOS, qos_overriding_options=DEFAULT_OVERRIDES
         )
+        self._publishers.append(publisher)
+        return publisher
 
 
 def _has_subscribers(publisher: Publisher | None) -> bool:

@@ -3,12 +3,23 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable
 from dataclasses import dataclass
 
 from diagnostic_msgs.msg import DiagnosticStatus, KeyValue
 
-from rain_removal_ros.pipeline import CameraSnapshot, Distribution, Outputs, Problem, Stage
+from rain_removal_ros.errors import bounded
+from rain_removal_ros.pipeline import (
+    MAX_STUCK,
+    CameraSnapshot,
+    Distribution,
+    Health,
+    OnFailure,
+    Outputs,
+    Problem,
+    Stage,
+    Way,
+)
 from rain_removal_ros.runtime import Output, RuntimeInfo
 
 STEADY_FRAMES = 10
@@ -21,6 +32,7 @@ class Limits:
 
     max_latency_s: float
     stale_after_s: float
+    max_age_s: float = 0.0  # 0: age is not judged
 
 
 @dataclass(frozen=True)
@@ -33,6 +45,24 @@ class CameraState:
     connected: int  # of these
     wanted: Outputs  # the outputs that somebody subscribes to
     active_for_s: float | None  # seconds since activation
+    info_problem: str | None = None  # why camera_info is not published
+    other_publishers: tuple[str, ...] = ()  # nodes that publish this camera's outputs as well
+
+
+@dataclass(frozen=True)
+class RuntimeState:
+    """What the node knows of what runs the network."""
+
+    lifecycle: str
+    failed_transition: str | None = None  # why the last one failed; None where it succeeded
+    info: RuntimeInfo | None = None  # None while none is loaded
+    building: str | None = None
+    failed_builds: tuple[str, ...] = ()
+    health: Health | None = None
+    on_failure: OnFailure = OnFailure.DROP
+    inference_timeout_s: float = 5.0
+    namesakes: int = 0  # other nodes of this node's name
+    seconds_since_output: float | None = None
 
 
 def camera_status(
@@ -55,7 +85,11 @@ def camera_status(
         ("dropped", snapshot.dropped),
         ("not computed, no subscribers", snapshot.idle),
         *((problem.value, problems[problem]) for problem in Problem),
+        *((f"published {way.value}", snapshot.ways[way]) for way in Way),
         ("last problem", snapshot.last_problem or "none"),
+        ("camera_info", state.info_problem or "no problem"),
+        ("focal length (px)", _focal(snapshot)),
+        *_weather(snapshot),
         ("seconds since last image", _seconds(snapshot.seconds_since_received)),
         ("seconds since last output", _seconds(snapshot.seconds_since_published)),
     ]
@@ -72,30 +106,11 @@ def camera_status(
     return _status(level, name, message, "", values)
 
 
-def runtime_status(
-    name: str,
-    lifecycle_state: str,
-    info: RuntimeInfo | None,
-    building: str | None,
-    failed_builds: Sequence[str],
-    failure: str | None,
-    seconds_since_output: float | None,
-) -> DiagnosticStatus:
-    """Status of what runs the network.
-
-    info: None while none is loaded. failure: of the last lifecycle transition, None where it succeeded.
-    """
-    if failure is not None:
-        level, message = DiagnosticStatus.ERROR, failure
-    elif info is None:
-        level, message = DiagnosticStatus.WARN, f"{lifecycle_state}: no network loaded"
-    elif building is not None:
-        level, message = DiagnosticStatus.WARN, building
-    elif failed_builds:
-        level, message = DiagnosticStatus.ERROR, f"build failed: {'; '.join(failed_builds)}"
-    else:
-        level, message = DiagnosticStatus.OK, f"{info.backend} {info.precision} on {info.device}"
-    values: list[tuple[str, object]] = [("state", lifecycle_state)]
+def runtime_status(name: str, state: RuntimeState) -> DiagnosticStatus:
+    """Status of what runs the network. `name` is the status' name, as `derain: runtime`."""
+    level, message = _judge_runtime(state)
+    info, health = state.info, state.health
+    values: list[tuple[str, object]] = [("state", state.lifecycle)]
     if info is not None:
         values += [
             ("backend", info.backend),
@@ -107,9 +122,50 @@ def runtime_status(
             ("weights sha256", info.weights_sha256),
             ("image sizes", ", ".join(f"{width}x{height}" for height, width in info.input_sizes)),
             ("engine keys", ", ".join(info.engine_keys)),
-            ("seconds since last output", _seconds(seconds_since_output)),
+            ("seconds since last output", _seconds(state.seconds_since_output)),
         ]
+    if health is not None:
+        values += [
+            ("failure", health.failure or "none"),
+            ("on failure", state.on_failure.value),
+            ("made anew", health.remade),
+            ("inferences that never came back", health.stuck),
+            ("graphs compiled again within a minute", health.rebuilt),
+        ]
+    values.append(("other nodes of this name", state.namesakes))
     return _status(level, name, message, info.device if info is not None else "", values)
+
+
+def _judge_runtime(state: RuntimeState) -> tuple[bytes, str]:
+    info, health = state.info, state.health
+    if state.failed_transition is not None:
+        return DiagnosticStatus.ERROR, state.failed_transition
+    if info is None:
+        return DiagnosticStatus.WARN, f"{state.lifecycle}: no network loaded"
+    if health is not None and health.failure is not None:
+        fate = "dropped" if state.on_failure is OnFailure.DROP else "published as they came"
+        remedy = "; restart the node" if health.stuck >= MAX_STUCK else ""
+        return DiagnosticStatus.ERROR, f"runtime failed, images are {fate}: {health.failure}{remedy}"
+    if health is not None and health.busy is not None and health.busy[1] > state.inference_timeout_s:
+        stage, seconds = health.busy
+        return DiagnosticStatus.ERROR, f"the worker has been in {stage} for {seconds:.1f} s"
+    if state.failed_builds:
+        return DiagnosticStatus.ERROR, f"build failed: {'; '.join(state.failed_builds)}"
+    if state.namesakes:
+        return (
+            DiagnosticStatus.WARN,
+            f"{state.namesakes} other nodes have this node's name; give each its own, "
+            "or every image may be published more than once",
+        )
+    if state.building is not None:
+        return DiagnosticStatus.WARN, state.building
+    if health is not None and health.rebuilt:
+        return (
+            DiagnosticStatus.WARN,
+            f"{health.rebuilt} graphs were compiled again within a minute: more image sizes and outputs "
+            "are in use than graphs_in_memory holds; raise it",
+        )
+    return DiagnosticStatus.OK, f"{info.backend} {info.precision} on {info.device}"
 
 
 class Throttle:
@@ -139,7 +195,11 @@ def _judge_camera(snapshot: CameraSnapshot, state: CameraState, limits: Limits) 
         return DiagnosticStatus.STALE, f"no image for {silent_for:.1f} s; {_why_silent(state)}"
     recent = snapshot.recent_problems
     if recent[Problem.FAILED] or recent[Problem.BUILD]:
-        return DiagnosticStatus.ERROR, snapshot.last_problem
+        passed = snapshot.last_way is Way.PASSED_THROUGH
+        return DiagnosticStatus.ERROR, f"{'passed through, ' if passed else ''}{snapshot.last_problem}"
+    if state.other_publishers:
+        others = ", ".join(state.other_publishers)
+        return DiagnosticStatus.WARN, f"its derained images are published by {others} as well"
     if recent[Problem.BAD_INPUT]:
         level = DiagnosticStatus.WARN if snapshot.rate_out else DiagnosticStatus.ERROR
         return level, snapshot.last_problem
@@ -150,24 +210,58 @@ def _judge_camera(snapshot: CameraSnapshot, state: CameraState, limits: Limits) 
         if steady:
             return DiagnosticStatus.ERROR, f"every frame passes {limit}: {total.median * 1e3:.1f} ms median"
         return DiagnosticStatus.WARN, f"latency of up to {total.maximum * 1e3:.1f} ms passed {limit}"
+    age = snapshot.image_age
+    if limits.max_age_s and age is not None and age.median > limits.max_age_s:
+        return (
+            DiagnosticStatus.WARN,
+            f"images are {age.median * 1e3:.0f} ms old when they are published; the limit is "
+            f"{limits.max_age_s * 1e3:.0f} ms",
+        )
+    if state.info_problem is not None:
+        return DiagnosticStatus.WARN, f"{state.info_problem}; it is not published"
     if not state.wanted:
         return DiagnosticStatus.OK, "nobody subscribes, so nothing is computed"
     if not snapshot.rate_out and state.active_for_s > limits.stale_after_s:
         return DiagnosticStatus.WARN, "images come in, but none comes out; the runtime's status may say why"
-    return DiagnosticStatus.OK, f"{snapshot.rate_out:.1f} Hz"
+    bypassed = ", dry: images are published as they came" if snapshot.last_way is Way.BYPASSED else ""
+    return DiagnosticStatus.OK, f"{snapshot.rate_out:.1f} Hz{bypassed}"
 
 
 def _why_silent(state: CameraState) -> str:
     if state.connected:
-        return f"{state.topic} is connected, so its publisher is silent or lacks the DDS profile"
+        return (
+            f"{state.topic} is connected, so its publisher is silent, or lacks the DDS profile for large "
+            "images, or shares no /dev/shm with this node (containers need --ipc=host, "
+            "or the profile without shared memory)"
+        )
     if state.publishers:
         return f"{state.topic} is published, but with an incompatible QoS or type"
     return f"nobody publishes {state.topic}"
 
 
+def _focal(snapshot: CameraSnapshot) -> str:
+    if snapshot.focal_px is None:
+        return "assumed, 0.8 x width: no camera_info with a focal length"
+    return f"{snapshot.focal_px:.1f}, of camera_info"
+
+
+def _weather(snapshot: CameraSnapshot) -> list[tuple[str, object]]:
+    weather = snapshot.weather
+    if weather is None:
+        return []
+    return [
+        ("rain (0 to 1)", f"{weather.rain:.2f}"),
+        ("fog (0 to 1)", f"{weather.fog:.2f}"),
+        ("visibility (m)", f"{weather.visibility_m:.0f}"),
+        ("dry", str(snapshot.dry).lower()),
+    ]
+
+
 def _status(level: bytes, name: str, message: str, hardware: str, values: list) -> DiagnosticStatus:
-    pairs = [KeyValue(key=key, value=str(value)) for key, value in values]
-    return DiagnosticStatus(level=level, name=name, message=message, hardware_id=hardware, values=pairs)
+    pairs = [KeyValue(key=key, value=bounded(value)) for key, value in values]
+    return DiagnosticStatus(
+        level=level, name=name, message=bounded(message), hardware_id=hardware, values=pairs
+    )
 
 
 def _seconds(seconds: float | None) -> str:

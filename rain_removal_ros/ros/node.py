@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import logging
 import os
-import signal
 import sys
 import threading
 import time
@@ -25,24 +24,40 @@ from typing import Any
 import rclpy
 from diagnostic_msgs.msg import DiagnosticArray
 from lifecycle_msgs.srv import ChangeState
-from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor, SetParametersResult
+from rcl_interfaces.msg import (
+    FloatingPointRange,
+    IntegerRange,
+    ParameterDescriptor,
+    ParameterType,
+    SetParametersResult,
+)
+from rcl_interfaces.srv import SetParameters, SetParametersAtomically
 from rclpy._rclpy_pybind11 import RCLError, UnknownROSArgsError
 from rclpy.callback_groups import ReentrantCallbackGroup
 from rclpy.clock import Clock, ClockType
-from rclpy.exceptions import ParameterException
+from rclpy.exceptions import InvalidParameterTypeException, ParameterException
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.impl.rcutils_logger import RcutilsLogger
 from rclpy.lifecycle import LifecycleNodeMixin, LifecycleState, TransitionCallbackReturn
+from rclpy.logging import get_logger
 from rclpy.node import Node
 from rclpy.parameter import Parameter as RosParameter
 from rclpy.signals import SignalHandlerOptions
 
 from rain_removal_ros import runtime
-from rain_removal_ros.errors import ParameterError, RainRemovalError, WeightsError
-from rain_removal_ros.pipeline import Build, Pipeline, Problem
+from rain_removal_ros.errors import ParameterError, RainRemovalError, WeightsError, bounded, shown
+from rain_removal_ros.pipeline import Build, OnFailure, Options, Pipeline, Problem
 from rain_removal_ros.ros import parameters
 from rain_removal_ros.ros.camera_topics import CameraTopics, InputMessage
-from rain_removal_ros.ros.diagnostics import CameraState, Limits, Throttle, camera_status, runtime_status
+from rain_removal_ros.ros.diagnostics import (
+    CameraState,
+    Limits,
+    RuntimeState,
+    Throttle,
+    camera_status,
+    runtime_status,
+)
+from rain_removal_ros.ros.ending import Ending
 from rain_removal_ros.ros.parameters import PARAMETERS, Changes, Parameter
 from rain_removal_ros.runtime import Output, Progress, Restorer, RuntimeSettings
 from rain_removal_ros.share import dds_profile_environment, share_file
@@ -54,8 +69,10 @@ STAND_INS = {"tensorrt": "torch-cuda", "openvino": "torch-cpu"}
 
 DIAGNOSTICS_EVERY_S = 1.0
 PROGRESS_EVERY_S = 5.0
-PATIENCE_S = 3.0
-"""At shutdown, so long is waited for a frame or a compilation under way."""
+PATIENCE_S = 1.0
+"""At shutdown, so long is waited for a frame under way."""
+MAX_FAILED_SPINS = 1000
+"""So many callbacks that fail one after another are no bad messages but a broken executor."""
 
 
 class _RosLog(logging.Handler):
@@ -99,6 +116,7 @@ class DerainNode(LifecycleNodeMixin, Node):
         self._topics: dict[str, CameraTopics] = {}
         self._activated: float | None = None
         self._throttle = Throttle()
+        self._pipeline_options = Options()
         self._progress_told = time.perf_counter()
         self._declare_parameters()
         self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", 10)
@@ -240,6 +258,9 @@ class DerainNode(LifecycleNodeMixin, Node):
     def _configure(self) -> None:
         values = {parameter.name: self._value(parameter.name) for parameter in PARAMETERS}
         settings = parameters.runtime_settings(values)
+        # every camera may want two sets of outputs, and none is to push out another's
+        graphs = max(settings.graphs_in_memory, 2 * len(values["cameras"]))
+        settings = replace(settings, graphs_in_memory=graphs)
         segmentation = values["segmentation"]
         if segmentation:  # the runtime would read it, and miss it, with the first frame only
             weights = settings.segmentation_weights or share_file("models/segmentation.safetensors")
@@ -261,10 +282,11 @@ class DerainNode(LifecycleNodeMixin, Node):
             self._topics,
             restorer,
             self,
+            options=lambda: self._pipeline_options,
+            make_restorer=lambda: self._make_restorer(settings, self._on_load_progress),
             make_stand_in=(lambda: self._make_restorer(stand_in, self._on_load_progress))
             if info.backend in STAND_INS
             else None,
-            serve_while_building=lambda: self._value("while_building") == "torch",
         )
         every_output = {Output.IMAGE, Output.INVERSE_DEPTH} | ({Output.LABELS} if segmentation else set())
         for size in parameters.image_sizes(values["image_sizes"]):
@@ -285,8 +307,8 @@ class DerainNode(LifecycleNodeMixin, Node):
 
     def _release(self) -> None:
         pipeline, self._pipeline = self._pipeline, None
-        if pipeline is not None:
-            pipeline.close()
+        if pipeline is not None and not pipeline.close(PATIENCE_S):
+            self.get_logger().error("an inference hangs; its thread and the device's memory stay behind")
         for topics in self._topics.values():
             topics.destroy()
         self._topics = {}
@@ -298,6 +320,17 @@ class DerainNode(LifecycleNodeMixin, Node):
             value = self.declare_parameter(parameter.name, parameter.default, _descriptor(parameter)).value
             parameters.check(parameter.name, value)
         self.add_on_set_parameters_callback(self._on_set_parameters)
+        self.add_post_set_parameters_callback(lambda _: self._take_options())
+        self._take_options()
+        _answer_what_raises(self)
+
+    def _take_options(self) -> None:
+        self._pipeline_options = Options(
+            serve_while_building=self._value("while_building") == "torch",
+            on_failure=OnFailure(self._value("on_failure")),
+            inference_timeout_s=self._value("inference_timeout_s"),
+            bypass_when_dry=self._value("bypass_when_dry"),
+        )
 
     def _value(self, name: str) -> Any:
         return self.get_parameter(name).value
@@ -321,15 +354,23 @@ class DerainNode(LifecycleNodeMixin, Node):
     def on_built(self, build: Build) -> None:
         self.get_logger().info(f"built {build}")
 
-    def on_problem(self, camera: str | None, problem: Problem, error: Exception) -> None:
+    def on_recovered(self, restorer: Restorer, failure: str) -> None:
+        info = restorer.info
+        self.get_logger().warning(
+            f"runtime made anew ({info.backend} {info.precision}, {info.weights} {info.weights_sha256[:12]}) "
+            f"after: {bounded(failure)}"
+        )
+
+    def on_problem(self, camera: str | None, problem: Problem, error: BaseException) -> None:
         held_back = self._throttle.pass_((camera, problem))
         if held_back is not None:
             more = f" (and {held_back} like it since the last message)" if held_back else ""
-            text = f"{camera or 'runtime'}: {problem.value}: {error}{more}"
+            what = bounded(str(error) or type(error).__name__)
+            text = f"{camera or 'runtime'}: {problem.value}: {what}{more}"
             if isinstance(error, RainRemovalError):
                 self.get_logger().warning(text)
             else:
-                self.get_logger().error("".join(traceback.format_exception(error)) + text)
+                self.get_logger().error(bounded("".join(traceback.format_exception(error)), 10_000) + text)
 
     # -- diagnostics -------------------------------------------------------------------------------
 
@@ -353,27 +394,37 @@ class DerainNode(LifecycleNodeMixin, Node):
         outputs = [
             s.seconds_since_published for s in snapshots.values() if s.seconds_since_published is not None
         ]
+        state = RuntimeState(
+            lifecycle=self._state,
+            failed_transition=self._failure,
+            info=pipeline.restorer.info if pipeline is not None else None,
+            building=None if building is None else f"building {building}",
+            failed_builds=tuple(pipeline.failed_builds) if pipeline is not None else (),
+            health=pipeline.health if pipeline is not None else None,
+            on_failure=self._pipeline_options.on_failure,
+            inference_timeout_s=self._pipeline_options.inference_timeout_s,
+            namesakes=self._namesakes(),
+            seconds_since_output=min(outputs, default=None),
+        )
         message = DiagnosticArray()
         message.header.stamp = self.get_clock().now().to_msg()
-        message.status.append(
-            runtime_status(
-                f"{name}: runtime",
-                self._state,
-                pipeline.restorer.info if pipeline is not None else None,
-                f"building {building}" if building is not None else None,
-                pipeline.failed_builds if pipeline is not None else (),
-                self._failure,
-                min(outputs, default=None),
-            )
-        )
+        message.status.append(runtime_status(f"{name}: runtime", state))
         limits = Limits(
-            self._value("diagnostics.max_latency_ms") * 1e-3, self._value("diagnostics.stale_after_s")
+            max_latency_s=self._value("diagnostics.max_latency_ms") * 1e-3,
+            stale_after_s=self._value("diagnostics.stale_after_s"),
+            max_age_s=self._value("diagnostics.max_image_age_ms") * 1e-3,
         )
         for camera, topics in list(self._topics.items()):
             if camera in snapshots:
-                state = self._camera_state(topics)
-                message.status.append(camera_status(f"{name}: {camera}", snapshots[camera], state, limits))
+                camera_state = self._camera_state(topics)
+                status = camera_status(f"{name}: {camera}", snapshots[camera], camera_state, limits)
+                message.status.append(status)
         self._diagnostics.publish(message)
+
+    def _namesakes(self) -> int:
+        """How many other nodes have this one's name."""
+        own = (self.get_name(), self.get_namespace())
+        return self.get_node_names_and_namespaces().count(own) - 1
 
     def _camera_state(self, topics: CameraTopics) -> CameraState:
         activated = self._activated
@@ -384,7 +435,37 @@ class DerainNode(LifecycleNodeMixin, Node):
             connected=topics.connected_publishers,
             wanted=topics.wanted(),
             active_for_s=None if activated is None else time.perf_counter() - activated,
+            info_problem=topics.info_problem,
+            other_publishers=tuple(topics.other_publishers),
         )
+
+
+def _answer_what_raises(node: Node) -> None:
+    """Have set_parameters answer a value of a type that ROS does not know, for which rclpy raises."""
+    services = {service.srv_type: service for service in node.services}
+    for srv_type in (SetParameters, SetParametersAtomically):
+        service = services.get(srv_type)
+        if service is not None:
+            service.callback = _refusing(service.callback)
+
+
+def _refusing(callback: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
+    def answer(request: Any, response: Any) -> Any:
+        known = range(ParameterType.PARAMETER_STRING_ARRAY + 1)
+        wrong = next((p for p in request.parameters if p.value.type not in known), None)
+        if wrong is None:
+            return callback(request, response)
+        reason = (
+            f"parameter {shown(wrong.name)} has a value of type {wrong.value.type}, which ROS does not know"
+        )
+        result = SetParametersResult(successful=False, reason=reason)
+        if isinstance(response, SetParameters.Response):
+            response.results = [result] * len(request.parameters)
+        else:
+            response.result = result
+        return response
+
+    return answer
 
 
 def _descriptor(parameter: Parameter) -> ParameterDescriptor:
@@ -405,12 +486,14 @@ class Spinner:
     """Spins an executor in a thread of its own until it is stopped.
 
     rclpy's own `spin` may wait for ever when `shutdown` comes from another thread, and its
-    `spin_until_future_complete` keeps something for every callback that it runs.
+    `spin_until_future_complete` keeps something for every callback that it runs. A callback that raises, of
+    rclpy's own too (a parameter of an unknown type, a clock before 1970), costs a message and not the node.
     """
 
     def __init__(self, executor: SingleThreadedExecutor, on_failure: Callable[[], None]):
         self._executor, self._on_failure = executor, on_failure
         self._stopped = threading.Event()
+        self._throttle = Throttle()
         self._thread = threading.Thread(target=self._spin, name="executor")
         self._thread.start()
 
@@ -422,52 +505,48 @@ class Spinner:
         self._executor.shutdown()
 
     def _spin(self) -> None:
-        try:
-            while not self._stopped.is_set():
+        failures = 0
+        while not self._stopped.is_set():
+            try:
                 self._executor.spin_once()
-        except Exception:
-            traceback.print_exc()
-            self._on_failure()
+                failures = 0
+            except Exception as error:
+                failures += 1
+                context = self._executor.context
+                if failures > MAX_FAILED_SPINS or not context.ok():
+                    traceback.print_exc()
+                    self._on_failure()
+                    return
+                self._report(error)
+
+    def _report(self, error: Exception) -> None:
+        held_back = self._throttle.pass_(type(error))
+        if held_back is not None:
+            more = f" (and {held_back} like it)" if held_back else ""
+            text = "".join(traceback.format_exception(error))
+            get_logger("derain").error(
+                f"a message was lost, because its callback failed{more}\n{bounded(text)}"
+            )
 
 
-class Ending:
-    """Waits for what ends the node: SIGINT, SIGTERM, or a word from another thread.
-
-    All of them write a byte into a pipe. Python tells the main thread alone of a signal, and a main thread
-    that waits at a lock does not wake up for one that another thread received; the pipe gets every signal.
+def run(ending: Ending, arguments: list[str] | None) -> int:
+    """Run the node until something ends it; see `main.main`. Fast DDS gets the profile for large images
+    unless the user has set one.
     """
-
-    def __init__(self) -> None:
-        self._read, self._write = os.pipe()
-        os.set_blocking(self._write, False)
-        signal.set_wakeup_fd(self._write, warn_on_full_buffer=False)
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, lambda *_: None)  # the byte of its number is in the pipe already
-
-    def ask(self, status: int) -> None:
-        """End the node with this exit status."""
-        os.write(self._write, bytes([signal.NSIG + status]))
-
-    def wait(self) -> int | None:
-        """Wait until something ends the node; gives the exit status that was asked for, None for a signal."""
-        [byte] = os.read(self._read, 1)
-        return byte - signal.NSIG if byte >= signal.NSIG else None
-
-
-def main(args: list[str] | None = None) -> int:
-    """Run the node until SIGINT or SIGTERM. Status: 0; 1 where it could not start, or `build_only`
-    failed or was interrupted.
-
-    A second Ctrl-C, or one in the middle of the shutdown, changes nothing. Fast DDS gets the profile for
-    large images unless the user has set one.
-    """
-    ending = Ending()
     try:
         os.environ.update(dds_profile_environment(os.environ))
-        rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
+        rclpy.init(args=arguments, signal_handler_options=SignalHandlerOptions.NO)
         node = DerainNode()
-    except (RainRemovalError, ParameterException, RCLError, UnknownROSArgsError, ValueError) as error:
-        print(f"derain node: {error}", file=sys.stderr)
+    except (
+        RainRemovalError,
+        ParameterException,
+        InvalidParameterTypeException,
+        RCLError,
+        UnknownROSArgsError,
+        ValueError,
+        TypeError,
+    ) as error:
+        print(f"derain node: {bounded(error)}", file=sys.stderr)
         rclpy.try_shutdown()
         return 1
     log = logging.getLogger("rain_removal_ros")
@@ -484,10 +563,6 @@ def main(args: list[str] | None = None) -> int:
     if not node.close():
         sys.stdout.flush()
         sys.stderr.flush()
-        os._exit(status)  # what is still compiling would keep the process
+        os._exit(status)  # what is still in work would keep the process
     rclpy.try_shutdown()
     return status
-
-
-if __name__ == "__main__":
-    sys.exit(main())

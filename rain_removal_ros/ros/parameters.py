@@ -101,6 +101,37 @@ PARAMETERS: tuple[Parameter, ...] = (
         choices=("wait", "torch"),
     ),
     Parameter(
+        "on_failure",
+        "drop",
+        "What becomes of a good image that cannot be restored, because the runtime failed: it is dropped, or "
+        "published as it came, which diagnostics say.",
+        Changes.ANY_TIME,
+        choices=("drop", "passthrough"),
+    ),
+    Parameter(
+        "inference_timeout_s",
+        5.0,
+        "Seconds after which an inference hangs: the runtime is made anew.",
+        Changes.ANY_TIME,
+        minimum=0.1,
+        maximum=600.0,
+    ),
+    Parameter(
+        "bypass_when_dry",
+        False,
+        "Publish images as they came while the camera sees neither rain nor fog; the network looks twice a "
+        "second.",
+        Changes.ANY_TIME,
+    ),
+    Parameter(
+        "graphs_in_memory",
+        8,
+        "Compiled networks (one a size and set of outputs) kept in memory, at least two a camera; the one "
+        "used longest ago gives way.",
+        minimum=1,
+        maximum=256,
+    ),
+    Parameter(
         "build_only",
         False,
         "Configure, compile for `image_sizes`, and exit: 0 when all is built.",
@@ -137,6 +168,15 @@ PARAMETERS: tuple[Parameter, ...] = (
         Changes.ANY_TIME,
         minimum=0.1,
         maximum=3600.0,
+    ),
+    Parameter(
+        "diagnostics.max_image_age_ms",
+        0.0,
+        "Median age of a published image, stamp to publication, in ms, above which diagnostics warn; 0: it "
+        "is not judged, as it means nothing where the camera's clock is another.",
+        Changes.ANY_TIME,
+        minimum=0.0,
+        maximum=3600000.0,
     ),
 )
 """In the order in which they are documented."""

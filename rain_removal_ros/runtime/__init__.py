@@ -29,6 +29,8 @@ class Restored:
     image: np.ndarray | None  # uint8 (H, W, 3) RGB
     inverse_depth: np.ndarray | None  # float32 (H, W), 1/m
     labels: np.ndarray | None  # uint8 (H, W), Cityscapes train ids, 255 = unlabelled
+    rain: float | None = None  # 0 (none) to 1, as the network sees it; None: it does not say
+    extinction: float | None = None  # of fog, 1/m; None: it does not say
 
 
 TENSORRT, TORCH_CUDA, OPENVINO, TORCH_CPU = "tensorrt", "torch-cuda", "openvino", "torch-cpu"
@@ -49,6 +51,7 @@ class RuntimeSettings:
     cache_limit_bytes: int = 4 << 30
     threads: int = 0  # CPU threads, 0 = the runtime's own choice
     device: int = 0  # CUDA device index
+    graphs_in_memory: int = 8  # compiled graphs kept ready; the one used longest ago gives way
 
 
 @dataclass(frozen=True)
@@ -80,14 +83,27 @@ class Restorer(Protocol):
     ) -> None:
         """Compile (or find in the cache) and warm the network for this image size and these outputs."""
 
+    def prepared(self, height: int, width: int) -> Collection[frozenset[Output]]:
+        """The sets of outputs whose graphs are in memory for this image size."""
+
     def __call__(
-        self, image: np.ndarray, outputs: Collection[Output] = (Output.IMAGE, Output.INVERSE_DEPTH)
+        self,
+        image: np.ndarray,
+        outputs: Collection[Output] = (Output.IMAGE, Output.INVERSE_DEPTH),
+        focal_px: float | None = None,
+        *,
+        prepared_only: bool = False,
     ) -> Restored:
         """Restore a uint8 (H, W, 3) RGB image. Raises ImageError for another dtype, shape or size.
 
         Outputs that were not prepared are served by a prepared graph of that size with more outputs; only if
-        there is none, a graph is compiled for them first. The arrays are the caller's to keep.
+        there is none, a graph is compiled for them first, or with `prepared_only` NotPreparedError is raised.
+        focal_px: the camera's focal length in pixels, for inverse depth in 1/m; None: 0.8 times the width is
+        taken. The arrays are the caller's to keep.
         """
+
+    def cancel_builds(self) -> None:
+        """Give up a build that waits or runs, and refuse later ones; `prepare` then raises BackendError."""
 
     def close(self) -> None:
         """Give back the device's memory. The restorer cannot be used afterwards."""

@@ -13,14 +13,11 @@ from typing import Protocol
 
 import numpy as np
 
-from rain_removal_ros.errors import BackendError, ImageError
-from rain_removal_ros.runtime import Output, Progress, Restored, RuntimeInfo
+from rain_removal_ros.errors import BackendError, ImageError, NotPreparedError
+from rain_removal_ros.runtime import Output, Progress, Restored, RuntimeInfo, RuntimeSettings
 from rain_removal_ros.runtime.build_process import SHARED, Cancellation
 from rain_removal_ros.runtime.networks import Networks
 from rain_removal_ros.runtime.sizes import check_size
-
-MAX_COMPILED = 8
-"""Compiled graphs kept in memory; the one used longest ago gives way."""
 
 Outputs = tuple[Output, ...]
 
@@ -71,6 +68,7 @@ class CompilingRestorer(ABC):
         self.networks = networks
         self.device_name, self.precision, self.reason = device, precision, reason
         self._on_progress = on_progress
+        self.graphs_in_memory = RuntimeSettings.graphs_in_memory
         self._compiled: OrderedDict[tuple[int, int, Outputs], CompiledFrame] = OrderedDict()
         self._table = threading.Lock()  # held for moments
         self._building = threading.Lock()  # held while a graph is compiled
@@ -112,15 +110,23 @@ class CompilingRestorer(ABC):
             frame.run(np.zeros((height, width, 3), np.uint8))  # the first run allocates
             with self._table:
                 self._compiled[height, width, outputs] = frame
-                retired = [
-                    self._compiled.popitem(last=False)[1] for _ in range(len(self._compiled) - MAX_COMPILED)
-                ]
+                surplus = len(self._compiled) - self.graphs_in_memory
+                retired = [self._compiled.popitem(last=False)[1] for _ in range(surplus)]
         with self._running:
             for old in retired:
                 old.close()
 
+    def prepared(self, height: int, width: int) -> Collection[frozenset[Output]]:
+        with self._table:
+            return {frozenset(made) for h, w, made in self._compiled if (h, w) == (height, width)}
+
     def __call__(
-        self, image: np.ndarray, outputs: Collection[Output] = (Output.IMAGE, Output.INVERSE_DEPTH)
+        self,
+        image: np.ndarray,
+        outputs: Collection[Output] = (Output.IMAGE, Output.INVERSE_DEPTH),
+        focal_px: float | None = None,
+        *,
+        prepared_only: bool = False,
     ) -> Restored:
         if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
             raise ImageError(
@@ -136,11 +142,16 @@ class CompilingRestorer(ABC):
                     made, frame = found
                     results = dict(zip(made, frame.run(image), strict=True))
                     break
+            if prepared_only:
+                raise NotPreparedError(f"no graph is in memory for {describe(height, width, outputs)}")
             self.prepare(height, width, outputs)
         return Restored(**{output.value: results[output] if output in outputs else None for output in Output})
 
-    def close(self) -> None:
+    def cancel_builds(self) -> None:
         SHARED.cancel(self._cancellation)
+
+    def close(self) -> None:
+        self.cancel_builds()
         with self._building, self._running, self._table:
             self._closed = True
             for frame in self._compiled.values():

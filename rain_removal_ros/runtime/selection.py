@@ -21,6 +21,7 @@ from rain_removal_ros.runtime import (
     RuntimeSettings,
 )
 from rain_removal_ros.runtime.cache import EngineCache
+from rain_removal_ros.runtime.compiled import CompilingRestorer
 from rain_removal_ros.runtime.networks import Networks
 from rain_removal_ros.runtime.pytorch import (
     CPU_PRECISIONS,
@@ -46,7 +47,7 @@ class Backend:
 
     name: str
     obstacle: Callable[[RuntimeSettings], str | None]
-    create: Callable[[RuntimeSettings, Networks, str, Progress | None], Restorer]
+    create: Callable[[RuntimeSettings, Networks, str, Progress | None], CompilingRestorer]
 
 
 def _precision_obstacle(settings: RuntimeSettings, precisions: tuple[str, ...]) -> str | None:
@@ -115,7 +116,7 @@ def _cache(settings: RuntimeSettings, on_progress: Progress | None) -> EngineCac
 
 def _create_tensorrt(
     settings: RuntimeSettings, networks: Networks, reason: str, on_progress: Progress | None
-) -> Restorer:
+) -> CompilingRestorer:
     compiler = TorchTensorRTCompiler(settings.device)
     build = build_apart(networks, settings.device)
     return TensorRTRestorer(networks, _cache(settings, on_progress), compiler, reason, on_progress, build)
@@ -123,13 +124,13 @@ def _create_tensorrt(
 
 def _create_torch_cuda(
     settings: RuntimeSettings, networks: Networks, reason: str, on_progress: Progress | None
-) -> Restorer:
+) -> CompilingRestorer:
     return TorchCudaRestorer(networks, settings.precision, settings.device, reason, on_progress)
 
 
 def _create_openvino(
     settings: RuntimeSettings, networks: Networks, reason: str, on_progress: Progress | None
-) -> Restorer:
+) -> CompilingRestorer:
     from rain_removal_ros.runtime.openvino import OpenVINORestorer
 
     cache = _cache(settings, on_progress)
@@ -138,7 +139,7 @@ def _create_openvino(
 
 def _create_torch_cpu(
     settings: RuntimeSettings, networks: Networks, reason: str, on_progress: Progress | None
-) -> Restorer:
+) -> CompilingRestorer:
     return TorchCpuRestorer(networks, settings.precision, settings.threads, reason, on_progress)
 
 
@@ -178,4 +179,6 @@ def create_restorer(
     """See `rain_removal_ros.runtime.create_restorer`."""
     backend, reason = choose(settings, backends)
     log.info("backend %s: %s", backend.name, reason)
-    return backend.create(settings, Networks(settings), reason, on_progress)
+    restorer = backend.create(settings, Networks(settings), reason, on_progress)
+    restorer.graphs_in_memory = settings.graphs_in_memory
+    return restorer

@@ -1,0 +1,194 @@
+"""What the way of a frame measures: counts since the start, rates and times over a window. Judges nothing."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from enum import Enum
+
+import numpy as np
+
+from rain_removal_ros.errors import bounded
+from rain_removal_ros.rain_monitor import Weather
+
+WINDOW_S = 10.0
+"""Rates and latencies are those of the last ten seconds."""
+
+
+class Stage(Enum):
+    """The stages of a frame's way; their times, in seconds, add up to TOTAL."""
+
+    WAITING = "waiting"  # from the message's arrival until the worker takes it
+    CONVERSION = "conversion"  # message to RGB, and restored RGB to messages
+    INFERENCE = "inference"
+    PUBLISHING = "publishing"
+    TOTAL = "total"  # message in to message out
+
+
+class Problem(Enum):
+    """Why a frame was not restored."""
+
+    BAD_INPUT = "bad input"  # the message is not what it claims to be
+    FAILED = "processing failed"  # the network or the middleware raised, hung, or gave what cannot be
+    BUILD = "build failed"
+
+
+class Way(Enum):
+    """How a frame that was published came to be."""
+
+    RESTORED = "restored"
+    PASSED_THROUGH = "passed through"  # the input, because the runtime failed
+    BYPASSED = "bypassed"  # the input, because it is dry
+
+
+@dataclass(frozen=True)
+class StageTimes:
+    """The time that one frame spent in each stage, in seconds."""
+
+    waiting: float
+    conversion: float
+    inference: float
+    publishing: float
+
+    @property
+    def total(self) -> float:
+        return self.waiting + self.conversion + self.inference + self.publishing
+
+
+@dataclass(frozen=True)
+class Distribution:
+    """Of a quantity over the window, in the unit of the quantity."""
+
+    count: int
+    minimum: float
+    median: float
+    p95: float
+    p99: float
+    maximum: float
+
+    @classmethod
+    def of(cls, values: Sequence[float]) -> Distribution | None:
+        """None where there are no values."""
+        if not values:
+            return None
+        quantiles = np.quantile(np.asarray(values), (0, 0.5, 0.95, 0.99, 1))
+        return cls(len(values), *(float(value) for value in quantiles))
+
+
+@dataclass(frozen=True)
+class CameraSnapshot:
+    """One camera's counts since the start, and rates and times over the window."""
+
+    camera: str
+    received: int
+    published: int
+    dropped: int  # overtaken by a newer frame before the worker came to them
+    idle: int  # not computed, because nobody subscribes
+    problems: dict[Problem, int]
+    recent_problems: dict[Problem, int]  # within the window
+    last_problem: str | None
+    rate_in: float  # Hz
+    rate_out: float  # Hz
+    stages: dict[Stage, Distribution]  # seconds; empty before the first frame
+    image_age: Distribution | None  # seconds from the image's stamp until it was published
+    seconds_since_received: float | None
+    seconds_since_published: float | None
+    ways: dict[Way, int] = field(default_factory=lambda: dict.fromkeys(Way, 0))  # published, since the start
+    last_way: Way | None = None
+    weather: Weather | None = None  # as the last restored frame says
+    dry: bool = False  # as the rain monitor has it
+    focal_px: float | None = None  # what the last restored frame's depth was scaled with; None: assumed
+
+
+@dataclass
+class CameraStatistics:
+    """Counts of one camera. The pipeline's lock guards it."""
+
+    camera: str
+    received: int = 0
+    published: int = 0
+    dropped: int = 0
+    idle: int = 0
+    problems: dict[Problem, int] = field(default_factory=lambda: dict.fromkeys(Problem, 0))
+    ways: dict[Way, int] = field(default_factory=lambda: dict.fromkeys(Way, 0))
+    last_problem: str | None = None
+    last_way: Way | None = None
+    weather: Weather | None = None
+    focal_px: float | None = None
+    arrivals: deque[float] = field(default_factory=deque)
+    departures: deque[tuple[float, StageTimes, float | None]] = field(default_factory=deque)
+    problem_times: deque[tuple[float, Problem]] = field(default_factory=deque)
+    first_received: float | None = None
+    last_received: float | None = None
+    last_published: float | None = None
+
+    def on_received(self, now: float) -> None:
+        self.received += 1
+        self.last_received = now
+        self.first_received = now if self.first_received is None else self.first_received
+        self.arrivals.append(now)
+        self._forget_before(now - WINDOW_S)
+
+    def on_published(self, now: float, way: Way, times: StageTimes, age: float | None) -> None:
+        self.published += 1
+        self.ways[way] += 1
+        self.last_way = way
+        self.last_published = now
+        self.departures.append((now, times, age))
+        self._forget_before(now - WINDOW_S)
+
+    def on_problem(self, now: float, problem: Problem, error: BaseException) -> None:
+        self.problems[problem] += 1
+        self.problem_times.append((now, problem))
+        self.last_problem = bounded(f"{problem.value}: {str(error) or type(error).__name__}")
+
+    def copy(self) -> CameraStatistics:
+        """One that another thread may take its time with."""
+        fields = vars(self) | {
+            "problems": dict(self.problems),
+            "ways": dict(self.ways),
+            "arrivals": deque(self.arrivals),
+            "departures": deque(self.departures),
+            "problem_times": deque(self.problem_times),
+        }
+        return CameraStatistics(**fields)
+
+    def snapshot(self, now: float, dry: bool) -> CameraSnapshot:
+        self._forget_before(now - WINDOW_S)
+        span = min(WINDOW_S, max(1.0, now - (self.first_received or now)))
+        times = [times for _, times, _ in self.departures]
+        stages = {stage: Distribution.of([getattr(t, stage.value) for t in times]) for stage in Stage}
+        recent = dict.fromkeys(Problem, 0)
+        for _, problem in self.problem_times:
+            recent[problem] += 1
+        return CameraSnapshot(
+            camera=self.camera,
+            received=self.received,
+            published=self.published,
+            dropped=self.dropped,
+            idle=self.idle,
+            problems=dict(self.problems),
+            recent_problems=recent,
+            last_problem=self.last_problem,
+            rate_in=len(self.arrivals) / span,
+            rate_out=len(self.departures) / span,
+            stages={
+                stage: distribution for stage, distribution in stages.items() if distribution is not None
+            },
+            image_age=Distribution.of([age for _, _, age in self.departures if age is not None]),
+            seconds_since_received=None if self.last_received is None else now - self.last_received,
+            seconds_since_published=None if self.last_published is None else now - self.last_published,
+            ways=dict(self.ways),
+            last_way=self.last_way,
+            weather=self.weather,
+            dry=dry,
+            focal_px=self.focal_px,
+        )
+
+    def _forget_before(self, start: float) -> None:
+        while self.arrivals and self.arrivals[0] < start:
+            self.arrivals.popleft()
+        for entries in (self.departures, self.problem_times):
+            while entries and entries[0][0] < start:
+                entries.popleft()

@@ -1,0 +1,260 @@
+"""An inference that hangs, fails or gives what cannot be: what is published meanwhile, how it recovers."""
+
+from __future__ import annotations
+
+import threading
+
+import numpy as np
+import pytest
+from pipeline_fakes import PATIENCE, FakeHandler, FakeRestorer
+
+from rain_removal_ros import pipeline as pipeline_module
+from rain_removal_ros.frame_statistics import Way
+from rain_removal_ros.pipeline import OnFailure, Options, Pipeline, Problem
+from rain_removal_ros.runtime import Output
+
+SIZE = (72, 96)
+IMAGE = frozenset({Output.IMAGE})
+BOTH = IMAGE | {Output.INVERSE_DEPTH}
+
+
+class Bench:
+    """A pipeline whose restorers are made from a list, and what it published."""
+
+    def __init__(self, cameras: tuple[str, ...] = ("front",), **options):
+        self.handler = FakeHandler()
+        self.options = Options(**options)
+        self.restorers = [FakeRestorer()]
+        self.on_make = lambda: None
+        self.pipeline = Pipeline(
+            {name: self.handler.of(name) for name in cameras},
+            self.restorers[0],
+            self.handler,
+            options=lambda: self.options,
+            make_restorer=self._make,
+        )
+
+    def _make(self) -> FakeRestorer:
+        self.on_make()
+        self.restorers.append(FakeRestorer())
+        return self.restorers[-1]
+
+    def send(self, number: int, camera: str = "front") -> None:
+        """Submit a frame and wait until something was said of it."""
+        before = len(self.handler.published) + len(self.handler.problems)
+        self.pipeline.submit(camera, (number, *SIZE))
+        self.handler.wait_for(lambda: len(self.handler.published) + len(self.handler.problems) > before)
+
+    def publishes(self, number: int) -> None:
+        self.pipeline.submit("front", (number, *SIZE))
+        self.handler.wait_for(lambda: any(n == number for _, n, _ in self.handler.published))
+
+    def failures(self) -> list[str]:
+        return [text for _, problem, text in self.handler.problems if problem is Problem.FAILED]
+
+
+@pytest.fixture
+def bench():
+    made = []
+
+    def make(*cameras: str, **options) -> Bench:
+        made.append(Bench(cameras or ("front",), **options))
+        return made[-1]
+
+    yield make
+    for bench in made:
+        for restorer in bench.restorers:
+            restorer.gate.set()
+            restorer.build_gate.set()
+        assert bench.pipeline.close(PATIENCE)
+
+
+def hang(bench: Bench, number: int) -> threading.Event:
+    """Have an inference hang until the event is set; returns when the watchdog has told of it."""
+    restorer = bench.restorers[-1]
+    restorer.gate.clear()
+    bench.pipeline.submit("front", (number, *SIZE))
+    bench.handler.wait_for(lambda: any("did not come back" in text for text in bench.failures()))
+    return restorer.gate
+
+
+def test_after_an_inference_that_hangs_another_runtime_serves_and_the_late_result_is_never_published(bench):
+    bench = bench(inference_timeout_s=0.1)
+    bench.publishes(0)
+    gate = hang(bench, 1)
+    bench.handler.wait_for(lambda: bench.handler.recovered)
+    bench.publishes(2)
+    gate.set()  # the old one comes back after all
+    bench.publishes(3)
+    assert [number for _, number, _ in bench.handler.published] == [0, 2, 3]
+    hung, new = bench.restorers
+    assert bench.pipeline.restorer is new and hung.cancelled
+    assert bench.pipeline.health.failure is None and bench.pipeline.health.remade == 1
+    assert bench.pipeline.close(PATIENCE)
+    assert hung.closed and new.closed
+
+
+def test_while_an_inference_hangs_everything_else_goes_on_answering(bench):
+    bench = bench(inference_timeout_s=0.1)
+    bench.publishes(0)
+    block = threading.Event()
+    bench.on_make = lambda: block.wait(PATIENCE)
+    gate = hang(bench, 1)
+    health = bench.pipeline.health
+    assert "did not come back" in health.failure and health.stuck == 1
+    bench.pipeline.clear()
+    bench.send(2)
+    assert [number for _, number, _ in bench.handler.published] == [0]
+    assert not bench.pipeline.close(timeout=0.05), "it says that it could not end everything"
+    block.set()
+    gate.set()
+
+
+def test_what_hangs_again_and_again_is_not_made_without_end(bench, monkeypatch):
+    monkeypatch.setattr(pipeline_module, "RETRY_AFTER_S", 0.0)
+    bench = bench(inference_timeout_s=0.05)
+    for number in range(pipeline_module.MAX_STUCK):
+        bench.restorers[-1].gate.clear()
+        bench.pipeline.submit("front", (number, *SIZE))
+        bench.handler.wait_for(lambda n=number: len(bench.failures()) == n + 1)
+        if number + 1 < pipeline_module.MAX_STUCK:
+            bench.handler.wait_for(lambda n=number: len(bench.handler.recovered) == n + 1)
+    assert bench.pipeline.health.stuck == pipeline_module.MAX_STUCK
+    assert len(bench.restorers) == pipeline_module.MAX_STUCK
+    bench.restorers[0].gate.set()  # one comes back, so there is room for another
+    bench.handler.wait_for(lambda: len(bench.handler.recovered) == pipeline_module.MAX_STUCK)
+    bench.publishes(99)
+
+
+@pytest.mark.parametrize(
+    "error", [RuntimeError("CUDA error 719"), MemoryError(), SystemExit(3), KeyboardInterrupt()], ids=repr
+)
+def test_after_a_device_error_that_stays_the_runtime_is_made_anew_without_the_old_ones_memory(bench, error):
+    bench = bench()
+    bench.publishes(0)
+    closed_before = []
+    bench.on_make = lambda: closed_before.append(bench.restorers[0].closed)
+    bench.restorers[0].fail_frames = error
+    for number in range(1, 1 + pipeline_module.FAILURES_IN_A_ROW):
+        bench.send(number)
+    bench.handler.wait_for(lambda: bench.handler.recovered)
+    bench.publishes(9)
+    assert closed_before == [True]
+    assert len(bench.failures()) == pipeline_module.FAILURES_IN_A_ROW
+    assert bench.restorers[1].builds == [(SIZE, IMAGE)], "what was in use is ready before it serves"
+
+
+def test_one_failure_is_a_lost_frame_and_nothing_more(bench):
+    bench = bench()
+    bench.publishes(0)
+    for number in range(3):
+        bench.restorers[0].fail_frames = RuntimeError("once")
+        bench.send(2 * number + 1)
+        bench.restorers[0].fail_frames = None
+        bench.publishes(2 * number + 2)
+    assert len(bench.restorers) == 1 and bench.pipeline.health.failure is None
+
+
+def test_a_runtime_that_cannot_be_made_anew_is_tried_again_later(bench, monkeypatch):
+    monkeypatch.setattr(pipeline_module, "RETRY_AFTER_S", 0.05)
+    bench = bench()
+    bench.publishes(0)
+    left = [RuntimeError("the device fell off the bus")] * 2
+
+    def on_make():
+        if left:
+            raise left.pop()
+
+    bench.on_make = on_make
+    bench.restorers[0].fail_frames = RuntimeError("lost")
+    for number in range(1, 4):
+        bench.send(number)
+    bench.handler.wait_for(lambda: bench.handler.recovered)
+    bench.publishes(9)
+    assert sum("fell off" in text for text in bench.failures()) == 2
+
+
+WRONG = {
+    "nan": {"inverse_depth": np.full(SIZE, np.nan, np.float32)},
+    "one nan": {"inverse_depth": np.where(np.arange(72 * 96).reshape(SIZE) == 5000, np.nan, 1).astype("f4")},
+    "infinite": {"inverse_depth": np.full(SIZE, np.inf, np.float32)},
+    "negative": {"inverse_depth": np.full(SIZE, -1, np.float32)},
+    "other dtype": {"inverse_depth": np.zeros(SIZE, np.float64)},
+    "3x3 image": {"image": np.zeros((3, 3, 3), np.uint8)},
+    "no colours": {"image": np.zeros(SIZE, np.uint8)},
+    "float image": {"image": np.zeros((*SIZE, 3), np.float32)},
+    "nothing": {"image": None},
+    "rain": {"rain": float("nan")},
+    "extinction": {"extinction": -0.1},
+}
+
+
+@pytest.mark.parametrize("wrong", WRONG)
+def test_what_cannot_be_is_not_published(bench, wrong):
+    bench = bench()
+    bench.handler.outputs = BOTH
+    bench.publishes(0)
+    bench.restorers[0].wrong = WRONG[wrong]
+    bench.send(1)
+    bench.restorers[0].wrong = {}
+    bench.publishes(2)
+    assert [number for _, number, _ in bench.handler.published] == [0, 2]
+    assert len(bench.failures()) == 1 and "the network gave" in bench.failures()[0]
+
+
+def test_with_passthrough_a_frame_that_cannot_be_restored_is_published_as_it_came_and_counted(bench):
+    bench = bench(on_failure=OnFailure.PASSTHROUGH, inference_timeout_s=0.1)
+    bench.publishes(0)
+    assert bench.handler.images[-1].max() == 10
+    block = threading.Event()
+    bench.on_make = lambda: block.wait(PATIENCE)
+    gate = hang(bench, 1)
+    bench.publishes(2)
+    assert bench.handler.images[-1].max() == 0, "the image as it came"
+    bench.pipeline.clear()
+    seen = bench.pipeline.snapshot()["front"]
+    assert seen.ways == {Way.RESTORED: 1, Way.PASSED_THROUGH: 1, Way.BYPASSED: 0}
+    assert seen.last_way is Way.PASSED_THROUGH and seen.problems[Problem.FAILED] >= 1
+    block.set()
+    bench.handler.wait_for(lambda: bench.handler.recovered)
+    bench.publishes(3)
+    assert bench.handler.images[-1].max() == 10
+    gate.set()
+
+
+def test_with_passthrough_a_build_that_failed_lets_images_through_but_no_depth(bench):
+    bench = bench(on_failure=OnFailure.PASSTHROUGH)
+    bench.restorers[0].fail_builds = RuntimeError("no tactic")
+    bench.pipeline.submit("front", (0, *SIZE))
+    bench.handler.wait_for(lambda: bench.handler.problems)
+    bench.publishes(1)
+    bench.handler.outputs = frozenset({Output.INVERSE_DEPTH})
+    bench.send(2)
+    assert {number for _, number, _ in bench.handler.published} <= {0, 1}
+
+
+def test_a_hanging_stand_in_does_not_condemn_the_runtime(monkeypatch):
+    monkeypatch.setattr(pipeline_module, "STAND_IN_PATIENCE", 1)
+    handler, restorer, stand_in = FakeHandler(), FakeRestorer(), FakeRestorer("torch-cpu")
+    stand_in.made.add((SIZE, IMAGE))
+    stand_in.gate.clear()
+    restorer.build_gate.clear()
+    pipeline = Pipeline(
+        {"front": handler.of("front")},
+        restorer,
+        handler,
+        options=lambda: Options(serve_while_building=True, inference_timeout_s=0.1),
+        make_restorer=FakeRestorer,
+        make_stand_in=lambda: stand_in,
+    )
+    try:
+        pipeline.submit("front", (0, *SIZE))
+        handler.wait_for(lambda: handler.problems)
+        assert pipeline.health.failure is None
+        restorer.build_gate.set()
+        pipeline.submit("front", (1, *SIZE))
+        handler.wait_for(lambda: handler.published)
+        assert pipeline.restorer is restorer and not handler.recovered
+    finally:
+        stand_in.gate.set()
+        assert pipeline.close(PATIENCE)

@@ -1,0 +1,341 @@
+"""The node over real DDS with what ought not to be: wild messages, failing inference, wrong calibration."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import rclpy
+from diagnostic_msgs.msg import DiagnosticStatus
+from pipeline_fakes import FakeRestorer
+from rcl_interfaces.msg import Parameter, ParameterValue
+from rcl_interfaces.srv import SetParameters, SetParametersAtomically
+from rclpy.qos import DurabilityPolicy, QoSProfile
+from ros_harness import (
+    ACTIVATE,
+    DEACTIVATE,
+    RELIABLE,
+    Peer,
+    array_of,
+    camera_info_of,
+    derain_node,
+    header_of,
+    image_of,
+    values_of,
+)
+from rosgraph_msgs.msg import Clock
+from sensor_msgs.msg import CameraInfo, Image
+from std_msgs.msg import Float32
+
+from rain_removal_ros import rain_monitor
+from rain_removal_ros.ros.node import DerainNode
+from rain_removal_ros.runtime import Output
+
+GREY = np.full((72, 96, 3), 100, np.uint8)
+
+
+@pytest.fixture
+def restorers():
+    """Those that the node has been given, the newest last."""
+    return []
+
+
+@pytest.fixture
+def make_restorer(restorers):
+    def make(settings, on_progress):
+        restorers.append(FakeRestorer())
+        return restorers[-1]
+
+    return make
+
+
+def round_trip(peer: Peer, publisher, message, outputs: list):
+    before = len(outputs)
+    publisher.publish(message)
+    peer.wait_for(lambda: len(outputs) > before, "for an output")
+    return outputs[-1]
+
+
+def until(peer: Peer, condition: Callable[[], object], act: Callable[[], None]) -> None:
+    """Do something again with every status until it has had its effect: DDS may not know everybody yet."""
+    while not condition():
+        act()
+        peer.status("derain: camera", lambda s: True)
+
+
+# -- messages that once ended the node ---------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", [200, 255])
+def test_a_parameter_of_a_type_that_ros_does_not_know_is_refused_and_the_node_goes_on(make_restorer, kind):
+    wild = Parameter(name="threads", value=ParameterValue(type=kind))
+    with derain_node(make_restorer) as peer:
+        result = peer.call("set_parameters", SetParameters.Request(parameters=[wild])).results[0]
+        assert not result.successful and f"a value of type {kind}" in result.reason
+        request = SetParametersAtomically.Request(parameters=[wild])
+        assert not peer.call("set_parameters_atomically", request).result.successful
+        assert peer.set_parameter("diagnostics.stale_after_s", 5.0).successful
+
+
+def test_a_clock_before_1970_is_a_lost_message_and_the_node_goes_on(make_restorer):
+    with derain_node(make_restorer, use_sim_time=True) as peer:
+        outputs = peer.output(Output.IMAGE)
+        camera = peer.camera()
+        clock = peer.node.create_publisher(Clock, "/clock", 10)
+        peer.wait_for(clock.get_subscription_count, "for the node's clock")
+        wild = Clock()
+        wild.clock.sec = -5
+        lost = "a message was lost"
+        until(peer, lambda: any(lost in log.msg for log in peer.logs), lambda: clock.publish(wild))
+        assert round_trip(peer, camera, image_of(GREY, second=2), outputs).header == header_of(2)
+
+
+@pytest.mark.parametrize(("sec", "nanosec"), [(-1, 0), (-(2**31), 2**32 - 1), (0, 0), (2**31 - 1, 2**32 - 1)])
+def test_an_image_with_a_stamp_that_cannot_be_keeps_it_and_is_no_failure(make_restorer, sec, nanosec):
+    with derain_node(make_restorer) as peer:
+        outputs = peer.output(Output.IMAGE)
+        camera = peer.camera()
+        image = image_of(GREY)
+        image.header.stamp.sec, image.header.stamp.nanosec = sec, nanosec
+        assert round_trip(peer, camera, image, outputs).header == image.header
+        status = peer.status("derain: camera", lambda s: values_of(s)["published"] == "1")
+        assert values_of(status)["processing failed"] == "0"
+
+
+def test_a_text_of_a_megabyte_is_told_short(make_restorer):
+    with derain_node(make_restorer) as peer:
+        peer.output(Output.IMAGE)
+        camera = peer.camera()
+        camera.publish(image_of(GREY, "\x1b[2J" + "x" * 1_000_000))
+        status = peer.status("derain: camera", lambda s: values_of(s)["bad input"] == "1")
+        assert all(len(text) < 5000 and text.isprintable() for text in values_of(status).values())
+        assert all(len(log.msg) < 5000 for log in peer.told("is not known"))
+
+
+# -- inference that fails ----------------------------------------------------------------------------
+
+
+def test_a_hanging_inference_is_an_error_the_node_answers_and_recovers(make_restorer, restorers):
+    with derain_node(make_restorer, inference_timeout_s=0.2) as peer:
+        outputs = peer.output(Output.IMAGE)
+        camera = peer.camera()
+        round_trip(peer, camera, image_of(GREY, second=1), outputs)
+        restorers[0].gate.clear()
+        try:
+            camera.publish(image_of(GREY, second=2))
+            status = peer.status("derain: camera", lambda s: s.level == DiagnosticStatus.ERROR)
+            assert "did not come back" in status.message
+            assert peer.state() == "active"
+            assert peer.told("runtime made anew")
+            runtime = peer.status("derain: runtime", lambda s: s.level == DiagnosticStatus.OK)
+            assert values_of(runtime)["made anew"] == "1"
+            assert round_trip(peer, camera, image_of(GREY, second=3), outputs).header == header_of(3)
+        finally:
+            restorers[0].gate.set()
+        assert [image.header.stamp.sec for image in outputs] == [1, 3]
+
+
+def test_with_passthrough_images_go_on_while_the_runtime_is_broken_and_diagnostics_say_so(restorers):
+    broken = threading.Event()
+
+    def make_restorer(settings, on_progress):
+        if broken.is_set():
+            raise RuntimeError("no device")
+        restorers.append(FakeRestorer())
+        return restorers[-1]
+
+    with derain_node(make_restorer, on_failure="passthrough") as peer:
+        outputs = peer.output(Output.IMAGE)
+        camera = peer.camera()
+        assert array_of(round_trip(peer, camera, image_of(GREY, second=1), outputs), 3).max() == 110
+        broken.set()
+        restorers[0].fail_frames = RuntimeError("CUDA error 719")
+        for second in range(2, 8):
+            passed = round_trip(peer, camera, image_of(GREY, second=second), outputs)
+            assert passed.header == header_of(second) and (array_of(passed, 3) == GREY).all()
+        runtime = peer.status("derain: runtime", lambda s: "published as they came" in s.message)
+        assert runtime.level == DiagnosticStatus.ERROR
+        status = peer.status("derain: camera", lambda s: values_of(s)["published passed through"] == "6")
+        assert status.level == DiagnosticStatus.ERROR and "passed through" in status.message
+        assert peer.set_parameter("on_failure", "drop").successful
+
+
+def test_depth_that_is_no_number_is_not_published(make_restorer, restorers):
+    with derain_node(make_restorer) as peer:
+        depths = peer.output(Output.INVERSE_DEPTH)
+        camera = peer.camera()
+        round_trip(peer, camera, image_of(GREY, second=1), depths)
+        restorers[0].wrong = {"inverse_depth": np.full((72, 96), np.nan, np.float32)}
+        camera.publish(image_of(GREY, second=2))
+        status = peer.status("derain: camera", lambda s: s.level == DiagnosticStatus.ERROR)
+        assert "inverse depth from nan" in status.message
+        restorers[0].wrong = {}
+        assert round_trip(peer, camera, image_of(GREY, second=3), depths).header == header_of(3)
+        assert len(depths) == 2
+
+
+# -- camera_info -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        ({"width": 640, "height": 480}, "camera_info is of 640x480 pixels, the image of 96x72"),
+        (
+            {"frame_id": "rear"},
+            "camera_info is of the frame 'rear', the image of 'front_camera",
+        ),
+    ],
+)
+def test_a_camera_info_of_something_else_is_withheld_and_told(make_restorer, change, why):
+    info = camera_info_of(1)
+    info.header.frame_id = change.pop("frame_id", info.header.frame_id)
+    for name, value in change.items():
+        setattr(info, name, value)
+    with derain_node(make_restorer, diagnostics__max_latency_ms=60000.0) as peer:
+        images = peer.output(Output.IMAGE)
+        infos = peer.subscribe(CameraInfo, "camera/derained/camera_info")
+        publisher = peer.node.create_publisher(CameraInfo, "camera/camera_info", RELIABLE)
+        camera = peer.camera()
+        seen: list[DiagnosticStatus] = []
+
+        def act() -> None:
+            publisher.publish(info)
+            round_trip(peer, camera, image_of(GREY), images)
+            seen.append(peer.status("derain: camera", lambda s: True))
+
+        until(peer, lambda: seen and why in seen[-1].message, act)
+        assert seen[-1].level == DiagnosticStatus.WARN and not infos
+
+
+def test_a_camera_info_of_the_region_that_was_read_out_is_the_images(make_restorer):
+    info = camera_info_of(1)
+    info.width, info.height, info.binning_x, info.binning_y = 384, 288, 2, 2
+    info.roi.width, info.roi.height = 192, 144
+    with derain_node(make_restorer) as peer:
+        images = peer.output(Output.IMAGE)
+        infos = peer.subscribe(CameraInfo, "camera/derained/camera_info")
+        publisher = peer.node.create_publisher(CameraInfo, "camera/camera_info", RELIABLE)
+        camera = peer.camera()
+
+        def act() -> None:
+            publisher.publish(info)
+            round_trip(peer, camera, image_of(GREY), images)
+
+        until(peer, lambda: infos, act)
+        assert infos[-1] == info
+
+
+def test_a_camera_info_that_was_latched_before_the_node_started_is_used(make_restorer, restorers):
+    latched = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
+    with derain_node(make_restorer, autostart=True) as peer:
+        assert peer.state()  # autostart has begun
+        peer.status("derain: runtime", lambda s: values_of(s)["state"] == "active")
+        assert peer.change_state(DEACTIVATE)
+        publisher = peer.node.create_publisher(CameraInfo, "camera/camera_info", latched)
+        publisher.publish(camera_info_of(1))  # nobody hears it now
+        assert peer.change_state(ACTIVATE)
+        infos = peer.subscribe(CameraInfo, "camera/derained/camera_info")
+        images = peer.output(Output.IMAGE)
+        camera = peer.camera()
+        until(peer, lambda: infos, lambda: round_trip(peer, camera, image_of(GREY, second=4), images))
+        assert infos[-1].k[0] == 90.0 and infos[-1].header == header_of(4)
+        assert restorers[0].focal_lengths[-1] == 90.0
+        status = peer.status("derain: camera", lambda s: True)
+        assert values_of(status)["focal length (px)"] == "90.0, of camera_info"
+
+
+def test_the_durability_of_camera_info_can_be_overridden(make_restorer):
+    override = {"qos_overrides./camera/camera_info.subscription.durability": "transient_local"}
+    with derain_node(make_restorer, **override) as peer:
+        peer.camera()
+        found = peer.node.get_subscriptions_info_by_topic("/camera/camera_info")
+        assert {info.qos_profile.durability for info in found} == {DurabilityPolicy.TRANSIENT_LOCAL}
+
+
+# -- the rest ----------------------------------------------------------------------------------------
+
+
+def test_a_failed_activate_leaves_no_subscription_so_that_an_image_never_arrives_twice(
+    make_restorer, monkeypatch
+):
+    failures = [RuntimeError("no entity left")] * 3
+    original = DerainNode.create_subscription
+
+    def create_subscription(self, message_type, topic, *arguments, **named):
+        if message_type is CameraInfo and failures:
+            raise failures.pop()
+        return original(self, message_type, topic, *arguments, **named)
+
+    monkeypatch.setattr(DerainNode, "create_subscription", create_subscription)
+    with derain_node(make_restorer) as peer:
+        peer.status("derain: runtime", lambda s: "activate failed" in s.message)
+        assert not peer.change_state(ACTIVATE) and not peer.change_state(ACTIVATE)
+        assert peer.node.count_subscribers("/camera/image_raw") == 0
+        assert peer.change_state(ACTIVATE)
+        outputs = peer.output(Output.IMAGE)
+        camera = peer.camera()
+        round_trip(peer, camera, image_of(GREY), outputs)
+        status = peer.status("derain: camera", lambda s: values_of(s)["published"] == "1")
+        assert values_of(status)["received"] == "1"
+
+
+def test_another_node_that_publishes_the_same_images_is_named(make_restorer):
+    with derain_node(make_restorer, diagnostics__stale_after_s=60.0) as peer:
+        peer.camera()
+        peer.node.create_publisher(Image, "camera/derained/image", 10)
+        status = peer.status("derain: camera", lambda s: "published by" in s.message)
+        assert status.level == DiagnosticStatus.WARN and "/peer as well" in status.message
+
+
+def test_a_second_node_of_the_same_name_is_a_warning(make_restorer):
+    with derain_node(make_restorer) as peer:
+        namesake = rclpy.create_node("derain", context=peer.node.context)
+        try:
+            status = peer.status("derain: runtime", lambda s: "have this node's name" in s.message)
+            assert status.level == DiagnosticStatus.WARN
+        finally:
+            namesake.destroy_node()
+
+
+def test_rain_fog_and_visibility_are_published_for_each_camera_and_dry_images_bypass_the_network(
+    make_restorer, restorers, monkeypatch
+):
+    monkeypatch.setattr(rain_monitor, "DRY_AFTER_S", 0.0)
+    monkeypatch.setattr(rain_monitor, "LOOK_AGAIN_S", 0.0)
+    with derain_node(make_restorer, cameras=["camera", "rear"], bypass_when_dry=True) as peer:
+        images = peer.output(Output.IMAGE)
+        topics = ("rain", "fog", "visibility")
+        weather = {topic: peer.subscribe(Float32, f"camera/weather/{topic}") for topic in topics}
+        peer.wait_for(lambda: all(received.publishers for received in weather.values()))
+        restorers[0].rain, restorers[0].extinction = 0.5, 0.01
+        camera = peer.camera()
+        until(
+            peer,
+            lambda: all(weather.values()),
+            lambda: round_trip(peer, camera, image_of(GREY, second=1), images),
+        )
+        assert [weather[topic][-1].data for topic in topics] == pytest.approx([0.5, 0.3935, 391.2], abs=0.01)
+        assert array_of(images[-1], 3).max() == 110
+        values = values_of(peer.status("derain: camera", lambda s: "visibility (m)" in values_of(s)))
+        assert (values["rain (0 to 1)"], values["visibility (m)"], values["dry"]) == ("0.50", "391", "false")
+        restorers[0].rain, restorers[0].extinction = 0.0, 0.0
+        until(
+            peer,
+            lambda: array_of(images[-1], 3).max() == 100,
+            lambda: round_trip(peer, camera, image_of(GREY, second=2), images),
+        )
+        peer.status("derain: camera", lambda s: values_of(s)["dry"] == "true")
+
+
+def test_a_subscriber_of_the_weather_alone_has_the_network_look(make_restorer, restorers):
+    with derain_node(make_restorer) as peer:
+        rain = peer.subscribe(Float32, "camera/weather/rain")
+        peer.wait_for(lambda: rain.publishers)
+        peer.status("derain: camera", lambda s: "image" in values_of(s)["outputs with subscribers"])
+        restorers[0].rain, restorers[0].extinction = 0.25, 0.0
+        camera = peer.camera()
+        until(peer, lambda: rain, lambda: camera.publish(image_of(GREY)))
+        assert rain[-1].data == 0.25
