@@ -42,7 +42,7 @@ def play(peer: Peer, width: int, height: int, wanted: int) -> dict:
         counts(peer)
     before = counts(peer)
     for second in range(2, 2 + ATTEMPTS):
-        info_publisher.publish(camera_info_of(second))
+        info_publisher.publish(camera_info_of(second, height, width))
         camera.publish(image_of(pixels, "bgr8", second=second))
         after = counts(peer)
         seconds = {image.header.stamp.sec for image in list(images)} - {1}

@@ -223,8 +223,8 @@ def header_of(second: int) -> Header:
     return header
 
 
-def camera_info_of(second: int) -> CameraInfo:
-    info = CameraInfo(height=72, width=96, distortion_model="plumb_bob", d=[0.1, -0.2, 0.0, 0.0, 0.0])
+def camera_info_of(second: int, height: int = 72, width: int = 96) -> CameraInfo:
+    info = CameraInfo(height=height, width=width, distortion_model="plumb_bob", d=[0.1, -0.2, 0.0, 0.0, 0.0])
     info.k = [90.0, 0.0, 48.0, 0.0, 90.0, 36.0, 0.0, 0.0, 1.0]
     info.header = header_of(second)
     return info
