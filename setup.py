@@ -30,7 +30,7 @@ setup(
         ("share/ament_index/resource_index/packages", [f"resource/{NAME}"]),
         (f"share/{NAME}", ["package.xml"]),
         share("launch", "*.launch.py"),
-        share("config", "*.yaml", "*.xml", "*.json"),
+        share("config", "*.yaml", "*.xml", "*.json", "*.rviz", "*.html"),
         share("models", "*.safetensors", "*.md"),
     ],
     python_requires=">=3.11",

@@ -12,7 +12,8 @@ from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import Node
 
 from launch import LaunchContext, LaunchDescription
-from rain_removal_ros.ros.parameters import PARAMETERS, launch_parameters, launch_remappings
+from rain_removal_ros.errors import ParameterError
+from rain_removal_ros.ros.parameters import PARAMETERS, launch_parameters, launch_remappings, launch_switch
 from rain_removal_ros.share import dds_profile_environment, node_program
 
 OTHER_ARGUMENTS = (
@@ -20,6 +21,7 @@ OTHER_ARGUMENTS = (
     ("namespace", "", "Namespace of the node and of its topics."),
     ("params_file", "", "A parameter file such as config/derain.yaml; launch arguments come before it."),
     ("remap", "", "Remappings with a space between two: camera/image_raw:=/front/image_raw ..."),
+    ("use_sim_time", "", "true: take the time from /clock, as a bag's player publishes it."),
     ("log_level", "info", "Log level of the node: debug, info, warn, error or fatal."),
 )
 
@@ -50,8 +52,15 @@ def _start(context: LaunchContext) -> list:
         notice = f"DDS profile for large images: {next(iter(profile.values()))}"
     else:
         notice = "DDS profile: the user's own"
-    parameters = [str(Path(text("params_file")).expanduser())] if text("params_file") else []
+    parameters: list = []
+    if text("params_file"):
+        file = Path(text("params_file")).expanduser()
+        if not file.is_file():  # launch would warn, and start a node with other parameters than were meant
+            raise ParameterError(f"params_file {file} does not exist")
+        parameters.append(str(file))
     parameters.append(launch_parameters({parameter.name: text(parameter.name) for parameter in PARAMETERS}))
+    if text("use_sim_time"):
+        parameters.append({"use_sim_time": launch_switch("use_sim_time", text("use_sim_time"))})
     program = node_program(sys.executable)
     return [
         LogInfo(msg=notice),

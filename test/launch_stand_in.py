@@ -99,14 +99,14 @@ class Node:
         on_exit: Any = None,
         additional_env: dict[str, str] | None = None,
     ):
-        assert package is None, "an executable of a package is looked up in the ament index"
-        self.executable, self.name, self.namespace = executable, name, namespace
+        self.package, self.executable, self.name, self.namespace = package, executable, name, namespace
         self.parameters, self.remappings = list(parameters or ()), list(remappings or ())
         self.arguments, self.ros_arguments = list(arguments or ()), list(ros_arguments or ())
         self.output, self.emulate_tty, self.on_exit = output, emulate_tty, on_exit
 
     def command(self, folder: Path) -> list[str]:
         """The command line that launch_ros starts; parameter files that it makes go to `folder`."""
+        assert self.package is None, "an executable of a package is looked up in the ament index"
         command = [self.executable, *self.arguments, "--ros-args", *self.ros_arguments]
         if self.name:
             command += ["-r", f"__node:={self.name}"]
@@ -123,6 +123,30 @@ class Node:
         return command
 
 
+class ExecuteProcess:
+    def __init__(
+        self, *, cmd: Iterable[str], output: str = "log", emulate_tty: bool = False, on_exit: Any = None
+    ):
+        self.command, self.output, self.emulate_tty, self.on_exit = list(cmd), output, emulate_tty, on_exit
+
+
+class PythonLaunchDescriptionSource:
+    def __init__(self, launch_file_path: str):
+        self.location = launch_file_path
+
+
+class IncludeLaunchDescription:
+    """Of another file, with arguments of its own."""
+
+    def __init__(
+        self,
+        source: PythonLaunchDescriptionSource,
+        *,
+        launch_arguments: Iterable[tuple[str, str]] | None = None,
+    ):
+        self.path, self.arguments = Path(source.location), dict(launch_arguments or ())
+
+
 class LaunchDescription:
     def __init__(self, initial_entities: Iterable | None = None):
         self.entities = list(initial_entities or ())
@@ -136,6 +160,8 @@ class Launched:
     environment: dict[str, str] = field(default_factory=dict)
     said: list[str] = field(default_factory=list)
     nodes: list[Node] = field(default_factory=list)
+    processes: list[ExecuteProcess] = field(default_factory=list)
+    included: dict[str, Launched] = field(default_factory=dict)  # by file name
 
 
 def modules() -> dict[str, types.ModuleType]:
@@ -144,11 +170,14 @@ def modules() -> dict[str, types.ModuleType]:
         "launch": (LaunchContext, LaunchDescription),
         "launch.actions": (
             DeclareLaunchArgument,
+            ExecuteProcess,
+            IncludeLaunchDescription,
             LogInfo,
             OpaqueFunction,
             SetEnvironmentVariable,
             Shutdown,
         ),
+        "launch.launch_description_sources": (PythonLaunchDescriptionSource,),
         "launch.substitutions": (LaunchConfiguration,),
         "launch_ros": (),
         "launch_ros.actions": (Node,),
@@ -186,6 +215,12 @@ def launch(path: Path, **arguments: str) -> Launched:
                 result.environment[entity.name] = entity.value
             elif isinstance(entity, Node):
                 result.nodes.append(entity)
+            elif isinstance(entity, ExecuteProcess):
+                result.processes.append(entity)
+            elif isinstance(entity, IncludeLaunchDescription):
+                included = launch(entity.path, **entity.arguments)
+                assert set(entity.arguments) <= set(included.declared), "an argument is not declared"
+                result.included[entity.path.name] = included
             else:
                 raise TypeError(f"{entity!r} is no entity that a launch file of ours uses")
     return result

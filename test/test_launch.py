@@ -36,14 +36,14 @@ def test_every_parameter_is_an_argument_that_may_be_left_out_and_says_what_it_is
         assert argument.default_value == ""
         assert parameter.description in argument.description and parameter.allowed in argument.description
     others = set(declared) - {parameter.name for parameter in PARAMETERS}
-    assert others == {"name", "namespace", "params_file", "remap", "log_level"}
+    assert others == {"name", "namespace", "params_file", "remap", "use_sim_time", "log_level"}
     assert all(declared[name].description for name in others)
 
 
 def test_without_arguments_the_node_starts_with_its_own_defaults_and_the_dds_profile():
     launched = launch(DERAIN)
     node = only_node(launched)
-    assert [node.executable, *node.arguments] == [sys.executable, "-m", "rain_removal_ros.ros.node"]
+    assert [node.executable, *node.arguments] == [sys.executable, "-m", "rain_removal_ros.ros.main"]
     assert (node.name, node.namespace, node.parameters, node.remappings) == ("derain", "", [{}], [])
     assert launched.environment == dict.fromkeys(DDS_PROFILE_VARIABLES, str(share_file(DDS_PROFILE)))
     assert DDS_PROFILE in " ".join(launched.said)
@@ -57,8 +57,9 @@ def test_a_dds_profile_of_the_users_stays(monkeypatch, variable):
     assert "the user's own" in " ".join(launched.said)
 
 
-def test_arguments_become_parameters_of_their_types_after_the_parameter_file(monkeypatch):
-    monkeypatch.setenv("HOME", "/home/someone")
+def test_arguments_become_parameters_of_their_types_after_the_parameter_file(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "derain.yaml").write_text("derain: {ros__parameters: {threads: 1}}\n")
     node = only_node(
         launch(
             DERAIN,
@@ -69,7 +70,7 @@ def test_arguments_become_parameters_of_their_types_after_the_parameter_file(mon
             params_file="~/derain.yaml",
         )
     )
-    assert node.parameters[0] == "/home/someone/derain.yaml"
+    assert node.parameters[0] == str(tmp_path / "derain.yaml")
     values = node.parameters[1]
     assert values == {
         "cameras": ["front", "rear/left"],
@@ -84,9 +85,16 @@ def test_a_list_of_cameras_needs_no_brackets_that_a_shell_would_read():
     assert only_node(launch(DERAIN, cameras="front,rear")).parameters == [{"cameras": ["front", "rear"]}]
 
 
+@pytest.mark.parametrize(("text", "value"), [("true", True), ("1", True), ("false", False)])
+def test_the_node_takes_its_time_from_the_clock_where_asked(text, value):
+    assert {"use_sim_time": value} in only_node(launch(DERAIN, use_sim_time=text)).parameters
+
+
 @pytest.mark.parametrize(
     ("argument", "text", "reason"),
     [
+        ("use_sim_time", "maybe", "use_sim_time:=maybe is not a bool"),
+        ("params_file", "/nowhere/derain.yaml", "params_file /nowhere/derain.yaml does not exist"),
         ("backend", "vulkan", "must be one of auto"),
         ("threads", "two", "threads:=two is not a int"),
         ("cameras", "[]", "name at least one camera"),

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from rain_removal_ros.bags.cameras import OUTPUT_NAMES
-from rain_removal_ros.bags.messages import COMPRESSED_IMAGE, IMAGE, IMAGE_TYPES, parse, read_picture, stamp_ns
+from rain_removal_ros.bags.messages import IMAGE, IMAGE_TYPES, parse, plane, read_picture, stamp_ns
 from rain_removal_ros.bags.report import REPORT_FILE
 from rain_removal_ros.bags.storage import Bag, Topic
 from rain_removal_ros.errors import BagError, ImageError
@@ -230,12 +230,12 @@ def _measure(
 ) -> tuple[dict[str, float], bool]:
     """(values, whether the two are the same). Raises ImageError for what cannot be compared."""
     if ours.__msgtype__ == other.__msgtype__ == IMAGE and ours.encoding == other.encoding == "32FC1":
-        a, b = _plane(ours, np.float32), _plane(other, np.float32)
+        a, b = plane(ours, np.float32), plane(other, np.float32)
         _need_alike(a, b)
         error = float(np.mean(np.abs(a - b) / np.maximum(np.abs(a), 1e-6)))
         return {"depth error": error}, bool(np.array_equal(a, b))
     if name.endswith("segmentation/mask"):
-        a, b = _plane(ours, np.uint8), _plane(other, np.uint8)
+        a, b = plane(ours, np.uint8), plane(other, np.uint8)
         _need_alike(a, b)
         return {"mask error": float(np.mean(a != b))}, bool(np.array_equal(a, b))
     a, b = read_picture(ours).rgb, read_picture(other).rgb
@@ -244,18 +244,6 @@ def _measure(
         return {what: measure(a, b) for what, measure in measures.items()}, bool(np.array_equal(a, b))
     except ValueError as error:  # too small to be measured
         raise ImageError(str(error)) from error
-
-
-def _plane(message: Any, dtype: type) -> np.ndarray:
-    if message.__msgtype__ == COMPRESSED_IMAGE:
-        raise ImageError("a depth map or mask is no JPEG")
-    width = message.width * np.dtype(dtype).itemsize
-    if len(message.data) != message.height * message.step or message.step < width:
-        raise ImageError(
-            f"{len(message.data)} bytes are no {message.width}x{message.height} {message.encoding}"
-        )
-    rows = np.asarray(message.data).reshape(message.height, message.step)[:, :width]
-    return np.ascontiguousarray(rows).view(dtype)
 
 
 def _need_alike(a: np.ndarray, b: np.ndarray) -> None:

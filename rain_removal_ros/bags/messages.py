@@ -52,6 +52,18 @@ def read_picture(message: Any) -> Picture:
     return IMAGE_TYPES[message.__msgtype__](message)
 
 
+def plane(message: Any, dtype: type) -> np.ndarray:
+    """An Image's single plane of numbers, (H, W), whatever its padding. Raises ImageError for any other."""
+    if message.__msgtype__ != IMAGE:
+        raise ImageError(f"{message.__msgtype__} is no plane of numbers")
+    width = message.width * np.dtype(dtype).itemsize
+    if len(message.data) != message.height * message.step or message.step < width:
+        size = f"{message.width}x{message.height} {message.encoding}"
+        raise ImageError(f"{len(message.data)} bytes are no image of {size}")
+    rows = np.asarray(message.data).reshape(message.height, message.step)[:, :width]
+    return np.ascontiguousarray(rows).view(dtype)
+
+
 def image_message(pixels: np.ndarray, encoding: str, header: Any) -> Any:
     """An Image with these pixels, (H, W) or (H, W, C), in this machine's byte order."""
     pixels = np.ascontiguousarray(pixels)

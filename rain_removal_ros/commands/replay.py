@@ -29,6 +29,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--start", type=float, default=0.0, metavar="S", help="begin so many seconds in")
     parser.add_argument("--duration", type=float, metavar="S", help="play so many seconds (to the end)")
     parser.add_argument("--record", type=Path, metavar="OUT", help="record the node's outputs into a new bag")
+    parser.add_argument(
+        "--serve", nargs="?", type=int, const=8080, metavar="PORT",
+        help="show it in the browser: before, after, depth, latency, diagnostics (port 8080)",
+    )  # fmt: skip
+    parser.add_argument("--host", default="localhost", help="who may see that page; 0.0.0.0: everybody")
     parser.add_argument("--segmentation", action="store_true", help="have the node make masks too")
     parser.add_argument(
         "--no-node", action="store_true", help="start no node; one runs already (with use_sim_time:=true)"
@@ -45,6 +50,7 @@ def run(arguments: argparse.Namespace) -> int:
     try:
         from rain_removal_ros.bags.cameras import find_cameras
         from rain_removal_ros.bags.storage import Bag
+        from rain_removal_ros.bags.viewer import Viewer
         from rain_removal_ros.ros import replay
         from rain_removal_ros.ros.process import running_node
     except ModuleNotFoundError as error:
@@ -70,6 +76,11 @@ def run(arguments: argparse.Namespace) -> int:
                 parameters = {**replay.node_parameters(cameras), **_node_options(arguments)}
                 remappings = [rule for camera in cameras for rule in camera.remappings]
                 process = stack.enter_context(running_node(parameters, None, remappings))
+            if arguments.serve is not None:
+                names = [camera.name for camera in cameras]
+                viewer = stack.enter_context(Viewer(names, arguments.serve, arguments.host))
+                stack.enter_context(replay.showing(player, viewer, arguments.segmentation))
+                say(f"look at {viewer.url}")
             if arguments.record is not None:
                 outputs = replay.recording(player, cameras, arguments.record, arguments.segmentation)
                 stack.enter_context(outputs)

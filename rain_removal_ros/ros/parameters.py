@@ -184,7 +184,10 @@ PARAMETERS: tuple[Parameter, ...] = (
 BY_NAME: Mapping[str, Parameter] = {parameter.name: parameter for parameter in PARAMETERS}
 
 _CAMERA_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*(/[A-Za-z][A-Za-z0-9_]*)*")
-_TRUE, _FALSE = ("true", "1", "yes", "on"), ("false", "0", "no", "off")
+_SWITCH = {
+    **dict.fromkeys(("true", "1", "yes", "on"), True),
+    **dict.fromkeys(("false", "0", "no", "off"), False),
+}
 
 
 def check(name: str, value: Any) -> None:
@@ -240,7 +243,7 @@ def parse(name: str, text: str) -> Any:
     text = text.strip()
     try:
         if isinstance(default, bool):
-            value = {**dict.fromkeys(_TRUE, True), **dict.fromkeys(_FALSE, False)}[text.lower()]
+            value = _SWITCH[text.lower()]
         elif isinstance(default, list):
             value = [part.strip(" '\"") for part in text.strip("[]").split(",") if part.strip(" '\"")]
         else:
@@ -249,6 +252,14 @@ def parse(name: str, text: str) -> Any:
         raise ParameterError(f"{name}:={text} is not a {BY_NAME[name].type_name}") from error
     check(name, value)
     return value
+
+
+def launch_switch(name: str, text: str) -> bool:
+    """What a launch argument that is no parameter of the table says, on or off. Raises ParameterError."""
+    try:
+        return _SWITCH[text.strip().lower()]
+    except KeyError as error:
+        raise ParameterError(f"{name}:={text} is not a bool") from error
 
 
 def launch_parameters(arguments: Mapping[str, str]) -> dict[str, Any]:

@@ -11,12 +11,14 @@ import os
 import re
 import threading
 import time
+from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import rclpy
 from builtin_interfaces.msg import Time as TimeMessage
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
@@ -31,10 +33,12 @@ from rosgraph_msgs.msg import Clock
 
 from rain_removal_ros.bags.cameras import Camera
 from rain_removal_ros.bags.lanes import Lane, guarded
-from rain_removal_ros.bags.messages import CAMERA_INFO, IMAGE
+from rain_removal_ros.bags.messages import CAMERA_INFO, IMAGE, parse, plane, read_picture, stamp_ns
 from rain_removal_ros.bags.storage import Bag, Record, Topic
+from rain_removal_ros.bags.viewer import Shown, Viewer
 from rain_removal_ros.bags.writing import BagWriter
-from rain_removal_ros.errors import BagError, RainRemovalError
+from rain_removal_ros.colours import colour_inverse_depth
+from rain_removal_ros.errors import BagError, ImageError, RainRemovalError
 from rain_removal_ros.share import dds_profile_environment
 
 CLOCK_EVERY_S = 0.01
@@ -44,6 +48,10 @@ YEAR_NS = 365 * 86_400 * 10**9
 
 LEAP_S = 60.0
 """A longer gap between two messages is a clock that was set, or a break; it is not waited for."""
+
+LEVELS = {DiagnosticStatus.OK: "ok", DiagnosticStatus.WARN: "warn", DiagnosticStatus.ERROR: "error"}
+STATUS_EVERY_S = 0.3
+STAMPS_KEPT = 100
 
 LOOP_PAUSE_S = 0.5
 """Between a loop's end and the next, so that the last image is not overtaken by the first."""
@@ -163,6 +171,7 @@ class Player:
         self._changed = threading.Condition()
         self._statuses: dict[str, DiagnosticStatus] = {}
         self._stopped = threading.Event()
+        self.position = 0.0, 0.0  # seconds into the bag, and of how many
         self._came = False  # an output, since it was last asked
         self._time = bag.bounds[0]  # simulated, ns
         self._clock = self._node.create_publisher(Clock, "/clock", CLOCK_QOS)
@@ -295,6 +304,7 @@ class Player:
                 if not self._wait_until(due, log_time):
                     return
                 self._publish(item.record)
+                self.position = played, total
                 on_time(played, total)
         finally:
             lane.end()
@@ -440,6 +450,75 @@ def recording(
                 open_[0] = False
         if failure:
             raise failure[0]
+
+
+@contextmanager
+def showing(player: Player, viewer: Viewer, segmentation: bool) -> Iterator[None]:
+    """Show what is played and what comes back on the viewer's page while the block lasts.
+
+    Depth and masks are subscribed to, and so computed, from the first look at the page on.
+    """
+    by_topic = {absolute(c.camera.topic.name): c for c in player.cameras}
+    played_at: OrderedDict[tuple[str, int], float] = OrderedDict()
+    stopped = threading.Event()
+
+    def on_played(name: str, record: Record) -> None:
+        camera = by_topic.get(name)
+        if camera is None or not viewer.watched:
+            return
+        try:
+            message = parse(record.data, camera.camera.topic.type)
+        except ImageError:
+            return
+        stamp = stamp_ns(message)
+        played_at[camera.name, stamp] = time.perf_counter()
+        if len(played_at) > STAMPS_KEPT:
+            played_at.popitem(last=False)
+        viewer.show(camera.name, "before", Shown(stamp, lambda: read_picture(message).rgb))
+
+    def on_output(name: str, data: bytes) -> None:
+        if not viewer.watched:
+            return
+        camera, _, output = name.strip("/").rpartition("/")
+        camera, _, kind = camera.rpartition("/")
+        message = parse(data, IMAGE)
+        stamp = stamp_ns(message)
+        if (kind, output) == ("depth", "inverse_depth"):
+            viewer.show(
+                camera, "depth", Shown(stamp, lambda: colour_inverse_depth(plane(message, np.float32)))
+            )
+            return
+        began = played_at.get((camera, stamp))
+        latency = None if kind != "derained" or began is None else (time.perf_counter() - began) * 1e3
+        panel = "after" if kind == "derained" else "mask"
+        viewer.show(camera, panel, Shown(stamp, lambda: read_picture(message).rgb, latency))
+
+    def tell() -> None:
+        subscribed = False
+        while not stopped.wait(STATUS_EVERY_S):
+            if viewer.watched and not subscribed:
+                for camera in player.cameras:
+                    player.watch(f"/{camera.name}/depth/inverse_depth", IMAGE, on_output)
+                    if segmentation:
+                        player.watch(f"/{camera.name}/segmentation/color_mask", IMAGE, on_output)
+                subscribed = True
+            diagnostics = [
+                {"name": s.name, "level": LEVELS.get(s.level, "stale"), "message": s.message}
+                for s in player.statuses.values()
+            ]
+            seconds, total = player.position
+            viewer.status({"diagnostics": diagnostics, "seconds": seconds, "total": total})
+
+    player.watch_played(on_played)
+    for camera in player.cameras:
+        player.watch(f"/{camera.name}/derained/image", IMAGE, on_output)
+    teller = threading.Thread(target=tell, name="viewer-status")
+    teller.start()
+    try:
+        yield
+    finally:
+        stopped.set()
+        teller.join()
 
 
 def message_class(type_name: str) -> type | None:

@@ -1,0 +1,120 @@
+"""Plays a bag through the node: ros2 launch rain_removal_ros replay.launch.py bag:=PATH rate:=0.5 loop:=true
+
+The node is derain.launch.py's, with what the bag asks for: cameras, remappings, image sizes, simulated time.
+Playing begins when it is active and compiled. All of derain.launch.py's other arguments are taken, too.
+"""
+
+import sys
+import tempfile
+from pathlib import Path
+
+from launch.actions import (
+    DeclareLaunchArgument,
+    ExecuteProcess,
+    IncludeLaunchDescription,
+    LogInfo,
+    OpaqueFunction,
+    Shutdown,
+)
+from launch.launch_description_sources import PythonLaunchDescriptionSource
+from launch.substitutions import LaunchConfiguration
+from launch_ros.actions import Node
+
+from launch import LaunchContext, LaunchDescription
+from rain_removal_ros.bags.cameras import find_cameras
+from rain_removal_ros.bags.storage import Bag
+from rain_removal_ros.errors import ParameterError
+from rain_removal_ros.ros.layouts import write_layout
+from rain_removal_ros.ros.parameters import PARAMETERS, launch_switch
+from rain_removal_ros.ros.replay import PlayedCamera, node_parameters, played_cameras
+from rain_removal_ros.share import share_file
+
+VIEWERS = {
+    "none": "nothing",
+    "rviz": "RViz with a layout for the bag's first camera",
+    "foxglove": "foxglove_bridge, and a layout to import",
+    "web": "a page in the browser, http://localhost:8080",
+}
+ARGUMENTS = (
+    ("bag", None, "The bag: its folder, or its .mcap or .db3 file."),
+    (
+        "cameras",
+        "",
+        "Cameras to play, as [front,rear]: topics, or what comes before their last part; empty: all.",
+    ),
+    ("rate", "1.0", "Times the bag's own pace."),
+    ("loop", "false", "Begin again at the end."),
+    ("start", "0.0", "Begin so many seconds in."),
+    ("duration", "", "Play so many seconds; empty: to the end."),
+    ("record", "", "Record the node's outputs into this new bag."),
+    ("viewer", "none", f"What shows it: {', '.join(f'{name} ({what})' for name, what in VIEWERS.items())}."),
+)
+OTHERS = ("name", "params_file", "log_level")
+"""Handed on to derain.launch.py, beside the parameters that the bag does not decide."""
+
+DECIDED = ("cameras", "image_transport", "image_sizes", "autostart", "build_only")
+HANDED_ON = (*OTHERS, *(parameter.name for parameter in PARAMETERS if parameter.name not in DECIDED))
+
+
+def generate_launch_description() -> LaunchDescription:
+    """The replay's own arguments, and derain.launch.py's as far as the bag leaves them open."""
+    arguments = [
+        DeclareLaunchArgument(name, description=text)
+        if default is None
+        else DeclareLaunchArgument(name, default_value=default, description=text)
+        for name, default, text in ARGUMENTS
+    ]
+    defaults = {"name": "derain", "log_level": "info"}
+    arguments += [
+        DeclareLaunchArgument(name, default_value=defaults.get(name, ""), description="See derain.launch.py.")
+        for name in HANDED_ON
+    ]
+    return LaunchDescription([*arguments, OpaqueFunction(function=_start)])
+
+
+def _start(context: LaunchContext) -> list:
+    def text(name: str) -> str:
+        return LaunchConfiguration(name).perform(context).strip()
+
+    path, viewer, said = Path(text("bag")).expanduser(), text("viewer"), []
+    if viewer not in VIEWERS:
+        raise ParameterError(f"viewer:={viewer}; it must be one of {', '.join(VIEWERS)}")
+    names = [name.strip(" '\"") for name in text("cameras").strip("[]").split(",")]
+    with Bag(path) as bag:
+        cameras = played_cameras(find_cameras(bag, [name for name in names if name]), said.append)
+    remap = " ".join(f"{source}:={target}" for camera in cameras for source, target in camera.remappings)
+    segmentation = text("segmentation") or "false"
+    player = [sys.executable, "-m", "rain_removal_ros.commands.main", "replay", str(path), "--no-node"]
+    player += ["--node-name", text("name"), "--cameras", *(camera.camera.topic.name for camera in cameras)]
+    for name in ("rate", "start", "duration", "record"):
+        player += [f"--{name}", text(name)] if text(name) else []
+    player += ["--loop"] if launch_switch("loop", text("loop")) else []
+    player += ["--segmentation"] if launch_switch("segmentation", segmentation) else []
+    player += ["--serve"] if viewer == "web" else []
+    return [
+        *(LogInfo(msg=each) for each in said),
+        IncludeLaunchDescription(
+            PythonLaunchDescriptionSource(str(share_file("launch/derain.launch.py"))),
+            launch_arguments={
+                **{name: text(name) for name in HANDED_ON},
+                **node_parameters(cameras),
+                "autostart": "true",
+                "remap": remap,
+            }.items(),
+        ),
+        ExecuteProcess(cmd=player, output="screen", emulate_tty=True, on_exit=Shutdown()),
+        *_viewer(viewer, cameras[0]),
+    ]
+
+
+def _viewer(viewer: str, camera: PlayedCamera) -> list:
+    if viewer not in ("rviz", "foxglove"):
+        return []
+    layout = write_layout(viewer, camera, Path(tempfile.mkdtemp(prefix="derain_replay_")))
+    time = [{"use_sim_time": True}]
+    if viewer == "rviz":
+        return [Node(package="rviz2", executable="rviz2", arguments=["-d", str(layout)], parameters=time)]
+    return [
+        LogInfo(msg=f"open ws://localhost:8765 in Foxglove and import the layout {layout}"),
+        Node(package="foxglove_bridge", executable="foxglove_bridge", parameters=time, output="screen"),
+    ]

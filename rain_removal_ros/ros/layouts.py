@@ -1,0 +1,24 @@
+"""Layouts of the viewers, made for a bag's camera from those in config/. Knows no viewer."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from rain_removal_ros.ros.replay import PlayedCamera, absolute
+from rain_removal_ros.share import share_file
+
+LAYOUTS = {"rviz": "config/replay.rviz", "foxglove": "config/replay_foxglove.json"}
+
+
+def layout(viewer: str, camera: PlayedCamera) -> str:
+    """The layout of `viewer`, one of LAYOUTS, that shows this camera. Raises RainRemovalError."""
+    text = share_file(LAYOUTS[viewer]).read_text()
+    text = text.replace("/camera/image_raw", absolute(camera.camera.topic.name))
+    return text.replace("/camera/", f"/{camera.name}/").replace("derain: camera", f"derain: {camera.name}")
+
+
+def write_layout(viewer: str, camera: PlayedCamera, folder: Path) -> Path:
+    """Write that layout into `folder`, and give its path."""
+    path = folder / Path(LAYOUTS[viewer]).name
+    path.write_text(layout(viewer, camera))
+    return path

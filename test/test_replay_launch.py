@@ -1,0 +1,101 @@
+"""What replay.launch.py starts, with a stand-in for launch: the node, the player and the viewers."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+import pytest
+from bag_fixtures import START, Sent, drive, image, record
+from launch_stand_in import Shutdown, launch
+from ruamel.yaml import YAML
+
+from rain_removal_ros.bags.cameras import find_cameras
+from rain_removal_ros.bags.storage import Bag
+from rain_removal_ros.commands import replay as replay_command
+from rain_removal_ros.errors import BagError, ParameterError
+from rain_removal_ros.ros.layouts import write_layout
+from rain_removal_ros.ros.parameters import PARAMETERS
+from rain_removal_ros.ros.replay import played_cameras
+from rain_removal_ros.share import share_file
+
+REPLAY = share_file("launch/replay.launch.py")
+DERAIN = "derain.launch.py"
+
+
+def test_the_replay_starts_the_node_and_a_player_for_what_the_bag_holds(tmp_path):
+    sent = [*drive(2), Sent("/side/picture", "sensor_msgs/msg/Image", START, image(0, height=70, width=80))]
+    path = record(tmp_path / "drive", sent)
+    given = {"rate": "0.5", "loop": "true", "start": "0.1", "segmentation": "true", "viewer": "web"}
+    launched = launch(REPLAY, bag=str(path), **given)
+    (node,) = launched.included[DERAIN].nodes
+    assert {"use_sim_time": True} in node.parameters
+    (values,) = [parameters for parameters in node.parameters if "cameras" in parameters]
+    assert values["cameras"] == ["front", "side/picture"] and values["image_sizes"] == "96x64,80x70"
+    assert values["segmentation"] is True and values["autostart"] is True
+    assert node.remappings == [("side/picture/image_raw", "/side/picture")]
+
+    (process,) = launched.processes
+    assert process.command[1:4] == ["-m", "rain_removal_ros.commands.main", "replay"]
+    parser = argparse.ArgumentParser()
+    replay_command.add_arguments(parser)
+    player = parser.parse_args(process.command[4:])
+    assert (player.bag, player.rate, player.loop, player.start) == (path, 0.5, True, 0.1)
+    assert player.duration is None and player.record is None
+    assert player.no_node and player.segmentation and player.serve is not None
+    assert player.cameras == ["/front/image_raw", "/side/picture"]
+    assert isinstance(process.on_exit, Shutdown)
+
+
+def test_the_replay_takes_every_parameter_that_the_bag_leaves_open(tmp_path):
+    path = record(tmp_path / "drive", drive(1))
+    decided = {"cameras", "image_transport", "image_sizes", "autostart", "build_only"}
+    given = {p.name: p.choices[-1] for p in PARAMETERS if p.choices and p.name not in decided}
+    (node,) = launch(REPLAY, bag=str(path), **given).included[DERAIN].nodes
+    (values,) = [parameters for parameters in node.parameters if "cameras" in parameters]
+    assert {name: values[name] for name in given} == given
+    assert {p.name for p in PARAMETERS} - decided <= set(launch(REPLAY, bag=str(path)).declared)
+
+
+def test_the_replay_plays_the_cameras_that_are_named(tmp_path):
+    sent = [*drive(1), Sent("/side/image_raw", "sensor_msgs/msg/Image", START, image(0))]
+    path = record(tmp_path / "drive", sent)
+    (node,) = launch(REPLAY, bag=str(path), cameras="[/side]").included[DERAIN].nodes
+    assert any(parameters.get("cameras") == ["side"] for parameters in node.parameters)
+    with pytest.raises(BagError, match="holds no camera rear"):
+        launch(REPLAY, bag=str(path), cameras="rear")
+    with pytest.raises(ParameterError, match="viewer:=tv; it must be one of none, rviz, foxglove, web"):
+        launch(REPLAY, bag=str(path), viewer="tv")
+    with pytest.raises(AssertionError, match="argument bag is required"):
+        launch(REPLAY)
+
+
+def test_viewers_open_with_a_layout_of_the_bags_camera(tmp_path):
+    sent = [
+        Sent("/front/picture", "sensor_msgs/msg/Image", each.time, each.message) for each in drive(2)[2:3]
+    ]
+    path = record(tmp_path / "drive", sent)
+    (rviz,) = launch(REPLAY, bag=str(path), viewer="rviz").nodes
+    assert rviz.package == "rviz2" and Path(rviz.arguments[1]).is_file()
+    (bridge,) = launch(REPLAY, bag=str(path), viewer="foxglove").nodes
+    assert bridge.package == "foxglove_bridge"
+
+    with Bag(path) as bag:
+        (camera,) = played_cameras(find_cameras(bag), print)
+    name = camera.name
+    topics = {
+        "/front/picture",
+        f"/{name}/derained/image",
+        f"/{name}/depth/inverse_depth",
+        f"/{name}/segmentation/color_mask",
+    }
+    displays = YAML(typ="safe").load(write_layout("rviz", camera, tmp_path))["Visualization Manager"][
+        "Displays"
+    ]
+    assert {display["Topic"]["Value"] for display in displays} == topics
+    panels = json.loads(write_layout("foxglove", camera, tmp_path).read_text())["configById"]
+    assert {p["imageMode"]["imageTopic"] for name, p in panels.items() if name.startswith("Image!")} == topics
+    paths = [path["value"] for path in panels["Plot!latency"]["paths"]]
+    assert all(f'name=="derain: {name}"' in each for each in paths) and "inference median (ms)" in paths[-1]
+    assert panels["DiagnosticSummary!health"]["topicToRender"] == "/diagnostics"
