@@ -636,10 +636,10 @@ def test_a_folder_without_permission_is_said(tmp_path, monkeypatch):
 class Interrupted(FakeRestorer):
     """Is interrupted at its third frame."""
 
-    def __call__(self, image, outputs):
+    def __call__(self, image, outputs, focal_px=None, **options):
         if len(self.calls) == 2:
             raise KeyboardInterrupt
-        return super().__call__(image, outputs)
+        return super().__call__(image, outputs, focal_px, **options)
 
 
 def test_an_interrupted_run_leaves_nothing_and_a_killed_one_is_begun_anew(tmp_path):

@@ -27,8 +27,8 @@ class Changed(FakeRestorer):
         super().__init__()
         self.number, self.levels = number, levels
 
-    def __call__(self, image, outputs):
-        restored = super().__call__(image, outputs)
+    def __call__(self, image, outputs, focal_px=None, **options):
+        restored = super().__call__(image, outputs, focal_px, **options)
         if len(self.calls) - 1 != self.number:
             return restored
         labels = restored.labels.copy()

@@ -37,9 +37,12 @@ from rain_removal_ros.bags.messages import (
 from rain_removal_ros.bags.report import CameraReport, Frame, Report
 from rain_removal_ros.bags.storage import Bag, Record, Topic
 from rain_removal_ros.bags.writing import BagWriter, check_free
+from rain_removal_ros.camera_info import focal_length, mismatch
 from rain_removal_ros.encodings import Picture, write_image
-from rain_removal_ros.errors import BagError, ImageError, ParameterError
+from rain_removal_ros.errors import BagError, ImageError, InferenceError, ParameterError
+from rain_removal_ros.rain_monitor import Weather
 from rain_removal_ros.runtime import Output, Restored, Restorer
+from rain_removal_ros.runtime.checks import check_restored
 
 JPEG_QUALITY = 95
 
@@ -105,6 +108,7 @@ class _Decoded:
     message: Any
     picture: Picture
     info: Any | None
+    focal_px: float | None
 
 
 @dataclass(frozen=True)
@@ -276,7 +280,9 @@ class _Conversion:
     def _decode(self, record: Record, info: Any | None) -> _Decoded:
         with self._clock("decoding"):
             message = parse(record.data, record.topic.type)
-            return _Decoded(message, read_picture(message), info)
+            picture = read_picture(message)
+            fits = info is not None and mismatch(info, message.header, picture.rgb.shape[:2]) is None
+            return _Decoded(message, picture, info, focal_length(info) if fits else None)
 
     def _encode(
         self, camera: Camera, record: Record, decoded: _Decoded, restored: Restored, seconds: float
@@ -295,7 +301,8 @@ class _Conversion:
                 messages.append((outputs.depth, serialize(image_message(depth, "32FC1", header))))
             if outputs.mask is not None and labels is not None:
                 messages.append((outputs.mask, serialize(image_message(labels, "mono8", header))))
-            frame = Frame(record.log_time, stamp_ns(decoded.message), seconds, change)
+            weather = Weather.of(restored.rain, restored.extinction)
+            frame = Frame(record.log_time, stamp_ns(decoded.message), seconds, change, weather)
             return _Encoded(messages, frame)
 
     def _image(self, topic: Topic, decoded: _Decoded, restored: np.ndarray) -> Any:
@@ -323,9 +330,10 @@ class _Conversion:
             self._prepare(decoded.picture.rgb.shape[:2], wanted)
             begin = time.perf_counter()
             with self._clock("network"):
-                restored = self._restorer(decoded.picture.rgb, wanted)
+                restored = self._restorer(decoded.picture.rgb, wanted, decoded.focal_px)
             seconds = time.perf_counter() - begin
-        except ImageError as error:
+            check_restored(restored, decoded.picture.rgb.shape[:2], wanted)
+        except (ImageError, InferenceError) as error:
             return _Done(item.record, item.weight, failure=str(error))
         encoded = self._pool.submit(self._encode, camera, item.record, decoded, restored, seconds)
         return _Done(item.record, item.weight, encoded)

@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from rain_removal_ros.pipeline import Distribution
+from rain_removal_ros.frame_statistics import Distribution
+from rain_removal_ros.rain_monitor import Weather
 
 REPORT_FILE, PLOT_FILE = "derain_report.json", "derain_report.png"
 
@@ -22,6 +23,7 @@ class Frame:
     stamp: int  # ns; 0 where the camera gave none
     seconds: float  # in the network
     change: float  # mean absolute difference between restored and rainy image, of 255 levels
+    weather: Weather | None = None  # as the network sees it; None: it does not say
 
 
 @dataclass
@@ -100,6 +102,10 @@ class Report:
                     f", latency median {latency.median * 1e3:.1f} ms, 95 % {latency.p95 * 1e3:.1f}, "
                     f"99 % {latency.p99 * 1e3:.1f}, most {latency.maximum * 1e3:.1f}"
                 )
+            weather = [frame.weather for frame in camera.frames if frame.weather is not None]
+            if weather:
+                rain, fog = (np.mean([getattr(each, name) for each in weather]) for name in ("rain", "fog"))
+                text += f"; rain {rain:.2f}, fog {fog:.2f} on average"
             if camera.failed:
                 text += (
                     f"; {camera.failed} images could not be read and stay as they are: {camera.first_failure}"
@@ -135,15 +141,26 @@ class Report:
             from matplotlib.figure import Figure
         except ModuleNotFoundError:
             return
-        figure = Figure(figsize=(10, 5), layout="constrained")
-        changes, latencies = figure.subplots(2, sharex=True)
+        figure = Figure(figsize=(10, 7), layout="constrained")
+        weather, changes, latencies = figure.subplots(3, sharex=True)
         for camera in self.cameras:
-            seconds = drive_seconds(camera.frames)
-            changes.plot(seconds, [frame.change for frame in camera.frames], label=camera.topic, linewidth=1)
-            latencies.plot(seconds, [frame.seconds * 1e3 for frame in camera.frames], linewidth=1)
-        changes.set(ylabel="change, of 255 levels", title=f"{Path(self.source).name}: what was taken away")
-        changes.legend(loc="upper right")
+            frames, seconds = camera.frames, drive_seconds(camera.frames)
+            told = [
+                (time, frame.weather) for time, frame in zip(seconds, frames, strict=True) if frame.weather
+            ]
+            times = [time for time, _ in told]
+            weather.plot(times, [each.rain for _, each in told], label=f"{camera.topic}: rain", linewidth=1)
+            weather.plot(
+                times, [each.fog for _, each in told], "--", label=f"{camera.topic}: fog", linewidth=1
+            )
+            changes.plot(seconds, [frame.change for frame in frames], label=camera.topic, linewidth=1)
+            latencies.plot(seconds, [frame.seconds * 1e3 for frame in frames], linewidth=1)
+        name = Path(self.source).name
+        weather.set(ylabel="0 none, 1 full", ylim=(0, 1), title=f"{name}: weather, as the network sees it")
+        changes.set(ylabel="change, of 255 levels", title="what was taken away")
         latencies.set(ylabel="latency, ms", xlabel="time in the drive, s", ylim=(0, None))
+        weather.legend(loc="upper right")
+        changes.legend(loc="upper right")
         figure.savefig(folder / PLOT_FILE, dpi=100)
 
 

@@ -5,7 +5,6 @@ Knows topics and QoS; what happens to a frame between them is the pipeline's.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -20,9 +19,9 @@ from rclpy.subscription import Subscription
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from std_msgs.msg import Float32, Header
 
+from rain_removal_ros.camera_info import focal_length, mismatch
 from rain_removal_ros.cityscapes import palette
 from rain_removal_ros.encodings import Picture, write_image
-from rain_removal_ros.errors import shown
 from rain_removal_ros.pipeline import Outputs
 from rain_removal_ros.rain_monitor import Weather
 from rain_removal_ros.ros.messages import READERS, camera_info_message, image_message
@@ -53,25 +52,6 @@ InputMessage = Image | CompressedImage
 
 
 DEFAULT_OVERRIDES = QoSOverridingOptions.with_default_policies()
-
-
-def mismatch(info: CameraInfo, header: Header, size: tuple[int, int]) -> str | None:
-    """Why a camera_info is not that of an image of this size (height, width); None where it may be.
-
-    Its size may be that of the region of interest, divided by the binning (sensor_msgs/CameraInfo). Fields
-    that were left empty say nothing.
-    """
-    frame, image_frame = info.header.frame_id, header.frame_id
-    if frame and image_frame and frame != image_frame:
-        return f"camera_info is of the frame {shown(frame)}, the image of {shown(image_frame)}"
-    region = info.roi
-    whole = (info.height, info.width)
-    part = (region.height or info.height, region.width or info.width)
-    binning = max(1, info.binning_y), max(1, info.binning_x)
-    possible = [whole, *((side[0] // binning[0], side[1] // binning[1]) for side in (whole, part))]
-    if 0 not in whole and tuple(size) not in possible:
-        return f"camera_info is of {info.width}x{info.height} pixels, the image of {size[1]}x{size[0]}"
-    return None
 
 
 @dataclass(frozen=True)
@@ -201,8 +181,7 @@ class CameraTopics:
         info = self._info_of(message.header)
         if info is None or mismatch(info, message.header, size) is not None:
             return None
-        focal = float(info.k[0]) / max(1, info.binning_x)
-        return focal if math.isfinite(focal) and focal > 0 else None
+        return focal_length(info)
 
     def write(self, message: InputMessage, picture: Picture, restored: Restored) -> list[Outgoing]:
         """The messages for what is in `restored`, with the input's header."""
