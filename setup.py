@@ -73,6 +73,7 @@ setup(
         ],
         "test": [
             "pytest",
+            "hypothesis",
             "ruff",
             "mypy",
             "types-tabulate",

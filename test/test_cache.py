@@ -12,6 +12,7 @@ import sys
 import pytest
 
 from rain_removal_ros.errors import RainRemovalError
+from rain_removal_ros.runtime import cache as cache_module
 from rain_removal_ros.runtime.cache import EngineCache, EngineKey, default_folder
 
 FIELDS = {
@@ -168,9 +169,42 @@ def test_a_folder_that_cannot_be_searched_holds_nothing(cache, monkeypatch):
     assert cache.find(KEY) is None
 
 
-def test_the_folder_is_the_users_alone(cache):
+@pytest.mark.parametrize("umask", [0o000, 0o022, 0o077])
+def test_all_may_read_the_engines_and_only_their_owner_write_them_whatever_the_umask(cache, umask):
+    before = os.umask(umask)
+    try:
+        keep(cache)
+    finally:
+        os.umask(before)
+    assert cache.folder.stat().st_mode & 0o777 == 0o755
+    files = [path for path in cache.folder.iterdir() if not path.name.startswith(".")]
+    assert len(files) == 2 and all(path.stat().st_mode & 0o777 == 0o644 for path in files)
+
+
+@pytest.mark.parametrize("mode", [0o777, 0o775, 0o1777])
+def test_a_folder_that_others_may_write_is_not_trusted(cache, said, mode):
     keep(cache)
-    assert cache.folder.stat().st_mode & 0o077 == 0
+    cache.folder.chmod(mode)
+    assert cache.find(KEY) is None and cache.find(KEY) is None
+    assert cache.store(KEY, lambda path: path.write_bytes(b"x")) is None
+    assert len(said) == 1 and "can be written by others" in said[0]
+    cache.folder.chmod(0o755)
+    assert cache.find(KEY) is not None
+
+
+def test_an_engine_that_others_may_write_is_not_trusted(cache, said):
+    keep(cache)
+    cache._blob(KEY.name).chmod(0o666)
+    assert cache.find(KEY) is None and "can be written by others" in said[0]
+
+
+def test_a_user_without_a_home_has_a_folder_of_their_own(monkeypatch):
+    def no_home():
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setattr(cache_module.Path, "home", no_home)
+    assert str(os.getuid()) in default_folder().name
 
 
 def test_an_unwritable_folder_warns_once_and_stores_nothing(tmp_path, said):

@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -86,7 +86,13 @@ def test_best_effort_images_of_a_camera_process_come_back(arguments, width, heig
 
 @pytest.mark.parametrize(
     "signals",
-    [[signal.SIGINT], [signal.SIGINT, signal.SIGINT], [signal.SIGTERM], [signal.SIGTERM, signal.SIGINT]],
+    [
+        [signal.SIGINT],
+        [signal.SIGINT, signal.SIGINT],
+        [signal.SIGTERM],
+        [signal.SIGTERM, signal.SIGINT],
+        [signal.SIGHUP],
+    ],
     ids=lambda signals: "+".join(number.name for number in signals),
 )
 def test_a_signal_ends_the_node_cleanly_however_often_it_comes(arguments, signals):
@@ -98,6 +104,35 @@ def test_a_signal_ends_the_node_cleanly_however_often_it_comes(arguments, signal
         assert "Traceback" not in errors
         # What DDS says of shared memory that the machine does not have is its own.
         assert not [line for line in errors.splitlines() if "[ERROR]" in line or "[FATAL]" in line]
+
+
+def test_ctrl_c_again_and_again_until_the_very_end_changes_nothing(arguments):
+    with running_node(*arguments) as node:
+        while node.poll() is None:
+            node.send_signal(signal.SIGINT)
+            with suppress(subprocess.TimeoutExpired):
+                node.wait(0.005)
+        assert node.returncode == 0
+        assert "Traceback" not in node.stderr.read()
+
+
+def test_a_signal_before_the_node_is_imported_ends_it_cleanly(arguments):
+    command = [sys.executable, "-m", "rain_removal_ros.commands.main", "node", *arguments]
+    with subprocess.Popen(command, env=environment(), stderr=subprocess.PIPE, text=True) as node:
+        while not catches(node.pid, signal.SIGHUP):  # its first act; Python itself leaves SIGHUP alone
+            assert node.poll() is None
+        node.send_signal(signal.SIGINT)
+        _, errors = node.communicate(timeout=PATIENCE)
+    assert node.returncode == 0 and "Traceback" not in errors
+
+
+def catches(process_id: int, number: signal.Signals) -> bool:
+    [caught] = [
+        line.split()[1]
+        for line in Path(f"/proc/{process_id}/status").read_text().splitlines()
+        if line.startswith("SigCgt:")
+    ]
+    return bool(int(caught, 16) & 1 << (number - 1))
 
 
 def test_build_only_compiles_and_exits(arguments, tmp_path):
@@ -125,6 +160,7 @@ def test_build_only_compiles_and_exits(arguments, tmp_path):
         (["-p", "threads:=-1"], "threads"),
         (["-p", "threads:=two"], "threads"),
         (["-p", "cameras:=[1, 2]"], "cameras"),
+        (["-p", "cameras:=[]"], "parameter cameras is empty"),
         (["--params-file", "/nowhere.yaml"], "/nowhere.yaml"),
         (["--no-such-ros-argument"], "no-such-ros-argument"),
     ],

@@ -14,6 +14,7 @@ from runtime_fixtures import TINY, TINY_SEGMENTATION, random_network, street_lik
 
 from rain_removal_ros.errors import BackendError, ImageError, NotPreparedError, PresetError, WeightsError
 from rain_removal_ros.network import save_network, sha256_of
+from rain_removal_ros.network import weights as weights_module
 from rain_removal_ros.runtime import BACKENDS, Output, RuntimeSettings, create_restorer, selection
 from rain_removal_ros.runtime import openvino as openvino_backend
 from rain_removal_ros.runtime.build_process import SHARED
@@ -350,6 +351,31 @@ def test_weights_that_are_no_numbers_are_refused(restorer, tmp_path, value):
     save_network(network, tmp_path / "broken.safetensors", {})
     with pytest.raises(WeightsError, match=r"broken.* holds numbers that are not finite"):
         restorer(weights=tmp_path / "broken.safetensors")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"channels": (16, 24, 24, 100_000)}, {"encoder_depths": (1, 1, 1, 100_000)}, {"depth_channels": -8}],
+    ids=str,
+)
+def test_a_small_file_that_describes_a_huge_network_is_refused_before_it_is_built(
+    restorer, tmp_path, monkeypatch, change
+):
+    network = random_network(TINY)
+    network.preset = dataclasses.replace(TINY, **change)
+    save_network(network, tmp_path / "forged.safetensors", {})
+    monkeypatch.setattr(weights_module, "build_network", lambda preset: pytest.fail("it was built"))
+    with pytest.raises(WeightsError, match="for which the file holds no weights"):
+        restorer(weights=tmp_path / "forged.safetensors")
+
+
+def test_a_weights_file_that_may_not_be_read_is_not_called_damaged(restorer, folder, monkeypatch):
+    def refuse(path, framework):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(weights_module, "safe_open", refuse)
+    with pytest.raises(WeightsError, match="cannot be read by this user"):
+        restorer()
 
 
 @pytest.mark.parametrize("name", ["x" * 300, "a\0b", "../../etc/cron.d/x", ""])

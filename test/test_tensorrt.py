@@ -179,7 +179,7 @@ def test_two_threads_that_want_one_engine_build_it_once(start):
 def test_a_build_tells_what_it_does(start):
     said = []
     start().prepare(64, 96, IMAGE, said.append)
-    assert said[0] == "building engine 96x64 image fp16 for a GPU: starting"
+    assert said[0] == "96x64 image fp16 for a GPU: starting"
     assert "built" in said[-1]
 
 

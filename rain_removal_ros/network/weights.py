@@ -6,12 +6,12 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from torch import nn
+from torch import Tensor, nn
 
 from rain_removal_ros.digests import sha256_of
 from rain_removal_ros.errors import PresetError, WeightsError
@@ -89,11 +89,16 @@ def load_network(path: Path) -> tuple[nn.Module, dict]:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except PermissionError as error:
+        raise WeightsError(
+            f"weights file {path} cannot be read by this user; let its owner allow it (chmod a+r)"
+        ) from error
     except (SafetensorError, OSError) as error:
         raise WeightsError(f"weights file {path} is damaged ({error}); fetch or train it again") from error
     try:
         fields = json.loads(metadata["preset"])
         training = json.loads(metadata.get("training", "{}"))
+        _check_plausible(fields, tensors)
         kind = SegmentationPreset if "decoder_channels" in fields else DerainPreset
         preset = kind(
             **{name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()}
@@ -105,6 +110,17 @@ def load_network(path: Path) -> tuple[nn.Module, dict]:
             f"weights file {path} does not describe a network of this package ({error})"
         ) from error
     return network.eval(), training
+
+
+def _check_plausible(fields: Mapping[str, object], tensors: Mapping[str, Tensor]) -> None:
+    """Raise ValueError for a preset whose network would be far larger than the file, before it is built."""
+    largest = max((side for tensor in tensors.values() for side in tensor.shape), default=0)
+    for name, value in fields.items():
+        numbers = [n for n in (value if isinstance(value, list) else [value]) if isinstance(n, int)]
+        if any(not 0 <= n <= max(largest, 64) for n in numbers) or (
+            name.endswith("depths") and sum(numbers) > len(tensors)
+        ):
+            raise ValueError(f"its preset has {name} of {numbers[:8]}, for which the file holds no weights")
 
 
 def require_layers(network: nn.Module, layers: Iterable[str]) -> None:

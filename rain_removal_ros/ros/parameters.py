@@ -193,6 +193,8 @@ _SWITCH = {
 def check(name: str, value: Any) -> None:
     """Raise ParameterError where a value of the right type cannot be what parameter `name` says."""
     parameter = BY_NAME[name]
+    if value is None:  # as ROS reads an empty list
+        raise ParameterError(f"parameter {name} is empty; give it a value, or none for {parameter.default}")
     if parameter.choices and value not in parameter.choices:
         raise ParameterError(
             f"parameter {name} is '{value}'; it must be one of {', '.join(parameter.choices)}"

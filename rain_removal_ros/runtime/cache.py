@@ -13,6 +13,7 @@ import logging
 import os
 import re
 import shutil
+import stat
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -35,8 +36,14 @@ log = logging.getLogger(__name__)
 
 
 def default_folder() -> Path:
-    """$XDG_CACHE_HOME/rain_removal_ros, else ~/.cache/rain_removal_ros."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "rain_removal_ros"
+    """$XDG_CACHE_HOME/rain_removal_ros, else ~/.cache/rain_removal_ros.
+
+    A user without a home, as a container may have, gets a folder of their own among the temporary files.
+    """
+    try:
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "rain_removal_ros"
+    except RuntimeError:  # neither HOME nor a passwd entry
+        return Path(tempfile.gettempdir()) / f"rain_removal_ros-{os.getuid()}"
 
 
 @dataclass(frozen=True)
@@ -81,7 +88,7 @@ class EngineCache:
         self.folder = Path(folder or default_folder())
         self.limit_bytes = limit_bytes
         self._warn = warn or log.warning
-        self._warned_unwritable = False
+        self._warned_unwritable = self._warned_untrusted = False
 
     def find(self, key: EngineKey) -> Path | None:
         """The blob of this key, whole and ours, or None; a damaged or foreign entry is reported and removed.
@@ -90,6 +97,8 @@ class EngineCache:
         """
         description = self._description(key.name)
         blob = self._blob(key.name)
+        if not self._is_trusted():
+            return None
         try:
             if not description.exists() and not blob.exists():
                 return None
@@ -105,6 +114,24 @@ class EngineCache:
             log.debug("cannot mark %s as used: %s", description, error)
         return blob
 
+    def _is_trusted(self) -> bool:
+        """Whether nobody else can have put an engine into the folder; a warning where somebody could."""
+        try:
+            found = self.folder.stat()
+        except OSError:  # there is none yet, or it cannot be read
+            return True
+        problem = None
+        if found.st_uid not in (os.getuid(), 0):
+            problem = "belongs to another user"
+        elif found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+            problem = "can be written by others (chmod go-w mends it)"
+        if problem is None:
+            return True
+        if not self._warned_untrusted:
+            self._warned_untrusted = True
+            self._warn(f"cache folder {self.folder} {problem}, so no engine in it is used, and none is kept")
+        return False
+
     def discard(self, key: EngineKey, why: str) -> None:
         """Remove an entry that cannot be used and say why; the caller builds anew."""
         self._warn(f"cached engine {self._blob(key.name)} is not used: {why}; building it again")
@@ -113,8 +140,10 @@ class EngineCache:
     def store(self, key: EngineKey, write: Callable[[Path], None]) -> Path | None:
         """Keep what `write(path)` writes; None (and one warning) where the folder cannot be written."""
         blob, description = self._blob(key.name), self._description(key.name)
+        if not self._is_trusted():
+            return None
         try:
-            self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            self._make_folder()
             with tempfile.TemporaryDirectory(prefix=PARTIAL, dir=self.folder) as work:
                 partial = Path(work) / blob.name
                 write(partial)
@@ -126,6 +155,8 @@ class EngineCache:
                 }
                 partial_description = Path(work) / description.name
                 partial_description.write_text(json.dumps(entry, indent=2, sort_keys=True) + "\n")
+                for path in (partial, partial_description):  # for the node's user, where root builds
+                    path.chmod(0o644)
                 partial.replace(blob)
                 partial_description.replace(description)
         except OSError as error:
@@ -147,7 +178,7 @@ class EngineCache:
         shared and nothing locked.
         """
         try:
-            self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            self._make_folder()
             handle = os.open(self._lock(key.name), os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
         except OSError:
             yield
@@ -157,6 +188,12 @@ class EngineCache:
             yield
         finally:
             os.close(handle)
+
+    def _make_folder(self) -> None:
+        """One that all may read and only its owner write, whatever the umask: engines are no secret."""
+        if not self.folder.is_dir():
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self.folder.chmod(0o755)
 
     def entries(self) -> list[Entry]:
         """Every readable entry, the most recently used first."""
@@ -216,8 +253,11 @@ class EngineCache:
         if not blob.is_file():
             return "its description stands without it"
         for path in (blob, description):
-            if path.stat().st_uid not in (os.getuid(), 0):
+            found = path.stat()
+            if found.st_uid not in (os.getuid(), 0):
                 return f"{path.name} belongs to another user"
+            if found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+                return f"{path.name} can be written by others"
         try:
             content = json.loads(description.read_text())
             fields, size, digest = dict(content["key"]), content["bytes"], content["sha256"]

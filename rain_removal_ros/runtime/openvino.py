@@ -144,7 +144,7 @@ class OpenVINORestorer(CompilingRestorer):
         self, height: int, width: int, outputs: Outputs, on_progress: Progress | None
     ) -> CompiledFrame:
         key = self._key(height, width, outputs)
-        what = f"building {describe(height, width, outputs)} for openvino {self.precision}"
+        what = f"{describe(height, width, outputs)} for openvino {self.precision}"
         with reporting(what, on_progress) as stage:
             stage.text = "waiting for another process that is building it"
             with self._cache.building(key):

@@ -309,7 +309,7 @@ class TensorRTRestorer(CompilingRestorer):
     ) -> CompiledFrame:
         key = self.key(height, width, outputs)
         graph = levels_graph(self.networks, height, width, outputs, self.precision)
-        what = f"building engine {describe(height, width, outputs)} {self.precision} for {self.device_name}"
+        what = f"{describe(height, width, outputs)} {self.precision} for {self.device_name}"
         with reporting(what, on_progress) as stage:
             stage.text = "waiting for another process that is building it"
             with self._cache.building(key):
