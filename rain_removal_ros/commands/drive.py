@@ -9,10 +9,10 @@ from pathlib import Path
 from tqdm import tqdm
 
 from rain_removal_ros.files.images import write_image
-from rain_removal_ros.files.output import make_folder
 from rain_removal_ros.lab.data import depth_code
 from rain_removal_ros.lab.scenes.drive import Drive, DriveFrame
 from rain_removal_ros.lab.scenes.parallel import render_frames
+from rain_removal_ros.output import make_folder
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -18,7 +18,7 @@ from rain_removal_ros.commands.runtime_options import (
 )
 from rain_removal_ros.errors import ImageError, OutputError
 from rain_removal_ros.files.images import plan, read_image_file, write_image_file
-from rain_removal_ros.files.output import make_folder
+from rain_removal_ros.output import make_folder
 from rain_removal_ros.runtime import Output, create_restorer
 
 

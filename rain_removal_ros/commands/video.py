@@ -19,7 +19,7 @@ from rain_removal_ros.commands.runtime_options import (
     settings_from,
 )
 from rain_removal_ros.encodings import Picture, interleaved_picture, write_image
-from rain_removal_ros.errors import ImageError, ParameterError, RainRemovalError
+from rain_removal_ros.errors import ImageError, ParameterError
 from rain_removal_ros.runtime import Output, Restored, create_restorer
 
 
@@ -46,12 +46,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Restore. Exit status 1 where part of the video could not be decoded."""
-    try:
-        from rain_removal_ros.files.video import TimedFrame, VideoSink, VideoSource, upright_look
-    except ModuleNotFoundError as error:
-        raise RainRemovalError(
-            f"derain video needs PyAV ({error}); install it with: pip install av"
-        ) from error
+    from rain_removal_ros.files.video import TimedFrame, VideoSink, VideoSource, upright_look
+
     if arguments.output.exists() and arguments.input.exists() and arguments.output.samefile(arguments.input):
         raise ParameterError(
             f"{arguments.output} is the input and would be overwritten; choose another output"

@@ -13,8 +13,8 @@ from rain_removal_ros.decoding import check_decodable, decode
 from rain_removal_ros.encodings import Picture, interleaved_picture
 from rain_removal_ros.encodings import write_image as write_picture
 from rain_removal_ros.errors import ImageError, ParameterError
-from rain_removal_ros.files.output import write_bytes
 from rain_removal_ros.image_header import upright_exif
+from rain_removal_ros.output import write_bytes
 from rain_removal_ros.runtime.sizes import check_size
 
 JPEG_QUALITY = 95

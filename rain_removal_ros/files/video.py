@@ -25,7 +25,7 @@ from av.video.reformatter import ColorPrimaries, ColorRange, Colorspace, ColorTr
 from av.video.stream import VideoStream
 
 from rain_removal_ros.errors import ImageError, OutputError, ParameterError
-from rain_removal_ros.files.output import appearing
+from rain_removal_ros.output import appearing
 
 CONTAINERS = (".mp4", ".mov", ".mkv")
 QUALITY = "18"  # x264's constant rate factor: hardly to be told from the source

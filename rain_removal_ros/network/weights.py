@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor, nn
 
 from rain_removal_ros.digests import sha256_of
@@ -18,6 +18,7 @@ from rain_removal_ros.errors import PresetError, WeightsError
 from rain_removal_ros.network.fast import FastDerainNetwork
 from rain_removal_ros.network.presets import DerainPreset, Preset, SegmentationPreset, get_preset
 from rain_removal_ros.network.segmentation import SegmentationNetwork
+from rain_removal_ros.output import write_bytes
 
 __all__ = [
     "FAMILIES",
@@ -56,12 +57,12 @@ def build_network(preset: Preset | str) -> nn.Module:
 
 
 def save_network(network: nn.Module, path: Path, training: dict) -> None:
-    """Write weights with their preset and a JSON-able description of their training; atomic.
+    """Write weights with their preset and a JSON-able description of their training; atomic, readable by whom
+    the umask allows. Raises OutputError.
 
     Convolution weights are kept in float16, which halves the file and moves no pixel by a grey level; the
     rest in float32.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     metadata = {
         "preset": json.dumps(dataclasses.asdict(network.preset)),
         "training": json.dumps(training, default=str),
@@ -70,9 +71,7 @@ def save_network(network: nn.Module, path: Path, training: dict) -> None:
         name: (tensor.half() if tensor.ndim == 4 else tensor).detach().cpu().contiguous()
         for name, tensor in network.state_dict().items()
     }
-    temporary = path.with_suffix(".partial")
-    save_file(tensors, temporary, metadata)
-    temporary.replace(path)
+    write_bytes(path, save(tensors, metadata))
 
 
 def load_network(path: Path) -> tuple[nn.Module, dict]:
@@ -86,6 +85,7 @@ def load_network(path: Path) -> tuple[nn.Module, dict]:
             f"weights file {path} does not exist; give a .safetensors file, or none for the packaged one"
         )
     try:
+        path.open("rb").close()  # safetensors says of a file that may not be read that it is damaged
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118

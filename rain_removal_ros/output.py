@@ -12,7 +12,7 @@ from rain_removal_ros.errors import OutputError
 
 def cannot_be_written(path: Path, error: OSError) -> OutputError:
     """The error to raise for what the system said while `path` was written."""
-    return OutputError(f"{path} cannot be written ({error.strerror or error}); nothing is left of it")
+    return OutputError(f"{path} cannot be written ({error.strerror or error})")
 
 
 def make_folder(folder: Path) -> Path:
