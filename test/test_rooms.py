@@ -18,7 +18,8 @@ FILES = {
 }
 ORDER = ["ros", "bags", "pipeline", "files", "encodings", "decoding", "image_header", "runtime", "network"]
 """A vehicle's rooms: each may import those after it and the small files that know nothing."""
-PLAIN = {"", "errors", "share", "cityscapes", "colours", "digests", "output", "tables"}
+PLAIN = {"", *(path.stem for path in (ROOT / PACKAGE).glob("*.py"))} - {"__init__", *ORDER}
+"""Small files that know nothing of the rooms."""
 
 
 def module_of(name: str) -> str | None:
@@ -66,6 +67,13 @@ def test_a_room_of_the_vehicle_imports_what_it_may_and_never_the_lab_or_the_comm
         if room_of(module) == room:
             for imported in imports_of(module, lazy=True):
                 assert room_of(imported) in allowed, f"{module} imports {imported}"
+
+
+def test_the_small_files_know_nothing_of_the_rooms():
+    for module in FILES:
+        if room_of(module) in PLAIN:
+            foreign = {room_of(imported) for imported in imports_of(module, lazy=True)} - PLAIN
+            assert foreign <= {"runtime"}, f"{module} imports {foreign}"  # its plain types
 
 
 def test_commands_load_the_lab_only_when_their_subcommand_is_asked_for():
