@@ -221,6 +221,30 @@ def test_the_report_says_frames_latency_and_what_was_taken_away(tmp_path):
     assert any("network was at work" in line for line in report.profile())
 
 
+def test_the_cameras_focal_length_reaches_the_network_and_its_weather_the_report(tmp_path):
+    wet, calibrated = FakeRestorer(), record(tmp_path / "in", drive(3))
+    wet.rain, wet.extinction = 0.4, 0.01
+    report = convert(calibrated, tmp_path / "out", wet, Options())
+    assert wet.focal_lengths == [90.0] * 3
+    camera = json.loads((tmp_path / "out/derain_report.json").read_text())["cameras"][0]
+    weather = camera["frames"][2]["weather"]
+    assert weather["rain"] == 0.4 and weather["visibility_m"] == pytest.approx(391.2, abs=0.1)
+    assert "rain 0.40" in " ".join(report.summary())
+    other_size = Sent("/cam/camera_info", "sensor_msgs/msg/CameraInfo", START, camera_info(0, 100, 200))
+    uncalibrated = FakeRestorer()
+    bag = record(tmp_path / "other", [other_size, *images("/cam/image_raw", [image(0)])])
+    convert(bag, tmp_path / "out_other", uncalibrated, Options())
+    assert uncalibrated.focal_lengths == [None]
+
+
+def test_an_image_that_the_network_makes_nothing_of_stays_and_is_counted(tmp_path):
+    broken = FakeRestorer()
+    broken.wrong = {"inverse_depth": np.full((HEIGHT, WIDTH), np.nan, np.float32)}
+    with pytest.raises(BagError, match=r"no image can be read: .*not finite"):
+        convert(record(tmp_path / "in", drive(2)), tmp_path / "out", broken, Options())
+    assert not (tmp_path / "out").exists()
+
+
 def test_the_command_derains_with_a_real_network_and_tells_its_rate(tmp_path, capsys, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     source = record(tmp_path / "in", drive(3))

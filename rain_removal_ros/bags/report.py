@@ -12,6 +12,9 @@ import numpy as np
 from rain_removal_ros.frame_statistics import Distribution
 from rain_removal_ros.rain_monitor import Weather
 
+MOST_NAMED = 6
+"""A plot of more cameras has no legend: it would hide the curves."""
+
 REPORT_FILE, PLOT_FILE = "derain_report.json", "derain_report.png"
 
 
@@ -145,22 +148,21 @@ class Report:
         weather, changes, latencies = figure.subplots(3, sharex=True)
         for camera in self.cameras:
             frames, seconds = camera.frames, drive_seconds(camera.frames)
-            told = [
-                (time, frame.weather) for time, frame in zip(seconds, frames, strict=True) if frame.weather
-            ]
-            times = [time for time, _ in told]
-            weather.plot(times, [each.rain for _, each in told], label=f"{camera.topic}: rain", linewidth=1)
-            weather.plot(
-                times, [each.fog for _, each in told], "--", label=f"{camera.topic}: fog", linewidth=1
-            )
+            told = [(t, f.weather) for t, f in zip(seconds, frames, strict=True) if f.weather is not None]
+            for what, style in (("rain", "-"), ("fog", "--")):
+                values = [getattr(each, what) for _, each in told]
+                weather.plot(
+                    [t for t, _ in told], values, style, label=f"{camera.topic}: {what}", linewidth=1
+                )
             changes.plot(seconds, [frame.change for frame in frames], label=camera.topic, linewidth=1)
             latencies.plot(seconds, [frame.seconds * 1e3 for frame in frames], linewidth=1)
         name = Path(self.source).name
         weather.set(ylabel="0 none, 1 full", ylim=(0, 1), title=f"{name}: weather, as the network sees it")
         changes.set(ylabel="change, of 255 levels", title="what was taken away")
         latencies.set(ylabel="latency, ms", xlabel="time in the drive, s", ylim=(0, None))
-        weather.legend(loc="upper right")
-        changes.legend(loc="upper right")
+        if len(self.cameras) <= MOST_NAMED:
+            weather.legend(loc="upper right")
+            changes.legend(loc="upper right")
         figure.savefig(folder / PLOT_FILE, dpi=100)
 
 

@@ -20,6 +20,10 @@ SUBCOMMANDS = {
     "image": ("rain_removal_ros.commands.image", "derain image files or a folder of them"),
     "video": ("rain_removal_ros.commands.video", "derain a video file"),
     "bag": ("rain_removal_ros.commands.bag", "derain every camera image of a bag into a new bag"),
+    "archive": (
+        "rain_removal_ros.commands.archive",
+        "derain many bags, on all cores and GPUs or on a Ray cluster",
+    ),
     "compare": (
         "rain_removal_ros.commands.compare",
         "compare two bags frame by frame, and fail past a tolerance",

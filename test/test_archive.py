@@ -1,0 +1,174 @@
+"""Many bags, on the processes of one machine and on the machines of a Ray cluster."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+import pytest
+from bag_fixtures import START, Sent, drive, image, record, text
+from pipeline_fakes import FakeRestorer
+
+from rain_removal_ros.bags.archive import DONE, FAILED, THERE, find_jobs, run_here, run_on_ray, table
+from rain_removal_ros.bags.convert import Options
+from rain_removal_ros.bags.storage import Bag
+from rain_removal_ros.commands.main import main
+from rain_removal_ros.errors import BagError
+from rain_removal_ros.runtime import RuntimeSettings
+
+SETTINGS = RuntimeSettings(backend="openvino")
+DEADLY_WIDTH = 98
+
+
+def make_fake(settings: RuntimeSettings) -> FakeRestorer:
+    return FakeRestorer()
+
+
+class Deadly(FakeRestorer):
+    """Ends its process at an image of that width, as the kernel does when memory is short."""
+
+    def __call__(self, image, outputs, focal_px=None, **options):
+        if image.shape[1] == DEADLY_WIDTH:
+            os._exit(9)
+        return super().__call__(image, outputs, focal_px, **options)
+
+
+def make_deadly(settings: RuntimeSettings) -> FakeRestorer:
+    return Deadly()
+
+
+def archive(folder: Path, sizes: tuple[int, ...] = (2, 3)) -> Path:
+    """A folder of drives, two folders deep, and of one bag without a camera."""
+    for number, frames in enumerate(sizes):
+        storage = ("mcap", "sqlite3")[number % 2]
+        record(folder / f"day{number % 2}" / f"drive{number}", drive(frames), storage)
+    record(folder / "talk", [Sent("/map", "std_msgs/msg/String", START, text("no camera"))])
+    return folder
+
+
+def frames_of(path: Path) -> int:
+    with Bag(path) as bag:
+        return sum(1 for record in bag.messages() if record.topic.name == "/front/derained/image")
+
+
+def states_of(outcomes) -> dict[str, tuple[str, int]]:
+    return {outcome.job.target.name: (outcome.state, outcome.frames) for outcome in outcomes}
+
+
+def test_bags_are_found_in_folders_lists_and_files(tmp_path):
+    folder = archive(tmp_path / "in")
+    loose = record(tmp_path / "loose", drive(1)) / "loose.mcap"
+    (tmp_path / "list.txt").write_text("# the best ones\nloose/loose.mcap\n\nin/day0/drive0\n")
+    out = tmp_path / "out"
+
+    def targets(*inputs: Path) -> list[str]:
+        return sorted(str(job.target.relative_to(out)) for job in find_jobs(inputs, out))
+
+    assert targets(folder) == targets(folder, folder) == ["day0/drive0", "day1/drive1", "talk"]
+    assert targets(folder / "talk", loose) == ["loose", "talk"]
+    assert targets(tmp_path / "list.txt") == ["drive0", "loose"]
+    (folder / "empty").mkdir()
+    for wrong, said in ((folder / "empty", "holds no bags"), (tmp_path / "nowhere", "does not exist")):
+        with pytest.raises(BagError, match=said):
+            find_jobs([wrong], out)
+    record(tmp_path / "other/talk", drive(1))
+    with pytest.raises(BagError, match="would both become"):
+        find_jobs([folder / "talk", tmp_path / "other/talk"], out)
+
+
+def test_one_failed_bag_does_not_stop_the_others_and_a_second_run_does_what_is_left(tmp_path):
+    folder, out, told = archive(tmp_path / "in"), tmp_path / "out", []
+
+    def run(processes: int):
+        jobs = find_jobs([folder], out)
+        return run_here(jobs, Options(), SETTINGS, told.append, processes=processes, make_restorer=make_fake)
+
+    outcomes = run(2)
+    assert states_of(outcomes) == {"drive0": (DONE, 2), "drive1": (DONE, 3), "talk": (FAILED, 0)}
+    assert told == outcomes
+    assert frames_of(out / "day0/drive0") == 2 and not (out / "talk").exists()
+    lines = table(outcomes)
+    assert "no camera images" in lines[-2] and lines[-1] == "2 done, 0 there already, 1 failed; 5 frames"
+
+    record(folder / "late", drive(4))
+    before = (out / "day0/drive0/drive0.mcap").stat().st_mtime_ns
+    again = states_of(run(1))
+    assert again == {"drive0": (THERE, 2), "drive1": (THERE, 3), "late": (DONE, 4), "talk": (FAILED, 0)}
+    assert (out / "day0/drive0/drive0.mcap").stat().st_mtime_ns == before
+
+
+def test_a_bag_that_kills_its_process_fails_alone(tmp_path):
+    folder = tmp_path / "in"
+    for name in ("a", "z"):
+        record(folder / name, drive(2))
+    deadly = image(0, width=DEADLY_WIDTH)
+    record(folder / "deadly", [Sent("/c/image_raw", "sensor_msgs/msg/Image", START, deadly)])
+    jobs = find_jobs([folder], tmp_path / "out")
+    outcomes = run_here(jobs, Options(), SETTINGS, print, processes=1, make_restorer=make_deadly)
+    assert states_of(outcomes) == {"a": (DONE, 2), "deadly": (FAILED, 0), "z": (DONE, 2)}
+    assert "its process was killed" in " ".join(table(outcomes))
+
+
+def test_a_bag_of_another_origin_in_the_place_of_a_new_one_is_left_alone(tmp_path):
+    jobs = find_jobs([record(tmp_path / "in/drive", drive(1))], tmp_path / "out")
+    taken = record(tmp_path / "out/drive", drive(2))
+    size = (taken / "drive.mcap").stat().st_size
+    (outcome,) = run_here(jobs, Options(), SETTINGS, print, make_restorer=make_fake)
+    assert outcome.state == FAILED and "was not made by derain" in outcome.reason
+    assert (taken / "drive.mcap").stat().st_size == size
+
+
+def test_the_command_ends_with_a_table_and_a_status(tmp_path, capsys, monkeypatch):
+    folder = archive(tmp_path / "in")
+
+    def here(jobs, options, settings, on_outcome, *, processes):
+        return run_here(jobs, options, settings, on_outcome, processes=processes, make_restorer=make_fake)
+
+    monkeypatch.setattr("rain_removal_ros.bags.archive.run_here", here)
+    command = ["archive", str(folder), str(tmp_path / "out"), "--processes", "1", "--outputs", "image"]
+    assert main(command) == 1
+    said = capsys.readouterr()
+    assert "2 done, 0 there already, 1 failed; 5 frames" in said.out and "3/3" in said.err
+    (folder / "talk/talk.mcap").unlink()
+    (folder / "talk/metadata.yaml").unlink()
+    assert main(command) == 0
+    assert "0 done, 2 there already, 0 failed" in capsys.readouterr().out
+
+
+@pytest.fixture
+def cluster(monkeypatch):
+    """Two machines of a Ray cluster, as far as Ray can tell."""
+    monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+    folders = [str(Path(__file__).resolve().parents[1]), str(Path(__file__).parent), *filter(None, sys.path)]
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(folders))  # the workers are started with it
+    import ray
+    from ray.cluster_utils import Cluster
+
+    machine = {"num_cpus": 1, "object_store_memory": 80 << 20}
+    running = Cluster(initialize_head=True, head_node_args={**machine, "include_dashboard": False})
+    running.add_node(**machine)
+    yield running.address
+    ray.shutdown()
+    running.shutdown()
+
+
+def test_the_machines_of_a_ray_cluster_share_the_bags(tmp_path, cluster):
+    folder, out, told = archive(tmp_path / "in"), tmp_path / "out", []
+
+    def run():
+        jobs = find_jobs([folder], out)
+        return run_on_ray(
+            jobs, Options(), SETTINGS, told.append, address=cluster, cores=1, make_restorer=make_fake
+        )
+
+    outcomes = run()
+    assert states_of(outcomes) == {
+        "drive0": (DONE, 2),
+        "drive1": (DONE, 3),
+        "talk": (FAILED, 0),
+    }
+    assert len(told) == len(outcomes)
+    assert len({outcome.where for outcome in outcomes if outcome.state == DONE}) == 2  # a process each
+    assert frames_of(out / "day1/drive1") == 3
+    assert {outcome.state for outcome in run()} == {THERE, FAILED}
