@@ -6,7 +6,7 @@ VENV ?= .venv
 PIP = $(VENV)/bin/python -m pip
 DERAIN = $(VENV)/bin/derain
 
-.PHONY: demo test environment benchmark clean
+.PHONY: demo test environment benchmark faults clean
 
 demo: $(VENV)/.demo
 	$(DERAIN) demo $(DEMO_ARGS)
@@ -19,6 +19,11 @@ test: $(VENV)/.test
 
 benchmark: $(VENV)/.demo
 	$(DERAIN) benchmark $(BENCHMARK_ARGS)
+
+# Some 300 faults done to the node, and 100,000 messages searched for one that it cannot take: about ten minutes.
+faults: $(VENV)/.test
+	PYTHONPATH=test $(VENV)/bin/python -m faults.matrix $(FAULTS_ARGS)
+	FUZZ_MESSAGES=102000 $(VENV)/bin/python -m pytest test/test_fuzz.py
 
 environment: $(VENV)/.test
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 from rain_removal_ros.commands.runtime_options import add_runtime_arguments, image_size, settings_from
 from rain_removal_ros.errors import ParameterError, RainRemovalError
 from rain_removal_ros.output import write_text
+from rain_removal_ros.runtime import RuntimeSettings
 
 YARDSTICKS = ("fast", "paper", "dgnl-fast")
 SIZES = ((512, 1024),)
@@ -43,6 +45,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--node-frames", type=int, default=300, metavar="N", help="(%(default)s)")
     group.add_argument("--node-size", type=image_size, default=(720, 1280), metavar="WxH", help="(1280x720)")
     group.add_argument("--node-rate", type=float, default=10.0, help="camera frames a second (%(default)s)")
+    load = parser.add_argument_group("the node under load, instead of the above")
+    load.add_argument(
+        "--load", nargs="+", type=int, metavar="CAMERAS",
+        help="so many cameras at once, at each of --load-rates and of --sizes",
+    )  # fmt: skip
+    load.add_argument("--load-rates", nargs="+", type=float, default=[5.0, 15.0], metavar="HZ")
+    load.add_argument("--load-seconds", type=float, default=10.0, help="of a row (%(default)s)")
+    load.add_argument(
+        "--soak", type=int, default=0, metavar="N", help="N frames through one camera: does anything grow?"
+    )
+    load.add_argument("--soak-rate", type=float, default=10.0, metavar="HZ", help="(%(default)s)")
     parser.add_argument("--json", type=Path, help="also write the figures and their conditions to this file")
 
 
@@ -50,7 +63,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Exit status 1 where something could not be measured or an engine is too far from float32."""
     if arguments.presets and arguments.weights:
         raise ParameterError("--presets and --weights both say what is measured; give one of them")
-    if arguments.node:
+    if arguments.node or arguments.load or arguments.soak:
         _import_ros()
     from rain_removal_ros.lab.benchmark import benchmark
     from rain_removal_ros.lab.benchmark.machine import describe_machine, versions
@@ -66,6 +79,8 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.backend == "tensorrt":
         return _run_gpu(arguments, say, keep)
     settings = replace(_settings(arguments), weights=arguments.weights)
+    if arguments.load or arguments.soak:
+        return _run_load(arguments, settings, say, keep)
     presets = (arguments.presets or YARDSTICKS) if arguments.weights is None else [settings.preset]
     sizes = arguments.sizes or SIZES
     precisions = [arguments.precision, *(["fp32"] if arguments.both_precisions else [])]
@@ -85,6 +100,27 @@ def run(arguments: argparse.Namespace) -> int:
         print("\n".join(node_lines(node)))
         rows += node
     return int(any(isinstance(row, benchmark.Failure) for row in rows))
+
+
+def _run_load(
+    arguments: argparse.Namespace,
+    settings: RuntimeSettings,
+    say: Callable[[str], None],
+    keep: Callable[[str, list], None],
+) -> int:
+    from rain_removal_ros.lab.benchmark import load
+
+    sizes = arguments.sizes or SIZES
+    if arguments.load:
+        rows = load.sweep(settings, arguments.load, arguments.load_rates, sizes, arguments.load_seconds, say)
+        keep("load", rows)
+        print(load.load_table(rows))
+    if arguments.soak:
+        say(f"soak: {arguments.soak} frames at {arguments.soak_rate:g} Hz")
+        row = load.run_load(settings, 1, sizes[0], arguments.soak_rate, arguments.soak)
+        keep("soak", [row])
+        print(load.soak_lines(row))
+    return 0
 
 
 def _import_ros() -> None:

@@ -529,14 +529,14 @@ class Spinner:
             )
 
 
-def run(ending: Ending, arguments: list[str] | None) -> int:
+def run(ending: Ending, arguments: list[str] | None, make_restorer: MakeRestorer | None = None) -> int:
     """Run the node until something ends it; see `main.main`. Fast DDS gets the profile for large images
     unless the user has set one.
     """
     try:
         os.environ.update(dds_profile_environment(os.environ))
         rclpy.init(args=arguments, signal_handler_options=SignalHandlerOptions.NO)
-        node = DerainNode()
+        node = DerainNode(make_restorer)
     except (
         RainRemovalError,
         ParameterException,

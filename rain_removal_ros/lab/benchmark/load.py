@@ -1,0 +1,311 @@
+"""The node under load: cameras by rate by size, and hours' worth of frames, over real DDS.
+
+The node runs in a process of its own, as a user would start it; cameras and subscribers are in this one.
+Figures are those of what came back, of the node's diagnostics and of /proc.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from rain_removal_ros.errors import RainRemovalError
+from rain_removal_ros.lab.benchmark.benchmark import street_like, weights_of
+from rain_removal_ros.runtime import RuntimeSettings
+
+READY_WITHIN_S = 300.0
+DRAIN_S = 3.0
+"""So long is waited for the last frames to come back."""
+
+
+@dataclass(frozen=True)
+class LoadRow:
+    """One run. Latencies are from publishing an image to receiving the derained one, over all cameras."""
+
+    cameras: int
+    size: str
+    rate_in_hz: float  # of each camera, as it was really published
+    seconds: float
+    sent: int
+    back: int
+    rates_out_hz: tuple[float, ...]  # of each camera: none may starve
+    latency_median_ms: float
+    latency_p99_ms: float
+    first_third_p99_ms: float
+    last_third_p99_ms: float
+    cpu_cores: float  # the node's processor time over the run's
+    memory_start_mib: float
+    memory_end_mib: float
+    handles_start: int
+    handles_end: int
+    threads_start: int
+    threads_end: int
+    shared_memory_files_start: int
+    shared_memory_files_end: int
+    backend: str
+    precision: str
+
+
+def sweep(
+    settings: RuntimeSettings,
+    cameras: Sequence[int],
+    rates: Sequence[float],
+    sizes: Sequence[tuple[int, int]],
+    seconds: float,
+    say: Callable[[str], None],
+) -> list[LoadRow]:
+    """Every combination for so many seconds. sizes: (height, width)."""
+    rows = []
+    for size in sizes:
+        for count in cameras:
+            for rate in rates:
+                say(f"{count} cameras of {size[1]}x{size[0]} at {rate:g} Hz")
+                rows.append(run_load(settings, count, size, rate, int(seconds * rate)))
+    return rows
+
+
+def run_load(
+    settings: RuntimeSettings, cameras: int, size: tuple[int, int], rate: float, frames: int
+) -> LoadRow:
+    """`frames` of every camera at `rate` a second. Raises RainRemovalError where the node is not ready."""
+    os.environ.setdefault("ROS_DOMAIN_ID", str(random.randint(1, 100)))
+    os.environ.setdefault("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
+    from rain_removal_ros.ros.process import running_node
+
+    height, width = size
+    names = [f"camera{number}" for number in range(cameras)]
+    with tempfile.TemporaryDirectory() as folder:
+        parameters = {
+            "cameras": f"[{', '.join(names)}]",
+            "image_sizes": f"{width}x{height}",
+            "backend": settings.backend,
+            "precision": settings.precision,
+            "threads": str(settings.threads),
+            "weights": str(settings.weights or weights_of(settings.preset, Path(folder))[0]),
+        }
+        if settings.cache_dir:
+            parameters["cache_dir"] = str(settings.cache_dir)
+        with running_node(parameters, Path(folder) / "node.log") as process, _cameras(names) as player:
+            player.wait_until_ready()
+            images = [np.roll(street_like(height, width), 8 * n, axis=1) for n in range(4)]
+            player.play(images, rate, max(10, int(2 * rate)))  # buffers and caches fill
+            before, began = _Process.of(process.pid), time.perf_counter()
+            player.play(images, rate, frames)
+            seconds = time.perf_counter() - began
+            after = _Process.of(process.pid)
+            player.drain()
+            runtime = player.runtime
+    latencies = player.latencies
+    thirds = np.array_split(np.asarray(latencies), 3)
+    return LoadRow(
+        cameras=cameras,
+        size=f"{width}x{height}",
+        rate_in_hz=round(frames / seconds, 2),
+        seconds=round(seconds, 1),
+        sent=frames * cameras,
+        back=len(latencies),
+        rates_out_hz=tuple(round(player.back[name] / seconds, 2) for name in names),
+        latency_median_ms=_ms(np.median(latencies)),
+        latency_p99_ms=_ms(np.quantile(latencies, 0.99)),
+        first_third_p99_ms=_ms(np.quantile(thirds[0], 0.99)),
+        last_third_p99_ms=_ms(np.quantile(thirds[-1], 0.99)),
+        cpu_cores=round((after.cpu_s - before.cpu_s) / seconds, 2),
+        memory_start_mib=before.memory_mib,
+        memory_end_mib=after.memory_mib,
+        handles_start=before.handles,
+        handles_end=after.handles,
+        threads_start=before.threads,
+        threads_end=after.threads,
+        shared_memory_files_start=before.shared_memory_files,
+        shared_memory_files_end=after.shared_memory_files,
+        backend=runtime["backend"],
+        precision=runtime["precision"],
+    )
+
+
+def _ms(seconds: float) -> float:
+    return round(1e3 * float(seconds), 2)
+
+
+@dataclass(frozen=True)
+class _Process:
+    cpu_s: float
+    memory_mib: float
+    handles: int
+    threads: int
+    shared_memory_files: int
+
+    @classmethod
+    def of(cls, process_id: int) -> _Process:
+        folder = Path(f"/proc/{process_id}")
+        fields = (folder / "stat").read_text().rpartition(")")[2].split()
+        resident = int((folder / "statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+        return cls(
+            cpu_s=(int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK"),
+            memory_mib=round(resident / 2**20, 1),
+            handles=len(list((folder / "fd").iterdir())),
+            threads=len(list((folder / "task").iterdir())),
+            shared_memory_files=len(list(Path("/dev/shm").iterdir())),
+        )
+
+
+@contextmanager
+def _cameras(names: Sequence[str]) -> Iterator[_Cameras]:
+    player = _Cameras(names)
+    try:
+        yield player
+    finally:
+        player.close()
+
+
+class _Cameras:
+    """Cameras and subscribers of all of them, in one node of this process."""
+
+    def __init__(self, names: Sequence[str]):
+        import rclpy
+        from diagnostic_msgs.msg import DiagnosticArray
+        from rclpy.executors import SingleThreadedExecutor
+        from rclpy.qos import QoSProfile, ReliabilityPolicy
+        from sensor_msgs.msg import Image
+
+        from rain_removal_ros.share import dds_profile_environment
+
+        os.environ.update(dds_profile_environment(os.environ))
+        rclpy.init()
+        self.latencies: list[float] = []
+        self.back = dict.fromkeys(names, 0)
+        self.runtime: dict[str, str] = {}
+        self._level: object = None
+        self._changed = threading.Condition()
+        self._sent: dict[tuple[str, int], float] = {}
+        self._serial = 0
+        self._node = rclpy.create_node("derain_load")
+        qos = QoSProfile(depth=1, reliability=ReliabilityPolicy.BEST_EFFORT)
+        self._publishers = {
+            name: self._node.create_publisher(Image, f"{name}/image_raw", qos) for name in names
+        }
+        for name in names:
+            self._node.create_subscription(
+                Image, f"{name}/derained/image", lambda message, name=name: self._on_image(name, message), 10
+            )
+        self._node.create_subscription(DiagnosticArray, "/diagnostics", self._on_diagnostics, 10)
+        self._executor = SingleThreadedExecutor()
+        self._executor.add_node(self._node)
+        self._stopping = threading.Event()
+        self._spinner = threading.Thread(target=self._spin, name="subscribers")
+        self._spinner.start()
+
+    def close(self) -> None:
+        import rclpy
+
+        self._stopping.set()
+        self._executor.wake()
+        self._spinner.join()
+        self._executor.shutdown()
+        self._node.destroy_node()
+        rclpy.try_shutdown()
+
+    def wait_until_ready(self) -> None:
+        from diagnostic_msgs.msg import DiagnosticStatus
+
+        def ready() -> bool:
+            found = all(publisher.get_subscription_count() for publisher in self._publishers.values())
+            return found and self.runtime.get("state") == "active" and self._level == DiagnosticStatus.OK
+
+        with self._changed:
+            if not self._changed.wait_for(ready, READY_WITHIN_S):
+                raise RainRemovalError(f"the node was not ready after {READY_WITHIN_S:.0f} s: {self.runtime}")
+
+    def play(self, images: Sequence[np.ndarray], rate: float, frames: int) -> None:
+        """Every camera's images at `rate` a second, the cameras one after another within a period."""
+        from std_msgs.msg import Header
+
+        from rain_removal_ros.ros.messages import image_message
+
+        messages = [image_message(image, "rgb8", Header(frame_id="lens")) for image in images]
+        with self._changed:
+            self.latencies.clear()
+            self._sent.clear()
+            self.back = dict.fromkeys(self.back, 0)
+        began = time.perf_counter()
+        for number in range(frames):
+            self._serial += 1
+            message = messages[number % len(messages)]
+            message.header.stamp.sec = self._serial
+            for place, (name, publisher) in enumerate(self._publishers.items()):
+                due = began + (number + place / len(self._publishers)) / rate
+                time.sleep(max(0.0, due - time.perf_counter()))  # the camera's clock
+                with self._changed:
+                    self._sent[name, self._serial] = time.perf_counter()
+                    while len(self._sent) > 100:  # dropped by the node, as newer ones came
+                        self._sent.pop(next(iter(self._sent)))
+                publisher.publish(message)
+
+    def drain(self) -> None:
+        """Wait for the frames under way."""
+        with self._changed:
+            self._changed.wait_for(lambda: not self._sent, DRAIN_S)
+
+    def _spin(self) -> None:
+        while not self._stopping.is_set():
+            self._executor.spin_once()
+
+    def _on_image(self, name: str, message: Any) -> None:
+        now = time.perf_counter()
+        with self._changed:
+            sent = self._sent.pop((name, message.header.stamp.sec), None)
+            if sent is not None:
+                self.latencies.append(now - sent)
+                self.back[name] += 1
+            self._changed.notify_all()
+
+    def _on_diagnostics(self, message: Any) -> None:
+        with self._changed:
+            for status in message.status:
+                if status.name == "derain: runtime":
+                    self._level = status.level
+                    self.runtime = {pair.key: pair.value for pair in status.values}
+            self._changed.notify_all()
+
+
+def load_table(rows: Sequence[LoadRow]) -> str:
+    """The rows as a Markdown table."""
+    from tabulate import tabulate
+
+    cells = [
+        (
+            row.cameras,
+            row.size,
+            row.rate_in_hz,
+            f"{min(row.rates_out_hz):.1f} to {max(row.rates_out_hz):.1f}",
+            row.latency_median_ms,
+            row.latency_p99_ms,
+            row.cpu_cores,
+        )
+        for row in rows
+    ]
+    names = ("cameras", "size", "Hz in", "Hz out", "median ms", "p99 ms", "CPU cores")
+    return tabulate(cells, names, tablefmt="github")
+
+
+def soak_lines(row: LoadRow) -> str:
+    """What must not grow, in sentences."""
+    growth = 100 * (row.memory_end_mib / row.memory_start_mib - 1)
+    return (
+        f"{row.back} of {row.sent} frames came back in {row.seconds:.0f} s; "
+        f"memory {row.memory_start_mib:.0f} to {row.memory_end_mib:.0f} MiB ({growth:+.2f} %), "
+        f"handles {row.handles_start} to {row.handles_end}, "
+        f"threads {row.threads_start} to {row.threads_end}, files in "
+        f"/dev/shm {row.shared_memory_files_start} to {row.shared_memory_files_end}; "
+        f"p99 {row.first_third_p99_ms} ms in the first third, {row.last_third_p99_ms} ms in the last"
+    )

@@ -1,0 +1,1 @@
+"""Faults done to the node on purpose, with `make faults`."""
