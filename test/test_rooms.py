@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import subprocess
 import sys
+from functools import cache
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
@@ -31,6 +32,7 @@ def module_of(name: str) -> str | None:
     return None
 
 
+@cache
 def imports_of(module: str, lazy: bool) -> set[str]:
     """The files of the package that a file imports: at its top, or also within functions."""
     tree = ast.parse(FILES[module].read_text())
