@@ -47,32 +47,29 @@ class Observed:
 
 
 def dense_parameters(seed: int = 0) -> RainParameters:
-    """Curtains as photographs of heavy rain show them: many faint streaks at many depths, overlapping to a
-    veil, behind a few that are near, wide and soft; with little fog.
+    """A downpour: curtains of many faint streaks at three depths that overlap to a veil, a few near and wide
+    ones before them, and little fog; drawn by `seed`.
     """
-    generator = np.random.default_rng([seed, 15485863])
-    lean = generator.uniform(-18, 18)
+    generator = np.random.default_rng([seed, 6007])
+    angle = generator.uniform(-20, 20)
 
-    def layer(density, length, width, strength, speed) -> StreakLayer:
+    def curtain(density: float, length: float, width: float, strength: float, speed: float) -> StreakLayer:
         return StreakLayer(
-            density=float(np.exp(generator.uniform(*np.log(density)))),
-            length=generator.uniform(*length),
-            width=generator.uniform(*width),
-            strength=generator.uniform(*strength),
-            angle=lean + generator.uniform(-6, 6),
+            density=density * generator.uniform(0.7, 1.4),
+            length=length * generator.uniform(0.7, 1.4),
+            width=width * generator.uniform(0.8, 1.25),
+            strength=strength * generator.uniform(0.8, 1.2),
+            angle=angle + generator.normal(0, 2),
             speed=speed,
         )
 
-    far = [layer((0.012, 0.04), (0.012, 0.04), (0.0006, 0.0011), (0.15, 0.35), 9.0) for _ in range(3)]
-    middle = [layer((0.003, 0.01), (0.03, 0.09), (0.0009, 0.002), (0.2, 0.5), 12.0) for _ in range(3)]
-    near = [layer((0.0001, 0.0006), (0.06, 0.16), (0.003, 0.007), (0.25, 0.6), 20.0) for _ in range(2)]
-    return RainParameters(
-        alpha=generator.uniform(0.003, 0.01),
-        beta=generator.uniform(0.0, 0.004),
-        layers=(*far, *middle, *near),
-        airlight=generator.uniform(0.7, 0.95),
-        nearest=6.0,
+    layers = (
+        curtain(0.022, 0.016, 0.0010, 0.25, 8.0),
+        curtain(0.011, 0.035, 0.0014, 0.32, 12.0),
+        curtain(0.0035, 0.075, 0.0022, 0.40, 16.0),
+        curtain(0.0004, 0.15, 0.0050, 0.50, 24.0),
     )
+    return RainParameters(0.006, 0.002, layers, airlight=generator.uniform(0.75, 0.95), nearest=6.0)
 
 
 def parameters_of(level: str, index: int) -> RainParameters:

@@ -160,7 +160,7 @@ def overexposed(scene: _Scene) -> np.ndarray:
     """Too long an exposure: sky and white facades clip and spill light over what is beside them."""
     linear = scene.linear * np.float32(scene.uniform(1.3, 3.5))
     linear = linear + scene.soft_sky * np.float32(scene.uniform(0.3, 1.5))
-    linear = _bloom(linear, scene.uniform(0.03, 0.15) * scene.height, scene.uniform(0.2, 0.8))
+    linear = _bloom(linear, scene.uniform(0.02, 0.1) * scene.height, scene.uniform(0.1, 0.5))
     return _encode(linear + np.float32(scene.uniform(0, 0.04)))
 
 
