@@ -27,6 +27,7 @@ from rain_removal_ros.lab.evaluation.protocols import PROTOCOLS
 from rain_removal_ros.lab.evaluation.real_weather import WeatherView, measure_weather, open_weather
 from rain_removal_ros.lab.evaluation.report import render_markdown
 from rain_removal_ros.lab.evaluation.streak_stage import streak_stage_of
+from rain_removal_ros.lab.evaluation.summary import Record
 from rain_removal_ros.lab.evaluation.testbed import MASK, Testbed
 from rain_removal_ros.runtime import Restorer, create_restorer
 from rain_removal_ros.runtime.cache import default_folder
@@ -129,16 +130,19 @@ def run(arguments: argparse.Namespace) -> int:
     testbed = _testbed(arguments, networks, files, judges)
     arguments.output.mkdir(parents=True, exist_ok=True)
     results: dict = {}
+    conditions = _conditions(arguments, dataset, networks, judges)
+    evaluation = None if dataset is None else Evaluation(dataset, testbed, _settings(arguments))
     try:
-        if dataset is not None:
-            evaluation = Evaluation(dataset, testbed, _settings(arguments))
+        if evaluation is not None:
             results |= evaluation.run()
+            _write_report(arguments.output, conditions, results)
             for name in networks if arguments.sheet > 0 else ():
                 _write_sheet(
                     arguments.output / f"worst_{name}.jpg", _worst_rows(evaluation, name, arguments.sheet)
                 )
         if weather is not None:
             results["real_weather"], views = measure_weather(weather, testbed)
+            _write_report(arguments.output, conditions, results)
             for name in networks if arguments.sheet > 0 else ():
                 _write_sheet(arguments.output / f"weather_{name}.jpg", _weather_rows(views, name))
         if arguments.hard_dry:
@@ -147,16 +151,24 @@ def run(arguments: argparse.Namespace) -> int:
             for name in networks if arguments.sheet > 0 else ():
                 rows = _hard_dry_rows(source, scores, name, testbed)
                 _write_sheet(arguments.output / f"hard_dry_{name}.jpg", rows)
+        if evaluation is not None:
+            evaluation.add_latency(results)
     finally:
         for restorer in networks.values():
             restorer.close()
-    report = {"conditions": _conditions(arguments, dataset, networks, judges), "results": results}
-    (arguments.output / "report.json").write_text(json.dumps(report, indent=1, allow_nan=False) + "\n")
-    markdown = render_markdown(report)
-    (arguments.output / "report.md").write_text(markdown)
+    markdown = _write_report(arguments.output, conditions, results)
     print(markdown[markdown.index("\n## ") :])
     print(f"Written to {arguments.output}: " + ", ".join(sorted(p.name for p in arguments.output.iterdir())))
     return 0
+
+
+def _write_report(folder: Path, conditions: dict, results: dict) -> str:
+    """Writes what has been measured so far, and gives it as Markdown."""
+    report = {"conditions": conditions, "results": results}
+    (folder / "report.json").write_text(json.dumps(report, indent=1, allow_nan=False) + "\n")
+    markdown = render_markdown(report)
+    (folder / "report.md").write_text(markdown)
+    return markdown
 
 
 def _open_dataset(arguments: argparse.Namespace) -> Dataset | None:
@@ -288,8 +300,8 @@ def _write_sheet(path: Path, rows: list[sheet.SheetRow]) -> None:
 
 def _worst_rows(evaluation: Evaluation, network: str, count: int) -> list[sheet.SheetRow]:
     """The views of which most was harmed, every group in turn."""
-    rows = []
-    for record in evaluation.worst(network, count):
+
+    def row(record: Record) -> sheet.SheetRow:
         view, focal_px = evaluation.view_again(record)
         restored = evaluation.testbed.restore(network, view.rainy, focal_px)
         figures = record.figures
@@ -300,8 +312,9 @@ def _worst_rows(evaluation: Evaluation, network: str, count: int) -> list[sheet.
         )
         marked = _marked(restored.image, metrics.harmed(restored.image, view.rainy, view.clean))
         depth = colour_inverse_depth(restored.inverse_depth)
-        rows.append(sheet.SheetRow(caption, (view.rainy, restored.image, view.clean, marked, depth)))
-    return rows
+        return sheet.SheetRow(caption, (view.rainy, restored.image, view.clean, marked, depth))
+
+    return evaluation.testbed.in_workers(row, evaluation.worst(network, count), "worst cases")
 
 
 def _weather_rows(views: list[WeatherView], network: str) -> list[sheet.SheetRow]:
@@ -326,8 +339,8 @@ def _hard_dry_rows(
     worst: dict[str, HardDryScore] = {}
     for score in sorted((one for one in scores if one.network == network), key=lambda one: one.psnr):
         worst.setdefault(score.kind, score)
-    rows = []
-    for score in worst.values():
+
+    def row(score: HardDryScore) -> sheet.SheetRow:
         example = dataset[score.index]
         image = hard_dry_image(example, score.index, score.kind)
         restored = testbed.restore(network, image, example.focal_px).image
@@ -335,9 +348,9 @@ def _hard_dry_rows(
         caption = f"{score.kind}: {score.name}, {score.psnr:.1f} dB, {100 * score.changed:.1f} % moved"
         if score.rain is not None:
             caption += f", rain {score.rain:.3f}"
-        pictures = (image, restored, marked)
-        rows.append(sheet.SheetRow(f"{caption}   [as it came | derained | moved]", pictures))
-    return rows
+        return sheet.SheetRow(f"{caption}   [as it came | derained | moved]", (image, restored, marked))
+
+    return testbed.in_workers(row, list(worst.values()), "worst look-alikes")
 
 
 def _marked(image: np.ndarray, where: np.ndarray) -> np.ndarray:

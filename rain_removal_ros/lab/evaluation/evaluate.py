@@ -158,7 +158,6 @@ class Evaluation:
             self._add_robustness(results)
             self._add_flicker(results)
             self._add_consistency(results)
-        self._add_latency(results, example.clean)
         return results
 
     def worst(self, network: str, count: int) -> list[Record]:
@@ -235,8 +234,8 @@ class Evaluation:
     def _score_view(self, view: View, example: Example, truth: _Truth, add) -> None:
         before = _likeness(view.rainy, truth)
 
-        def compared(image: np.ndarray, labels: dict[str, np.ndarray]) -> dict[str, float]:
-            figures = _likeness(image, truth)
+        def compared(image: np.ndarray, labels: dict, whole: bool = True) -> dict[str, float]:
+            figures = _likeness(image, truth, whole)
             gains = {
                 f"{name}_gain": value - before[name] for name, value in figures.items() if name in _GAINING
             }
@@ -248,11 +247,12 @@ class Evaluation:
         add(view.level, RAINY, before | to_fog | _agreements(seen, truth), seen)
         if view.fog is not None and self.testbed.streak_stages:
             labels = self.testbed.judged_before(view.fog)
-            add(view.level, FOG_LEFT, compared(view.fog, labels), labels)
+            add(view.level, FOG_LEFT, compared(view.fog, labels, whole=False), labels)
         for name in self.testbed.streak_stages if view.fog is not None else ():
             cleared = self.testbed.without_streaks(name, view.rainy)
             labels = self.testbed.judged(cleared)
-            figures = compared(cleared, labels) | {"psnr_to_fog": metrics.psnr(cleared, view.fog)}
+            figures = compared(cleared, labels, whole=False)
+            figures["psnr_to_fog"] = metrics.psnr(cleared, view.fog)
             add(view.level, STREAKS_ALONE.format(name), figures, labels)
         for name in self.testbed.networks:
             restored = self.testbed.restore(name, view.rainy, example.focal_px)
@@ -376,10 +376,13 @@ class Evaluation:
         ratios = (np.abs(other[judged] / whole[judged] - 1) for other in (of_crop, of_zoom))
         return tuple(float(np.median(ratio)) for ratio in ratios)
 
-    def _add_latency(self, results: dict, image: np.ndarray) -> None:
-        """Milliseconds of a call on one image of `latency_size`, one at a time, after all else is done."""
+    def add_latency(self, results: dict) -> None:
+        """Adds milliseconds of a call on one image of `latency_size`, one at a time: to be done after all
+        else, as nothing else may run meanwhile, and a runtime may leave the calling thread tied to one core.
+        """
         height, width = self.settings.latency_size
-        image = cv2.resize(image, (width, height), interpolation=cv2.INTER_LINEAR)
+        clean = self._prepared(self.indices[0]).clean
+        image = cv2.resize(clean, (width, height), interpolation=cv2.INTER_LINEAR)
         calls, outputs = self.settings.latency_calls, OUTPUTS[:2]
         for name, restorer in self.testbed.networks.items():
             restorer.prepare(height, width, outputs)
@@ -416,12 +419,18 @@ def _takes_rain(example: Example) -> bool:
     return example.inverse_depth is not None and not np.isnan(example.inverse_depth).any()
 
 
-def _likeness(image: np.ndarray, truth: _Truth) -> dict[str, float]:
-    """How like the truth an image is: everywhere, below the sky, and in the sky."""
-    similarity = metrics.ssim_map(image, truth.clean)
-    figures = {"psnr": metrics.psnr(image, truth.clean), "ssim": float(similarity.mean(dtype=np.float64))}
+def _likeness(image: np.ndarray, truth: _Truth, whole: bool = True) -> dict[str, float]:
+    """How like the truth an image is: everywhere, below the sky, and in the sky; by PSNR alone where the
+    image is but half a result.
+    """
+    figures = {"psnr": metrics.psnr(image, truth.clean)}
     if truth.below is not None:
         figures["psnr_below"] = metrics.psnr(image, truth.clean, truth.below)
+    if not whole:
+        return figures
+    similarity = metrics.ssim_map(image, truth.clean)
+    figures["ssim"] = float(similarity.mean(dtype=np.float64))
+    if truth.below is not None:
         inside = metrics.inside_border(truth.below)
         if inside.any():
             figures["ssim_below"] = float(similarity[inside].mean(dtype=np.float64))

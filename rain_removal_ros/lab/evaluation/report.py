@@ -213,7 +213,7 @@ def _levels_table(results: dict) -> str:
     for name in results["networks"]:
         alone = sources.get(STREAKS_ALONE.format(name), {})
         perfect = sources.get(FOG_LEFT, {})
-        columns = [*RESTORATION, Column("rain?", "rain", _ratio)]
+        columns = [*RESTORATION, *DRY_COLUMNS[3:]]
         titles = [column.title for column in columns]
         won = [column for judge in judges for column in _judgement(judge)[1::2]]
         if MASK in judges:
