@@ -6,7 +6,6 @@ Knows restorers and judges by their call, and what cameras' images are, not what
 
 from __future__ import annotations
 
-import inspect
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -17,7 +16,7 @@ import numpy as np
 
 from rain_removal_ros.errors import ParameterError, RainRemovalError
 from rain_removal_ros.lab.evaluation.judges import TRACING, folding_table
-from rain_removal_ros.runtime import Output, Restored, Restorer
+from rain_removal_ros.runtime import Output, Restorer
 
 JudgeFunction = Callable[[np.ndarray], np.ndarray]  # uint8 (H, W, 3) RGB -> uint8 (H, W) train ids
 ImageFunction = Callable[[np.ndarray], np.ndarray]  # uint8 (H, W, 3) RGB -> the like
@@ -78,21 +77,15 @@ class Testbed:
     def restore(self, network: str, image: np.ndarray, focal_px: float | None = None) -> Answer:
         """What a network makes of a uint8 (H, W, 3) image; focal_px: its camera's focal length."""
         restorer, size = self.networks[network], image.shape[:2]
-        call: Callable[..., Restored] = restorer
         with self._locks[network]:
             if (network, size) not in self._compiled:
                 with TRACING:
                     restorer.prepare(size[0], size[1], OUTPUTS)
                 self._compiled.add((network, size))
-            if "focal_px" in inspect.signature(restorer.__call__).parameters:
-                restored = call(image, OUTPUTS, focal_px=focal_px)
-            else:
-                restored = call(image, OUTPUTS)
+            restored = restorer(image, OUTPUTS, focal_px=focal_px)
         if restored.image is None or restored.inverse_depth is None:
             raise RainRemovalError(f"{network} gave no image or no inverse depth, which were asked for")
-        return Answer(
-            restored.image, restored.inverse_depth, restored.labels, getattr(restored, "rain", None)
-        )
+        return Answer(restored.image, restored.inverse_depth, restored.labels, restored.rain)
 
     def without_streaks(self, network: str, image: np.ndarray) -> np.ndarray:
         """The image as the network's streak stage alone leaves it."""
