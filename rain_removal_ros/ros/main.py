@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import atexit
+import os
 import sys
+from typing import NoReturn
 
 from rain_removal_ros.ros.ending import Ending
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Run the node until SIGINT, SIGTERM or SIGHUP. Status: 0; 1 where it could not start or an executor
-    failed, or `build_only` failed or was interrupted.
+def main(arguments: list[str] | None = None) -> NoReturn:
+    """Run the node until SIGINT, SIGTERM or SIGHUP, and end the process.
+
+    Status: 0; 1 where it could not start or an executor failed, or `build_only` failed or was interrupted.
 
     A second Ctrl-C, or one in the middle of the start or the shutdown, changes nothing.
     """
@@ -17,17 +21,20 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         from rain_removal_ros.ros.node import run
 
-        return run(ending, arguments)
+        status = run(ending, arguments)
     except ModuleNotFoundError as error:
         print(
             f"derain node: {error}; source a ROS 2 installation, or without one: "
             'pip install "rain_removal_ros[ros]"',
             file=sys.stderr,
         )
-        return 1
-    finally:
-        ending.over()
+        status = 1
+    ending.over()
+    atexit._run_exitfuncs()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)  # taking PyTorch and OpenVINO apart piece by piece can take seconds
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()
