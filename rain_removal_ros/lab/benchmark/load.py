@@ -6,6 +6,7 @@ Figures are those of what came back, of the node's diagnostics and of /proc.
 
 from __future__ import annotations
 
+import functools
 import os
 import random
 import tempfile
@@ -195,9 +196,8 @@ class _Cameras:
             name: self._node.create_publisher(Image, f"{name}/image_raw", qos) for name in names
         }
         for name in names:
-            self._node.create_subscription(
-                Image, f"{name}/derained/image", lambda message, name=name: self._on_image(name, message), 10
-            )
+            callback = functools.partial(self._on_image, name)
+            self._node.create_subscription(Image, f"{name}/derained/image", callback, 10)
         self._node.create_subscription(DiagnosticArray, "/diagnostics", self._on_diagnostics, 10)
         self._executor = SingleThreadedExecutor()
         self._executor.add_node(self._node)
