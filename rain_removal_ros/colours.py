@@ -15,5 +15,5 @@ def colour_inverse_depth(inverse_depth: np.ndarray) -> np.ndarray:
     The square root spreads the distances that matter on a road (5 to 100 m) over most of the colours.
     """
     share = np.sqrt(np.clip(inverse_depth / np.float32(BRIGHTEST), 0, 1))
-    coloured = cv2.applyColorMap(np.uint8(255 * share), cv2.COLORMAP_CIVIDIS)
+    coloured = cv2.applyColorMap((255 * share).astype(np.uint8), cv2.COLORMAP_CIVIDIS)
     return cv2.cvtColor(coloured, cv2.COLOR_BGR2RGB)

@@ -6,9 +6,8 @@ Pixels are viewed where the layout allows it (rgb8 without padding) and touched 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Literal, Protocol
 
 import cv2
 import numpy as np
@@ -26,14 +25,14 @@ class Image(Protocol):
     encoding: str
     is_bigendian: int
     step: int
-    data: Sequence[int]
+    data: Any  # with the buffer protocol
 
 
 class CompressedImage(Protocol):
     """The fields of a sensor_msgs/CompressedImage."""
 
     format: str
-    data: Sequence[int]
+    data: Any  # with the buffer protocol
 
 
 @dataclass(frozen=True)
@@ -226,7 +225,7 @@ def _rows(message: Image, pixels: Pixels, height: int | None = None) -> np.ndarr
             f"{len(message.data)} bytes of data, but {message.encoding} of {width}x{message.height} with a "
             f"step of {step} needs {height * step}; the message was cut on its way or its fields are wrong"
         )
-    byte_order = ">" if message.is_bigendian else "<"
+    byte_order: Literal[">", "<"] = ">" if message.is_bigendian else "<"
     return np.ndarray(
         (height, width, pixels.channels),
         pixels.dtype.newbyteorder(byte_order),
@@ -252,6 +251,7 @@ def _write_16_bits(picture: Picture, restored: np.ndarray) -> np.ndarray:
         change = cv2.cvtColor(restored, cv2.COLOR_RGB2GRAY).astype(np.int32)[..., None] - picture.rgb[..., :1]
     elif kind.startswith("bgr"):
         change = change[..., ::-1]
+    assert picture.source is not None  # of 16 bits the source is kept
     written = picture.source.astype(np.uint16)
     colours = written[..., : change.shape[-1]]
     colours[...] = np.clip(colours + (change << 8), 0, 65535)

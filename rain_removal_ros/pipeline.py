@@ -387,6 +387,7 @@ class Pipeline:
             if self._stopping or crew != self._crew:
                 return None
             camera = self._next_camera()
+            assert camera is not None and camera.waiting is not None  # it was waited for
             self._turns.remove(camera)
             self._turns.append(camera)  # its next turn comes after all others'
             frame, camera.waiting = camera.waiting, None
@@ -568,11 +569,13 @@ class Pipeline:
         if failure is not None:
             return _Unserved(_problem_of_build(failure[1]), failure[1])
         if self._stand_in is None and _may_be_tried(self._stand_in_failure):
+            assert self._make_stand_in is not None  # it serves
             try:
                 self._stand_in = self._make_stand_in()
             except Exception as error:  # of whatever backend; not every frame is to load it in vain
                 self._stand_in_failure = time.perf_counter(), error
         if self._stand_in is None:
+            assert self._stand_in_failure is not None
             return _Unserved(Problem.FAILED, self._stand_in_failure[1])
         return self._stand_in, wanted
 
@@ -620,6 +623,7 @@ class Pipeline:
                 if self._stopping or crew != self._crew:
                     return
                 key = self._next_key()
+                assert key is not None  # it was waited for
                 self._build = Build(*key, started=time.perf_counter())
                 restorer = self.restorer
             failure: Exception | None = None
@@ -704,6 +708,7 @@ class Pipeline:
 
     def _leave_behind(self) -> None:
         """Replace worker and builder, which may wait for the hanging one; the restorer has failed."""
+        assert self._stage is not None  # something hangs
         camera, (_, since) = self._busy, self._stage
         error = InferenceError(
             f"inference did not come back within {time.perf_counter() - since:.1f} s; "
@@ -727,7 +732,7 @@ class Pipeline:
 
     def _report_hanging(self, hanging: Restorer, camera: _Camera | None, error: InferenceError) -> None:
         hanging.cancel_builds()
-        self._listener.on_problem(camera and camera.name, Problem.FAILED, error)
+        self._listener.on_problem(None if camera is None else camera.name, Problem.FAILED, error)
 
     def _still_stuck(self) -> list[threading.Thread]:
         return [thread for thread in self._stuck if thread.is_alive() and thread.name.startswith("restore")]
@@ -739,6 +744,7 @@ class Pipeline:
         try:
             if not hangs:  # its memory first; one that hangs is closed by the thread that hangs in it
                 failed.close()
+            assert self._make_restorer is not None  # nothing is recovered without
             restorer = self._make_restorer()
             for (height, width), outputs in keys:
                 restorer.prepare(height, width, outputs)
@@ -757,7 +763,7 @@ class Pipeline:
             self._failed.clear()
             self._built_at.clear()
             self._unblock_all()
-        self._listener.on_recovered(restorer, failure)
+        self._listener.on_recovered(restorer, failure or "")
 
     def _start_crew(self) -> None:
         self._crew += 1

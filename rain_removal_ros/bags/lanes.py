@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator
-from typing import Generic, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 AHEAD_BYTES = 128 << 20
 """What may wait between two stages: enough to even out their times, little enough for the memory."""
@@ -63,7 +63,7 @@ class Lane(Generic[T]):
             yield item
 
 
-def guarded(work: Callable[[], None], lane: Lane) -> None:
+def guarded(work: Callable[[], None], lane: Lane[Any]) -> None:
     """Do the work of the thread that fills a lane, and end the lane with it, whatever becomes of it."""
     try:
         work()

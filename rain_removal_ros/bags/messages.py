@@ -14,6 +14,7 @@ import cv2
 import numpy as np
 from rosbags.serde import SerdeError
 from rosbags.typesys import Stores, TypesysError, get_types_from_msg, get_typestore
+from rosbags.typesys.store import Typestore
 
 from rain_removal_ros import encodings
 from rain_removal_ros.encodings import Picture
@@ -29,7 +30,7 @@ IMAGE_TYPES: dict[str, Callable[[Any], Picture]] = {
 
 
 @cache
-def typestore():
+def typestore() -> Typestore:
     """The messages of ROS 2 Jazzy."""
     return get_typestore(Stores.ROS2_JAZZY)
 

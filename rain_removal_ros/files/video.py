@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 import av
 import av.error
@@ -150,7 +151,7 @@ class VideoSource:
         }
         return [kind for kind, count in kinds.items() if count > 0]
 
-    def __iter__(self) -> Iterator[TimedFrame | Packet]:
+    def __iter__(self) -> Iterator[TimedFrame | Packet[Any]]:
         """Frames, and between them the packets of sound, with times that begin where the video begins."""
         look = self.look
         step = max(1, round(1 / (self.rate * self.time_base)))
@@ -243,7 +244,9 @@ class VideoSink:
         self._inputs, self._metadata = sound, metadata or {}
         self._sound: dict[int, tuple[AudioStream, bool]] = {}  # output stream, and whether packets are copied
         self._resamplers: dict[int, av.AudioResampler] = {}  # of sound that is encoded anew
-        self._early: list[Packet] = []  # sound that comes before the first frame says how large the video is
+        self._early: list[
+            Packet[Any]
+        ] = []  # sound that comes before the first frame says how large the video is
         self._stream: VideoStream | None = None
 
     def __enter__(self) -> VideoSink:
@@ -280,7 +283,7 @@ class VideoSink:
                 self._write_sound(packet)
             self._early.clear()
 
-    def write_sound(self, packet: Packet) -> None:
+    def write_sound(self, packet: Packet[Any]) -> None:
         """Append a packet of one of the source's sound streams. Raises OutputError."""
         with self._system_errors():
             if self._stream is None:
@@ -320,7 +323,7 @@ class VideoSink:
                 self.says.append(f"{self.path.suffix} takes no {name} sound, so it is AAC in the result")
             self._sound[stream.index] = output, copied
 
-    def _write_sound(self, packet: Packet) -> None:
+    def _write_sound(self, packet: Packet[Any]) -> None:
         output, copied = self._sound[packet.stream.index]
         if copied:
             packet.stream = output

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any, TypeAlias
 
 import cv2
 import numpy as np
@@ -48,7 +49,7 @@ INFO_POLICIES = (
     QoSPolicyKind.DURABILITY,
 )
 
-InputMessage = Image | CompressedImage
+InputMessage: TypeAlias = Image | CompressedImage
 
 
 DEFAULT_OVERRIDES = QoSOverridingOptions.with_default_policies()
@@ -75,7 +76,8 @@ class CameraTopics:
         segmentation: bool,
         on_image: Callable[[str, InputMessage], None],
     ):
-        self._node, self._name, self._on_image = node, name, on_image
+        self._node: Any = node  # LifecycleNodeMixin alone does not say that it is a Node too
+        self._name, self._on_image = name, on_image
         self._message_type, self._read = READERS[image_transport]
         suffix = "/compressed" if image_transport == "compressed" else ""
         self._image_topic = f"{name}/image_raw{suffix}"
@@ -192,9 +194,13 @@ class CameraTopics:
             outgoing.append(Outgoing(self._image, image))
         if restored.inverse_depth is not None:
             outgoing.append(Outgoing(self._depth, image_message(restored.inverse_depth, "32FC1", header)))
-        if restored.labels is not None and _has_subscribers(self._mask):
+        if restored.labels is not None and self._mask is not None and _has_subscribers(self._mask):
             outgoing.append(Outgoing(self._mask, image_message(restored.labels, "mono8", header)))
-        if restored.labels is not None and _has_subscribers(self._color_mask):
+        if (
+            restored.labels is not None
+            and self._color_mask is not None
+            and _has_subscribers(self._color_mask)
+        ):
             colours = cv2.applyColorMap(restored.labels, self._palette)
             outgoing.append(Outgoing(self._color_mask, image_message(colours, "rgb8", header)))
         weather = Weather.of(restored.rain, restored.extinction)

@@ -189,8 +189,9 @@ class Throttle:
 def _judge_camera(snapshot: CameraSnapshot, state: CameraState, limits: Limits) -> tuple[bytes, str]:
     if not state.active:
         return DiagnosticStatus.OK, "not active"
+    active_for_s = state.active_for_s or 0.0
     silent_for = snapshot.seconds_since_received
-    silent_for = state.active_for_s if silent_for is None else min(silent_for, state.active_for_s)
+    silent_for = active_for_s if silent_for is None else min(silent_for, active_for_s)
     if silent_for > limits.stale_after_s:
         return DiagnosticStatus.STALE, f"no image for {silent_for:.1f} s; {_why_silent(state)}"
     recent = snapshot.recent_problems
@@ -202,7 +203,7 @@ def _judge_camera(snapshot: CameraSnapshot, state: CameraState, limits: Limits) 
         return DiagnosticStatus.WARN, f"its derained images are published by {others} as well"
     if recent[Problem.BAD_INPUT]:
         level = DiagnosticStatus.WARN if snapshot.rate_out else DiagnosticStatus.ERROR
-        return level, snapshot.last_problem
+        return level, snapshot.last_problem or ""
     total = snapshot.stages.get(Stage.TOTAL)
     if total is not None and total.maximum > limits.max_latency_s:
         steady = total.minimum > limits.max_latency_s and total.count >= STEADY_FRAMES
@@ -221,7 +222,7 @@ def _judge_camera(snapshot: CameraSnapshot, state: CameraState, limits: Limits) 
         return DiagnosticStatus.WARN, f"{state.info_problem}; it is not published"
     if not state.wanted:
         return DiagnosticStatus.OK, "nobody subscribes, so nothing is computed"
-    if not snapshot.rate_out and state.active_for_s > limits.stale_after_s:
+    if not snapshot.rate_out and active_for_s > limits.stale_after_s:
         return DiagnosticStatus.WARN, "images come in, but none comes out; the runtime's status may say why"
     bypassed = ", dry: images are published as they came" if snapshot.last_way is Way.BYPASSED else ""
     return DiagnosticStatus.OK, f"{snapshot.rate_out:.1f} Hz{bypassed}"
@@ -257,7 +258,9 @@ def _weather(snapshot: CameraSnapshot) -> list[tuple[str, object]]:
     ]
 
 
-def _status(level: bytes, name: str, message: str, hardware: str, values: list) -> DiagnosticStatus:
+def _status(
+    level: bytes, name: str, message: str, hardware: str, values: list[tuple[str, object]]
+) -> DiagnosticStatus:
     pairs = [KeyValue(key=key, value=bounded(value)) for key, value in values]
     return DiagnosticStatus(
         level=level, name=name, message=bounded(message), hardware_id=hardware, values=pairs

@@ -49,7 +49,7 @@ def image_message(pixels: np.ndarray, encoding: str, header: Header) -> Image:
         step=pixels.strides[0],
     )
     message.data.frombytes(
-        memoryview(pixels).cast("B")
+        memoryview(pixels.data).cast("B")
     )  # assigning an array would copy it element by element
     return message
 

@@ -16,7 +16,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
@@ -95,7 +95,7 @@ class _RosLog(logging.Handler):
 class _Yield:
     """Awaited once, gives the executor a turn."""
 
-    def __await__(self):
+    def __await__(self) -> Generator[None, None, None]:
         yield
 
 
@@ -109,7 +109,8 @@ class DerainNode(LifecycleNodeMixin, Node):
         self._transition_threads = f"transition-{id(self)}"
         self._transitions = ThreadPoolExecutor(1, thread_name_prefix=self._transition_threads)
         self._run_transition = self._service_change_state.callback
-        self._service_change_state.callback = self._on_change_state
+        change_state: Any = self._service_change_state  # rclpy types its callback as one that is no coroutine
+        change_state.callback = self._on_change_state
         self._state = "unconfigured"
         self._failure: str | None = None  # of the last transition
         self._pipeline: Pipeline | None = None
@@ -125,7 +126,7 @@ class DerainNode(LifecycleNodeMixin, Node):
 
     # -- starting and ending -----------------------------------------------------------------------
 
-    def start(self, on_built: Callable[[bool], None]) -> Future:
+    def start(self, on_built: Callable[[bool], None]) -> Future[Any]:
         """Do what `autostart` or `build_only` ask for, off the executor's thread.
 
         on_built: told whether everything was built, once, with `build_only`.
@@ -175,12 +176,16 @@ class DerainNode(LifecycleNodeMixin, Node):
             self.get_logger().error("build_only needs image_sizes, as 1280x720,1920x1080")
             return False
         return (
-            self.trigger_configure() == TransitionCallbackReturn.SUCCESS and self._pipeline.wait_until_built()
+            self.trigger_configure() == TransitionCallbackReturn.SUCCESS
+            and self._pipeline is not None
+            and self._pipeline.wait_until_built()
         )
 
     # -- lifecycle ---------------------------------------------------------------------------------
 
-    async def _on_change_state(self, request: ChangeState.Request, response: ChangeState.Response):
+    async def _on_change_state(
+        self, request: ChangeState.Request, response: ChangeState.Response
+    ) -> ChangeState.Response:
         """Run a transition in its thread; the executor goes on with its other work until it is done."""
         transition = self._transitions.submit(self._run_transition, request, response)
         while not transition.done():
@@ -520,7 +525,7 @@ class Spinner:
                 self._report(error)
 
     def _report(self, error: Exception) -> None:
-        held_back = self._throttle.pass_(type(error))
+        held_back = self._throttle.pass_(type(error).__name__)
         if held_back is not None:
             more = f" (and {held_back} like it)" if held_back else ""
             text = "".join(traceback.format_exception(error))

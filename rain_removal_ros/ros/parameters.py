@@ -245,7 +245,7 @@ def parse(name: str, text: str) -> Any:
     text = text.strip()
     try:
         if isinstance(default, bool):
-            value = _SWITCH[text.lower()]
+            value: Any = _SWITCH[text.lower()]
         elif isinstance(default, list):
             value = [part.strip(" '\"") for part in text.strip("[]").split(",") if part.strip(" '\"")]
         else:

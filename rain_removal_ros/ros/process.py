@@ -19,7 +19,7 @@ ENDS_WITHIN_S = 20.0
 @contextmanager
 def running_node(
     parameters: Mapping[str, str], log: Path | None = None, remappings: Sequence[tuple[str, str]] = ()
-) -> Iterator[subprocess.Popen]:
+) -> Iterator[subprocess.Popen[bytes]]:
     """The node, its output in `log` (None: on this terminal); ended by SIGINT, as Ctrl-C would.
 
     Raises RainRemovalError where it does not end cleanly.

@@ -74,6 +74,7 @@ class BuildProcess:
             for last_try in (False, True):
                 server = self._start(cancellation)
                 try:
+                    assert server.stdin is not None  # a pipe
                     _send(server.stdin, order)
                     return self._receive(server, cancellation)
                 except BrokenPipeError as error:  # it had just ended for want of work
@@ -110,6 +111,7 @@ class BuildProcess:
             return self._server
 
     def _receive(self, server: subprocess.Popen[bytes], cancellation: Cancellation) -> bytes:
+        assert server.stdout is not None  # a pipe
         line = server.stdout.readline()
         try:
             answer = json.loads(line)
@@ -134,7 +136,8 @@ class BuildProcess:
         server.wait()
         for stream in (server.stdin, server.stdout):
             with suppress(BrokenPipeError):
-                stream.close()
+                if stream is not None:
+                    stream.close()
 
 
 SHARED = BuildProcess()
@@ -238,7 +241,8 @@ def _watch(child: int, orders: IO[bytes], answers: int) -> None:
     """Wait for a child; end it, and this process, where nobody is left to want its engine."""
     ended = os.pidfd_open(child)
     try:
-        ready, _, _ = select.select([ended, orders], [], [])
+        waited_for: list[int | IO[bytes]] = [ended, orders]
+        ready, _, _ = select.select(waited_for, [], [])
         if ended not in ready:  # no order comes during a build, so its end is the parent's
             os.kill(child, signal.SIGKILL)
         _, status = os.waitpid(child, 0)

@@ -137,7 +137,7 @@ class EngineCache:
         self._warn(f"cached engine {self._blob(key.name)} is not used: {why}; building it again")
         self._remove(key.name)
 
-    def store(self, key: EngineKey, write: Callable[[Path], None]) -> Path | None:
+    def store(self, key: EngineKey, write: Callable[[Path], object]) -> Path | None:
         """Keep what `write(path)` writes; None (and one warning) where the folder cannot be written."""
         blob, description = self._blob(key.name), self._description(key.name)
         if not self._is_trusted():

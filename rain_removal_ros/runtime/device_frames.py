@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -40,14 +41,14 @@ class DeviceFrames:
         """`cuda_graph`: record the function once and replay it, which spares the launches of its kernels."""
         self.engine_key = engine_key
         self._device = device
-        self._function = function
+        self._function: Any = function  # None once it is closed, and so are the buffers
         self._host_input = torch.empty(batch, height, width, 3, dtype=torch.uint8, pin_memory=True)
         self._host_input_view = self._host_input.numpy()
         self._events = [torch.cuda.Event(enable_timing=True) for _ in range(4)]
         self._graph: torch.cuda.CUDAGraph | None = None
         with torch.cuda.device(device), torch.inference_mode():
             self._stream = torch.cuda.Stream(device)
-            self._device_input = torch.zeros(batch, height, width, 3, dtype=torch.uint8, device=device)
+            self._device_input: Any = torch.zeros(batch, height, width, 3, dtype=torch.uint8, device=device)
             self._stream.wait_stream(torch.cuda.current_stream(device))
             with torch.cuda.stream(self._stream):
                 for _ in range(3):  # compilers choose and allocate in the first runs
@@ -59,7 +60,7 @@ class DeviceFrames:
                         self._graph, stream=self._stream, capture_error_mode="thread_local"
                     ):
                         outputs = function(self._device_input)
-            self._device_outputs = tuple(outputs)
+            self._device_outputs: Any = tuple(outputs)
         self._host_outputs = tuple(
             torch.empty(output.shape, dtype=output.dtype, pin_memory=True) for output in outputs
         )

@@ -9,7 +9,7 @@ import re
 from collections.abc import Collection, Mapping
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -17,6 +17,7 @@ from torch import nn
 import rain_removal_ros
 from rain_removal_ros.errors import WeightsError, shown
 from rain_removal_ros.network import fold_batch_norms, get_preset, load_network, register_family
+from rain_removal_ros.network.presets import Preset
 from rain_removal_ros.network.weights import FAMILIES
 from rain_removal_ros.runtime import Output, RuntimeSettings
 from rain_removal_ros.share import share_folder
@@ -36,11 +37,12 @@ class Networks:
         self.weights = settings.weights or share_folder() / "models" / f"{settings.preset}.safetensors"
         self._files: dict[str, bytes] = {}
         self.derain, self.weights_sha256 = self._load("derain", self.weights)
-        if self.derain.preset.family == "segmentation":
+        preset = cast(Preset, self.derain.preset)
+        if preset.family == "segmentation":
             raise WeightsError(
                 f"weights file {self.weights} holds a segmentation network; give it as segmentation_weights"
             )
-        self.preset: str = self.derain.preset.name
+        self.preset: str = preset.name
         self._segmentation_weights = settings.segmentation_weights
         self._segmentation: tuple[nn.Module, str] | None = None
         if settings.segmentation_weights is not None:  # a file that cannot be is told at once
@@ -53,9 +55,10 @@ class Networks:
         if self._segmentation is None:
             path = self._segmentation_weights or share_folder() / "models" / "segmentation.safetensors"
             network, digest = self._load("segmentation", path)
-            if network.preset.family != "segmentation":
+            preset = cast(Preset, network.preset)
+            if preset.family != "segmentation":
                 raise WeightsError(
-                    f"weights file {path} holds {network.preset.name!r}, which is not a segmentation network"
+                    f"weights file {path} holds {preset.name!r}, which is not a segmentation network"
                 )
             self._segmentation = network, digest
         return self._segmentation[0]
@@ -81,7 +84,7 @@ class Networks:
             "rain_removal_ros": rain_removal_ros.__version__,
             "graph_code": graph_code(),
         }
-        if self.segmentation(outputs) is not None:
+        if self.segmentation(outputs) is not None and self._segmentation is not None:
             identity["segmentation_sha256"] = self._segmentation[1]
         return identity
 
@@ -103,9 +106,10 @@ def unpacked(files: Mapping[str, bytes], families: Mapping[str, str]) -> Network
 
 def _check(network: nn.Module, path: Path) -> None:
     """Raise WeightsError for what a damaged training or a forged file may hold."""
-    if not _PRESET_NAME.fullmatch(network.preset.name):
+    name = cast(Preset, network.preset).name
+    if not _PRESET_NAME.fullmatch(name):
         raise WeightsError(
-            f"weights file {path} names its preset {shown(network.preset.name)}; "
+            f"weights file {path} names its preset {shown(name)}; "
             "a name has up to 64 letters, digits, dots, dashes and underscores"
         )
     broken = [

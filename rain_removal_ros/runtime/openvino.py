@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 from collections.abc import Collection, Mapping, Sequence
+from typing import cast
 
 import numpy as np
 import torch
@@ -39,10 +40,10 @@ def convert(networks: Networks, height: int, width: int, outputs: Outputs) -> op
 
     Tracing runs the network once, so it is done on the smallest image that is padded alike and then reshaped.
     """
-    stride = networks.derain.stride
-    small = [-(-MIN_SIDE // stride) * stride + side % stride for side in (height, width)]
-    graph = FrameGraph(networks.derain, networks.segmentation(outputs), *small, outputs).eval()
-    example = torch.zeros(1, *small, 3, dtype=torch.uint8)
+    stride = cast(int, networks.derain.stride)
+    low, narrow = (-(-MIN_SIDE // stride) * stride + side % stride for side in (height, width))
+    graph = FrameGraph(networks.derain, networks.segmentation(outputs), low, narrow, outputs).eval()
+    example = torch.zeros(1, low, narrow, 3, dtype=torch.uint8)
     with torch.inference_mode():
         traced = torch.jit.trace(graph, example, check_trace=False)
     model = openvino.convert_model(traced, example_input=example)
@@ -74,7 +75,7 @@ def computed_precision(model: openvino.CompiledModel) -> str:
         if "Convolution" in str(details["layerType"].value):
             precision = str(details["runtimePrecision"].value)
             seen[precision] = seen.get(precision, 0) + 1
-    return max(seen, key=seen.get) if seen else "none"
+    return max(seen, key=lambda precision: seen[precision]) if seen else "none"
 
 
 class OpenVINOFrame:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -17,23 +18,25 @@ from rain_removal_ros.runtime.progress import reporting
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 CPU_PRECISIONS = ("fp32", "bf16")
+Graph = TypeVar("Graph", bound=LevelsGraph)
+
 CUDA_PRECISIONS = ("fp16", "bf16", "fp32")
 
 
 def _with_weights(
-    kind: type[LevelsGraph],
+    kind: type[Graph],
     networks: Networks,
     height: int,
     width: int,
     outputs: Outputs,
     precision: str,
     device: torch.device | str,
-) -> LevelsGraph:
+) -> Graph:
     dtype = DTYPES[precision]
-    derain, segmentation = (
-        None if network is None else copy.deepcopy(network).to(device, dtype)
-        for network in (networks.derain, networks.segmentation(outputs))
-    )
+    segmentation = networks.segmentation(outputs)
+    derain = copy.deepcopy(networks.derain).to(device, dtype)
+    if segmentation is not None:
+        segmentation = copy.deepcopy(segmentation).to(device, dtype)
     return kind(derain, segmentation, height, width, outputs, dtype).eval()
 
 
@@ -59,7 +62,8 @@ def frame_graph(
 ) -> FrameGraph:
     """The frame graph with weights of this precision on this device, laid out channels last."""
     graph = _with_weights(FrameGraph, networks, height, width, outputs, precision, device)
-    return graph.to(memory_format=torch.channels_last)
+    channels_last: Any = {"memory_format": torch.channels_last}  # of which torch's own types do not know
+    return graph.to(**channels_last)
 
 
 class CpuFrame:
@@ -67,7 +71,7 @@ class CpuFrame:
 
     def __init__(self, graph: FrameGraph, engine_key: str):
         self.engine_key = engine_key
-        self._graph = graph
+        self._graph: Any = graph  # None once it is closed
         self._input = torch.empty(1, graph.height, graph.width, 3, dtype=torch.uint8)
         self._input_view = self._input.numpy()[0]
 

@@ -162,7 +162,7 @@ def choose(settings: RuntimeSettings, backends: tuple[Backend, ...] = BACKENDS) 
         if obstacle:
             raise BackendError(f"backend {settings.backend} cannot run: {obstacle}")
         return named[settings.backend], "it was asked for"
-    passed_over = []
+    passed_over: list[str] = []
     for backend in backends:
         obstacle = backend.obstacle(settings)
         if obstacle is None:

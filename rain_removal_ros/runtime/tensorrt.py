@@ -15,7 +15,7 @@ import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -67,7 +67,8 @@ def load_torch_tensorrt() -> ModuleType:
     plugins.
     """
     if "torch_tensorrt" not in sys.modules and _plugins_are_broken():
-        sys.modules.setdefault("tensorrt.plugin", None)
+        absent: Any = None
+        sys.modules.setdefault("tensorrt.plugin", absent)
     return importlib.import_module("torch_tensorrt")
 
 
@@ -116,7 +117,7 @@ def export(graph: LevelsGraph, levels: Tensor) -> torch.export.ExportedProgram:
     return program
 
 
-def build_options(convert: object, version: str) -> dict[str, object]:
+def build_options(convert: Callable[..., Any], version: str) -> dict[str, object]:
     """The options that make this torch-tensorrt build a strongly typed network, which fixes the precision.
 
     `convert` is its `convert_exported_program_to_serialized_trt_engine`, `version` its version. Raises

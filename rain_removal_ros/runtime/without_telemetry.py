@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sys
 from types import ModuleType
+from typing import Any
 
 TELEMETRY = "openvino_telemetry"
 
@@ -16,7 +17,8 @@ def _refuse() -> None:
     """Have OpenVINO find no telemetry package, for which it has stubs; silence one that is loaded already."""
     loaded: ModuleType | None = sys.modules.get(TELEMETRY)
     if loaded is None:
-        sys.modules[TELEMETRY] = None  # importing it raises ImportError
+        absent: Any = None  # importing it raises ImportError
+        sys.modules[TELEMETRY] = absent
         return
     from openvino_telemetry.utils.sender import TelemetrySender
 
