@@ -12,7 +12,7 @@ from typing import Any, Literal, Protocol
 import cv2
 import numpy as np
 
-from rain_removal_ros.errors import ImageError, bounded, shown
+from rain_removal_ros.errors import ImageError, shown
 from rain_removal_ros.image_header import check_header
 from rain_removal_ros.runtime.sizes import check_size
 
@@ -164,9 +164,10 @@ def read_compressed(message: CompressedImage) -> Picture:
         raise ImageError(f"{what}: {error}") from error
     try:
         decoded = cv2.imdecode(data, cv2.IMREAD_ANYCOLOR | cv2.IMREAD_IGNORE_ORIENTATION)
-    except cv2.error as error:
-        raise ImageError(f"{what}: {bounded(error.err)}") from error
-    if decoded is None or decoded.shape[:2] != (header.height, header.width):
+    except (cv2.error, MemoryError) as error:
+        why = shown(getattr(error, "err", "there is no memory left"))
+        raise ImageError(f"{what} cannot be decoded: {why}") from error
+    if decoded is None or decoded.dtype != np.uint8 or decoded.shape[:2] != (header.height, header.width):
         raise ImageError(f"{what} of {data.size} bytes cannot be decoded")
     named, _, compressed = (part.strip() for part in message.format.partition(";"))
     if decoded.ndim == 2 and named.startswith("bayer_") and named[6:10] in MOSAICS:
