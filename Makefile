@@ -20,7 +20,7 @@ test: $(VENV)/.test
 benchmark: $(VENV)/.demo
 	$(DERAIN) benchmark $(BENCHMARK_ARGS)
 
-# Some 300 faults done to the node, and 100,000 messages searched for one that it cannot take: about ten minutes.
+# Some 290 faults done to the node, and 100,000 messages searched for one that it cannot take: about ten minutes.
 faults: $(VENV)/.test
 	PYTHONPATH=test $(VENV)/bin/python -m faults.matrix $(FAULTS_ARGS)
 	FUZZ_MESSAGES=102000 $(VENV)/bin/python -m pytest test/test_fuzz.py
