@@ -469,6 +469,41 @@ def test_a_recording_without_metadata_is_read_as_found(tmp_path, storage):
     assert report.frames == 6 and any("metadata.yaml is missing" in text for text in said)
 
 
+def test_a_bag_of_an_old_distribution_is_read(tmp_path):
+    source = record(tmp_path / "in", drive(3), "sqlite3")
+    (source / "metadata.yaml").unlink()
+    with closing(sqlite3.connect(source / "in.db3")) as database:  # Foxy's schema
+        for statement in ("DROP TABLE schema", "DROP TABLE metadata", "DROP TABLE message_definitions",
+                          "ALTER TABLE topics DROP COLUMN type_description_hash",
+                          "ALTER TABLE topics DROP COLUMN offered_qos_profiles"):  # fmt: skip
+            database.execute(statement)
+        database.commit()
+    assert derained(source, tmp_path / "out").frames == 3
+    with Reader(tmp_path / "out") as reader:
+        kept = {c.topic: (c.msgdef.data, c.digest, c.msgcount) for c in reader.connections}
+    definition, _ = STORE.generate_msgdef(IMAGE, ros_version=2)
+    assert kept["/front/image_raw"] == (definition, STORE.hash_rihs01(IMAGE), 3)
+    assert kept["/radar"][2] == 3
+
+
+def test_an_mcap_file_without_chunks_is_read(tmp_path):
+    with (tmp_path / "fast.mcap").open("wb") as file:  # as rosbag2 writes with the preset fastwrite
+        writer = McapWriter(file, use_chunking=False)
+        writer.start("ros2")
+        definition = STORE.generate_msgdef(IMAGE, ros_version=2)[0].encode()
+        schema = writer.register_schema(IMAGE, "ros2msg", definition)
+        channel = writer.register_channel("/cam/image_raw", "cdr", schema)
+        for number in range(4):
+            data = bytes(STORE.serialize_cdr(image(number), IMAGE))
+            writer.add_message(channel, START + number, data, START + number)
+        writer.finish()
+    report = derained(tmp_path / "fast.mcap", tmp_path / "out")
+    assert report.frames == 4 and not report.damage
+    assert [stamp(message) for message in messages(tmp_path / "out", "/cam/derained/image")] == [
+        stamp(image(number)) for number in range(4)
+    ]
+
+
 def test_what_a_killed_recorder_left_in_its_write_ahead_log_is_read_too(tmp_path):
     whole = record(tmp_path / "whole", drive(5), "sqlite3")
     left = tmp_path / "left"
