@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import sqlite3
 import subprocess
@@ -630,11 +631,15 @@ def bad_inputs(tmp_path: Path) -> dict[str, Path]:
         ("nothing", "no camera images: it is empty"),
     ],
 )
-def test_what_is_no_drive_is_a_clear_error_and_leaves_nothing(tmp_path, name, said):
+def test_what_is_no_drive_is_a_clear_error_and_leaves_nothing(tmp_path, name, said, capsys, monkeypatch):
     path = bad_inputs(tmp_path)[name]
     with pytest.raises(BagError, match=said):
         derained(path, tmp_path / "out")
     assert not [left for left in tmp_path.iterdir() if "out" in left.name]
+    with monkeypatch.context() as patched:  # the command says so before it loads a network
+        patched.setattr("rain_removal_ros.commands.bag.create_restorer", pytest.fail)
+        assert main(["bag", str(path), str(tmp_path / "out")]) == 1
+    assert re.search(said, capsys.readouterr().err)
 
 
 def test_nothing_is_overwritten(tmp_path, capsys):

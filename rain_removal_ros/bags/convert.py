@@ -151,6 +151,14 @@ class _Clock:
                 self.seconds[stage] = self.seconds.get(stage, 0.0) + time.perf_counter() - begin
 
 
+def check(source: Path, target: Path, options: Options) -> None:
+    """Raise BagError for what `convert` would refuse, before a network is loaded for it."""
+    check_free(target)
+    with Bag(source) as bag:
+        cameras = find_cameras(bag, options.cameras)
+        _copied(bag, cameras, {camera: _outputs_of(camera, options) for camera in cameras}, options)
+
+
 def convert(
     source: Path,
     target: Path,

@@ -93,7 +93,7 @@ def options_from(arguments: argparse.Namespace):
 def run(arguments: argparse.Namespace) -> int:
     """Convert. Exit status 1 where images could not be read or the bag is damaged; the rest is written."""
     options, convert = options_from(arguments), load_conversion()
-    convert.check_free(arguments.output)
+    convert.check(arguments.input, arguments.output, options)
     restorer = create_restorer(settings_from(arguments))
     try:
         with tqdm(unit="frame", desc="derain", file=sys.stderr, smoothing=0.05) as bar:
