@@ -13,8 +13,13 @@ TESTS = Path(__file__).resolve().parent
 PACKAGE = "rain_removal_ros"
 
 
-def imported_at_the_top(path: Path) -> Iterator[str]:
+@cache
+def imported_at_the_top(path: Path) -> tuple[str, ...]:
     """Dotted names that a file imports when it is imported itself."""
+    return tuple(_imported(path))
+
+
+def _imported(path: Path) -> Iterator[str]:
     nodes: list[ast.AST] = [ast.parse(path.read_text())]
     while nodes:
         node = nodes.pop()
@@ -44,6 +49,8 @@ def missing_modules(path: Path) -> set[str]:
     missing, seen, waiting = set(), set(), [path]
     while waiting:
         file = waiting.pop()
+        if file in seen:  # it was put there by several before it was read
+            continue
         seen.add(file)
         for name in imported_at_the_top(file):
             parts = name.split(".")
