@@ -98,7 +98,7 @@ def test_the_lab_imports_no_command_and_no_ros_but_for_the_demo_and_the_benchmar
     for module in FILES:
         if room_of(module) == "lab":
             foreign = {room_of(imported) for imported in imports_of(module, lazy=True)} & {"commands", "ros"}
-            playing = module.startswith((f"{PACKAGE}.lab.demo", f"{PACKAGE}.lab.benchmark.node"))
+            playing = module.startswith((f"{PACKAGE}.lab.demo", f"{PACKAGE}.lab.benchmark"))
             assert not foreign or (playing and foreign == {"ros"}), f"{module} imports {foreign}"
 
 
