@@ -33,6 +33,7 @@ from sensor_msgs.msg import CameraInfo, Image
 
 from rain_removal_ros.encodings import INTERLEAVED, SUPPORTED
 from rain_removal_ros.errors import BackendError, ParameterError, WeightsError
+from rain_removal_ros.ros import camera_topics
 from rain_removal_ros.ros.node import DerainNode
 from rain_removal_ros.ros.parameters import PARAMETERS, Changes
 from rain_removal_ros.runtime import Output
@@ -180,6 +181,10 @@ def test_qos_can_be_overridden_with_parameters(make_restorer):
         [info] = peer.node.get_publishers_info_by_topic("/camera/derained/image")
         assert info.qos_profile.reliability == ReliabilityPolicy.BEST_EFFORT
         assert info.qos_profile.history in (HistoryPolicy.KEEP_LAST, HistoryPolicy.UNKNOWN)
+    # rclpy writes an override into the profile that it is given: other cameras must not be given the same one
+    assert camera_topics.INPUT_QOS.reliability == ReliabilityPolicy.BEST_EFFORT
+    assert camera_topics.OUTPUT_QOS.reliability == ReliabilityPolicy.RELIABLE
+    assert camera_topics.OUTPUT_QOS.depth == 1
 
 
 def test_a_qos_override_that_cannot_be_fails_activate_with_the_reason(make_restorer):

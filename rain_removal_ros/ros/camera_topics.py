@@ -6,6 +6,7 @@ Knows topics and QoS; what happens to a frame between them is the pipeline's.
 from __future__ import annotations
 
 from collections.abc import Callable
+from copy import copy
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -143,7 +144,7 @@ class CameraTopics:
             for message_type, topic, callback, qos, options in subscriptions:
                 self._subscriptions.append(
                     self._node.create_subscription(
-                        message_type, topic, callback, qos, qos_overriding_options=options
+                        message_type, topic, callback, copy(qos), qos_overriding_options=options
                     )
                 )
         except Exception:
@@ -246,7 +247,7 @@ class CameraTopics:
 
     def _publisher(self, message_type: type, topic: str) -> Publisher:
         publisher = self._node.create_lifecycle_publisher(
-            message_type, f"{self._name}/{topic}", OUTPUT_QOS, qos_overriding_options=DEFAULT_OVERRIDES
+            message_type, f"{self._name}/{topic}", copy(OUTPUT_QOS), qos_overriding_options=DEFAULT_OVERRIDES
         )
         self._publishers.append(publisher)
         return publisher
