@@ -22,6 +22,7 @@ from rain_removal_ros.lab.weather import (
     RainParameters,
     StreakLayer,
     compose,
+    dense_parameters,
     distance_from_inverse_depth,
     fog,
     level_parameters,
@@ -44,32 +45,6 @@ class Observed:
 
     rainy: np.ndarray
     reference: np.ndarray
-
-
-def dense_parameters(seed: int = 0) -> RainParameters:
-    """A downpour: curtains of many faint streaks at three depths that overlap to a veil, a few near and wide
-    ones before them, and little fog; drawn by `seed`.
-    """
-    generator = np.random.default_rng([seed, 6007])
-    angle = generator.uniform(-20, 20)
-
-    def curtain(density: float, length: float, width: float, strength: float, speed: float) -> StreakLayer:
-        return StreakLayer(
-            density=density * generator.uniform(0.7, 1.4),
-            length=length * generator.uniform(0.7, 1.4),
-            width=width * generator.uniform(0.8, 1.25),
-            strength=strength * generator.uniform(0.8, 1.2),
-            angle=angle + generator.normal(0, 2),
-            speed=speed,
-        )
-
-    layers = (
-        curtain(0.022, 0.016, 0.0010, 0.25, 8.0),
-        curtain(0.011, 0.035, 0.0014, 0.32, 12.0),
-        curtain(0.0035, 0.075, 0.0022, 0.40, 16.0),
-        curtain(0.0004, 0.15, 0.0050, 0.50, 24.0),
-    )
-    return RainParameters(0.006, 0.002, layers, airlight=generator.uniform(0.75, 0.95), nearest=6.0)
 
 
 def parameters_of(level: str, index: int) -> RainParameters:

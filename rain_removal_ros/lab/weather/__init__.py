@@ -15,6 +15,7 @@ from rain_removal_ros.lab.weather.rain import (
     Rain,
     RainParameters,
     StreakLayer,
+    dense_parameters,
     level_parameters,
 )
 
@@ -26,6 +27,7 @@ __all__ = [
     "RainParameters",
     "StreakLayer",
     "compose",
+    "dense_parameters",
     "distance_from_inverse_depth",
     "fog",
     "level_parameters",
