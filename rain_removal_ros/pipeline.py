@@ -478,7 +478,7 @@ class Pipeline:
             camera.served = size, wanted
         shown = {
             output.value: getattr(restored, output.value) if output in wanted & outputs else None
-            for output in Output
+            for output in (Output.IMAGE, Output.INVERSE_DEPTH, Output.LABELS)
         }
         way = Way.RESTORED
         if options.bypass_when_dry and camera.watch.dry and shown["image"] is not None:

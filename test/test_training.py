@@ -12,15 +12,24 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from runtime_fixtures import TINY, TINY_SEGMENTATION
 
 from rain_removal_ros.commands.main import main
 from rain_removal_ros.errors import DatasetError, PresetError, WeightsError
 from rain_removal_ros.lab.data.datasets import Example, FolderDataset
-from rain_removal_ros.lab.training.crops import CropSettings, RainySamples, other_sky
-from rain_removal_ros.lab.training.trainer import LossWeights, TrainingSettings, learning_rate_at, train
+from rain_removal_ros.lab.training import recipe
+from rain_removal_ros.lab.training.recipe import Stage
+from rain_removal_ros.lab.training.samples import CALM_BELOW, RainySamples, SampleSettings, calm, overcast
+from rain_removal_ros.lab.training.trainer import (
+    PARTS,
+    LossWeights,
+    TrainingSettings,
+    learning_rate_at,
+    train,
+)
 from rain_removal_ros.network import build_network, get_preset, load_network, sha256_of
 
-SMALL = CropSettings(size=64)
+SMALL = SampleSettings(size=64, pictures=3)
 
 
 @pytest.fixture(scope="module")
@@ -41,11 +50,11 @@ def street(tmp_path_factory) -> FolderDataset:
 
 def settings(**changes) -> TrainingSettings:
     base = TrainingSettings(
-        dataclasses.replace(get_preset("fast"), channels=(16, 16, 16, 16), encoder_depths=(1, 1, 1, 1)),
+        TINY,
         steps=6,
         batch=2,
         precision="no",
-        crops=SMALL,
+        samples=SMALL,
     )
     return dataclasses.replace(base, **changes)
 
@@ -60,7 +69,8 @@ def test_a_sample_depends_on_seed_and_index_alone(street: FolderDataset) -> None
 
 
 def test_the_stated_share_of_samples_is_dry_and_the_rest_is_not(street: FolderDataset) -> None:
-    samples = RainySamples([street], dataclasses.replace(SMALL, dry_share=0.3), seed=0, count=120)
+    shares = dataclasses.replace(SMALL, dry_share=0.3, lookalike_share=0, noise_share=0, jpeg_share=0)
+    samples = RainySamples([street], shares, seed=0, count=120)
     dry = sum(torch.equal(samples[i]["rainy"], samples[i]["clean"]) for i in range(120))
     assert 20 <= dry <= 52  # 36 expected, standard deviation 5
 
@@ -81,16 +91,32 @@ def test_samples_for_segmentation_are_dry_labelled_and_come_through_a_real_camer
     assert noises[0] > noises[1]
 
 
-def test_another_sky_is_laid_over_what_is_overexposed_and_nothing_else() -> None:
-    image = np.full((64, 64, 3), 250, np.uint8)
-    image[20:] = 90  # a dark sky lies between the bright one and the street
+def sky_over_street() -> tuple[np.ndarray, np.ndarray]:
+    """A blue sky with a cloud over a grey street, and where the sky is."""
+    image = np.full((64, 64, 3), 90, np.uint8)
+    image[:32] = (120, 160, 220)
+    image[8:16, 8:40] = 240
     sky = np.zeros((64, 64), bool)
-    sky[:40] = True
-    changed = other_sky(image, sky, np.random.default_rng(3))
-    assert np.array_equal(changed[24:], image[24:])
-    assert changed[:16].std() > 3
-    assert changed[:16].mean() < 245
-    assert np.array_equal(other_sky(image, np.zeros_like(sky), np.random.default_rng(3)), image)
+    sky[:32] = True
+    return image, sky
+
+
+def test_behind_thick_fog_a_calm_sky_is_asked_for_and_behind_thin_fog_the_skys_own() -> None:
+    image, sky = sky_over_street()
+    thick = calm(image, sky, transmission=0.001)
+    assert np.ptp(thick[:28].reshape(-1, 3).astype(int), axis=0).max() <= 3  # no clouds
+    assert np.ptp(thick[:28].reshape(-1, 3).astype(int), axis=1).max() <= 3  # no hue
+    assert abs(float(thick[:28].mean()) - float(image[:28].mean())) < 6  # as bright as it is
+    assert np.array_equal(thick[36:], image[36:])
+    assert np.array_equal(calm(image, sky, transmission=CALM_BELOW), image)
+
+
+def test_an_overcast_sky_has_the_fogs_light_and_the_street_stays() -> None:
+    image, sky = sky_over_street()
+    grey = overcast(image, sky, np.array([0.8, 0.8, 0.8], np.float32), np.random.default_rng(0))
+    assert np.abs(grey[:28] / 255 - 0.8).max() < 0.1
+    assert np.array_equal(grey[36:], image[36:])
+    assert np.array_equal(overcast(image, np.zeros_like(sky), np.ones(3), np.random.default_rng(0)), image)
 
 
 def test_a_dataset_pair_keeps_its_own_rain() -> None:
@@ -98,12 +124,14 @@ def test_a_dataset_pair_keeps_its_own_rain() -> None:
     pair = [Example("pair_0", clean, rainy=clean + 100)]
     sample = RainySamples([pair], SMALL, seed=0, count=1)[0]
     assert torch.equal(sample["rainy"], sample["clean"] + 100)
-    assert torch.isnan(sample["inverse_depth"]).all()
+    assert torch.isnan(sample["pixels_per_metre"]).all()
     assert torch.isnan(sample["streaks"]).all()  # nobody knows them
 
 
 def test_the_light_of_streaks_is_what_rain_adds_to_fog(street) -> None:
-    quiet = dataclasses.replace(SMALL, noise_share=0, jpeg_share=0, dry_share=0, fog_only_share=0)
+    quiet = dataclasses.replace(
+        SMALL, noise_share=0, jpeg_share=0, dry_share=0, fog_only_share=0, lookalike_share=0
+    )
     streaks_only = RainySamples([street], dataclasses.replace(quiet, streaks_only_share=1), seed=1, count=8)
     for index in range(8):
         sample = streaks_only[index]
@@ -114,6 +142,27 @@ def test_the_light_of_streaks_is_what_rain_adds_to_fog(street) -> None:
     assert not dry[0]["streaks"].any()
 
 
+def test_a_closer_crop_of_a_view_has_more_pixels_per_metre_at_the_same_distance(street) -> None:
+    level = [
+        dataclasses.replace(street[0], inverse_depth=np.full((96, 128), 0.1, np.float32), focal_px=100.0)
+    ]
+    for scale in (1.0, 1.5):
+        samples = RainySamples([level], dataclasses.replace(SMALL, scales=(scale, scale)), seed=0, count=1)
+        assert float(samples[0]["pixels_per_metre"].median()) == pytest.approx(10 * scale, rel=0.02)
+
+
+def test_fog_is_stated_with_its_extinction_and_dry_samples_with_none(street) -> None:
+    foggy = dataclasses.replace(SMALL, dry_share=0, fog_only_share=1, streaks_only_share=0, lookalike_share=0)
+    samples = RainySamples([street], foggy, seed=2, count=6)
+    for index in range(6):
+        sample = samples[index]
+        assert (float(sample["fog"]), float(sample["rain"])) == (1, 0)
+        assert float(sample["extinction"]) > 0
+        assert not sample["streaks"].any()
+    dry = RainySamples([street], dataclasses.replace(foggy, dry_share=1), seed=2, count=1)[0]
+    assert (float(dry["fog"]), float(dry["extinction"])) == (0, 0)
+
+
 def test_training_without_clean_images_is_refused() -> None:
     with pytest.raises(DatasetError, match="no clean image"):
         RainySamples([[Example("wet", None, rainy=np.zeros((80, 80, 3), np.uint8))]], SMALL, seed=0, count=1)
@@ -122,11 +171,12 @@ def test_training_without_clean_images_is_refused() -> None:
 
 
 def test_a_resumed_run_ends_with_the_very_weights_of_an_uninterrupted_one(street, tmp_path) -> None:
-    whole = train(settings(), [street], tmp_path / "whole", workers=0, show_progress=False)
-    train(settings(), [street], tmp_path / "parts", workers=0, stop_after=0.0, show_progress=False)
+    long = settings(steps=14)
+    whole = train(long, [street], tmp_path / "whole", workers=0, show_progress=False)
+    train(long, [street], tmp_path / "parts", workers=0, stop_after=0.0, show_progress=False)
     checkpoint = torch.load(tmp_path / "parts" / "checkpoint.pt", weights_only=True)
-    assert checkpoint["step"] == 1
-    parts = train(settings(), [street], tmp_path / "parts", workers=0, show_progress=False)
+    assert checkpoint["step"] == 10
+    parts = train(long, [street], tmp_path / "parts", workers=0, show_progress=False)
     one, other = load_network(whole)[0].state_dict(), load_network(parts)[0].state_dict()
     for name, tensor in one.items():
         assert torch.equal(tensor, other[name]), name
@@ -134,71 +184,116 @@ def test_a_resumed_run_ends_with_the_very_weights_of_an_uninterrupted_one(street
 
 def test_weights_name_the_weights_that_the_run_started_from(street, tmp_path) -> None:
     first = train(settings(steps=1), [street], tmp_path / "first", workers=0, show_progress=False)
-    assert load_network(first)[1]["start_from"] is None
-    train(
-        settings(),
-        [street],
-        tmp_path / "next",
-        workers=0,
-        stop_after=0.0,
-        start_from=first,
-        show_progress=False,
-    )
-    resumed = train(settings(), [street], tmp_path / "next", workers=0, show_progress=False)
-    assert load_network(resumed)[1]["start_from"] == {
-        "file": "weights.safetensors",
-        "sha256": sha256_of(first),
-    }
+    assert "start_from" not in load_network(first)[1]
+    further = settings(steps=14)
+    for start in ({"start_from": first, "streaks_from": first, "stop_after": 0.0}, {}):
+        path = train(further, [street], tmp_path / "next", workers=0, show_progress=False, **start)
+    training = load_network(path)[1]
+    named = {"file": "weights.safetensors", "sha256": sha256_of(first)}
+    assert (training["start_from"], training["streaks_from"]) == (named, named)
 
 
 def changed_by(further: TrainingSettings, first: Path, street: FolderDataset, output: Path) -> set[str]:
-    """Names of the tensors that a run that starts from `first` changes or adds."""
+    """First names of the tensors that a run that starts from `first` changes."""
     path = train(further, [street], output, workers=0, start_from=first, show_progress=False)
     before, after = (load_network(file)[0].state_dict() for file in (first, path))
-    return {
-        name for name, tensor in after.items() if name not in before or not torch.equal(tensor, before[name])
-    }
+    return {name for name, tensor in after.items() if not torch.equal(tensor, before[name])}
 
 
 def test_frozen_layers_keep_the_weights_they_start_with(street, tmp_path) -> None:
     first = train(settings(steps=1), [street], tmp_path / "first", workers=0, show_progress=False)
-    changed = changed_by(settings(frozen=("encoder.stages.1", "airlight")), first, street, tmp_path / "next")
-    assert not any(name.startswith(("encoder.stages.1.", "airlight.")) for name in changed)
-    for trained in ("encoder.stages.0.", "encoder.stages.2.", "context.", "streaks.", "output."):
+    frozen = settings(frozen=("trunk.blocks.1", "atmosphere"), learning_rate=3e-3)
+    changed = changed_by(frozen, first, street, tmp_path / "next")
+    assert not any(name.startswith(("trunk.blocks.1.", "atmosphere.")) for name in changed)
+    for trained in ("trunk.blocks.0.", "trunk.blocks.2.", "output."):
         assert any(name.startswith(trained) for name in changed), trained
 
 
 def test_a_layer_that_cannot_be_frozen_is_named(street, tmp_path) -> None:
-    with pytest.raises(PresetError, match=r"no layer .encode.; its parts are .*encoder"):
-        train(settings(frozen=("encode",)), [street], tmp_path, workers=0, show_progress=False)
-    parts = tuple(name for name, _ in build_network(settings().preset).named_children())
+    with pytest.raises(PresetError, match=r"no layer .trunc.; its parts are .*trunk"):
+        train(settings(frozen=("trunc",)), [street], tmp_path, workers=0, show_progress=False)
+    parts = tuple(name for name, _ in build_network(TINY).named_children())
     with pytest.raises(PresetError, match="nothing is left to train"):
         train(settings(frozen=parts), [street], tmp_path, workers=0, show_progress=False)
 
 
-def test_the_streak_stage_is_trained_alone_from_weights_without_one(street, tmp_path) -> None:
-    plain = dataclasses.replace(settings().preset, streak_channels=0)
-    first = train(
-        settings(preset=plain, steps=1), [street], tmp_path / "first", workers=0, show_progress=False
-    )
-    changed = changed_by(settings(streaks_alone=True, learning_rate=3e-3), first, street, tmp_path / "next")
-    assert "streaks.output.weight" in changed
-    assert all(name.startswith("streaks.") for name in changed)
+@pytest.mark.parametrize("part", PARTS)
+def test_only_the_part_that_is_trained_changes(part: str, street, tmp_path) -> None:
+    first = train(settings(steps=1), [street], tmp_path / "first", workers=0, show_progress=False)
+    changed = changed_by(settings(part=part, learning_rate=3e-3), first, street, tmp_path / "next")
+    names = {name.split(".")[0] for name in changed}
+    assert names == {"streaks"} if part == "streaks" else {"trunk", "output"} <= names - {"streaks"} == names
     assert (tmp_path / "next" / "sheet_0000006.jpg").is_file()
 
 
 def test_what_cannot_be_started_from_or_trained_alone_is_named(street, tmp_path) -> None:
-    plain = dataclasses.replace(settings().preset, streak_channels=0)
-    with pytest.raises(PresetError, match="has no streak stage"):
-        train(settings(preset=plain, streaks_alone=True), [street], tmp_path / "a", show_progress=False)
+    with pytest.raises(PresetError, match="has no part 'streaks'"):
+        plain = settings(preset=get_preset("paper"), part="streaks")
+        train(plain, [street], tmp_path / "a", workers=0, show_progress=False)
     pair = [Example("pair_0", np.zeros((80, 80, 3), np.uint8), rainy=np.zeros((80, 80, 3), np.uint8))]
     with pytest.raises(DatasetError, match="rendered rain"):
-        train(settings(streaks_alone=True), [pair], tmp_path / "b", show_progress=False)
+        train(settings(part="streaks"), [pair], tmp_path / "b", show_progress=False)
     first = train(settings(steps=1), [street], tmp_path / "first", workers=0, show_progress=False)
-    for changes in ({"streak_channels": 0}, {"decoder_depths": (2, 3, 2)}, {"depth_channels": 8}):
-        other = settings(preset=dataclasses.replace(settings().preset, **changes))
+    for changes in ({"streak_channels": (4, 8)}, {"depths": (2, 3, 2, 1)}, {"depth_channels": 16}):
+        other = settings(preset=dataclasses.replace(TINY, **changes))
         with pytest.raises(WeightsError, match="do not fit preset fast"):
             train(other, [street], tmp_path / "c", workers=0, start_from=first, show_progress=False)
+
+
+def test_a_repeated_step_stands_in_the_log_once(street, tmp_path) -> None:
+    train(settings(steps=60), [street], tmp_path, workers=0, stop_after=0.0, show_progress=False)
+    (tmp_path / "log.csv").write_text("step,image\n10,1\n50,2\n")  # cut off after a row past its checkpoint
+    train(settings(steps=60), [street], tmp_path, workers=0, show_progress=False)
+    steps = [line.split(",")[0] for line in (tmp_path / "log.csv").read_text().splitlines()]
+    assert steps == ["step", "10", "50", "60"]
+
+
+SHORT = {
+    "two": (
+        Stage("mask", settings(preset=TINY_SEGMENTATION, steps=2)),
+        Stage("streaks", settings(steps=2, part="streaks")),
+        Stage("fog", settings(steps=2, part="fog"), streaks_from="streaks", teacher="mask"),
+    )
+}
+
+
+def test_a_recipe_is_resumed_where_it_was_left_and_gives_the_last_stages_weights(
+    street, tmp_path, monkeypatch
+) -> None:
+    monkeypatch.setattr(recipe, "RECIPES", SHORT)
+    assert recipe.run_recipe("two", [street], tmp_path, workers=0, stop_after=0.0) is None
+    path = recipe.run_recipe("two", [street], tmp_path, workers=0)
+    assert path == tmp_path / "fog" / "weights.safetensors"
+    training = load_network(path)[1]
+    assert training["streaks_from"]["sha256"] == sha256_of(tmp_path / "streaks" / "weights.safetensors")
+    assert training["segmentation"] == "mask"
+    made = sha256_of(path)
+    assert sha256_of(recipe.run_recipe("two", [street], tmp_path, workers=0)) == made  # nothing is done twice
+
+
+def test_images_without_depth_teach_the_streak_stage_alone(street, tmp_path, monkeypatch) -> None:
+    taught = {}
+    monkeypatch.setattr(recipe, "RECIPES", {"two": SHORT["two"][1:2]})
+    texture = [Example("texture_0", np.zeros((80, 80, 3), np.uint8))]
+    path = recipe.run_recipe("two", [street, texture], tmp_path / "streaks", workers=0)
+    taught["streaks"] = load_network(path)[1]["examples"]
+    monkeypatch.setattr(recipe, "RECIPES", {"two": (Stage("fog", settings(steps=1, part="fog")),)})
+    taught["fog"] = load_network(recipe.run_recipe("two", [street, texture], tmp_path, workers=0))[1][
+        "examples"
+    ]
+    assert taught == {"streaks": 4, "fog": 3}
+    with pytest.raises(DatasetError, match="stage fog needs images with depth"):
+        recipe.run_recipe("two", [texture], tmp_path / "none", workers=0)
+
+
+def test_a_recipe_with_larger_batches_sees_as_many_samples() -> None:
+    for name, stages in recipe.RECIPES.items():
+        for stage in stages:
+            larger = recipe.scaled(stage, 8 * stage.settings.batch).settings
+            seen = larger.steps * larger.batch
+            assert seen == pytest.approx(stage.settings.steps * stage.settings.batch, rel=0.02), name
+    with pytest.raises(PresetError, match="recipes are fast"):
+        recipe.run_recipe("slow", [], Path("nowhere"))
 
 
 def test_a_run_is_not_resumed_with_other_settings(street, tmp_path) -> None:
@@ -210,7 +305,7 @@ def test_a_run_is_not_resumed_with_other_settings(street, tmp_path) -> None:
 def test_training_lowers_the_loss_and_leaves_log_plot_and_sheets(street, tmp_path) -> None:
     weights = LossWeights(structural=0)
     path = train(
-        settings(steps=100, batch=4, learning_rate=3e-3, weights=weights),
+        settings(steps=100, learning_rate=3e-3, weights=weights),
         [street],
         tmp_path,
         workers=0,
@@ -261,7 +356,7 @@ def test_the_train_command_names_a_crop_that_cannot_be(street, tmp_path, capsys)
 
 
 def test_a_dataset_too_large_to_hold_gives_the_same_kind_of_samples(street, monkeypatch) -> None:
-    monkeypatch.setattr("rain_removal_ros.lab.training.crops.HELD_BYTES", 0)
+    monkeypatch.setattr("rain_removal_ros.lab.training.samples.HELD_BYTES", 0)
     lazy = RainySamples([street], SMALL, seed=0, count=5)
     assert lazy.example_count == 3
     assert lazy[2]["rainy"].shape == (3, 64, 64)

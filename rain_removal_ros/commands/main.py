@@ -41,7 +41,6 @@ SUBCOMMANDS = {
     "build": ("rain_removal_ros.commands.build", "build, list, verify or clear the compiled networks"),
     "benchmark": ("rain_removal_ros.commands.benchmark", "measure latency, throughput and memory"),
     "train": ("rain_removal_ros.commands.train", "train a network"),
-    "average": ("rain_removal_ros.commands.average", "average two weights files, layer by layer"),
     "evaluate": (
         "rain_removal_ros.commands.evaluate",
         "measure restoration quality and what it does for segmentation",

@@ -10,8 +10,9 @@ import torch
 
 from rain_removal_ros.errors import RainRemovalError
 from rain_removal_ros.lab.data.datasets import SPLITS, open_dataset
-from rain_removal_ros.lab.training.crops import CropSettings
-from rain_removal_ros.lab.training.trainer import LossWeights, TrainingSettings, train
+from rain_removal_ros.lab.training.recipe import RECIPES, run_recipe
+from rain_removal_ros.lab.training.samples import SampleSettings
+from rain_removal_ros.lab.training.trainer import PARTS, LossWeights, TrainingSettings, train
 from rain_removal_ros.network import PRESETS, get_preset
 
 
@@ -36,11 +37,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--output", type=Path, required=True, help="the run's folder; a run that lies there is resumed"
     )
     parser.add_argument(
+        "--recipe",
+        choices=sorted(RECIPES),
+        help="make the packaged weights of this name, all stages in one run; of what follows, only --batch, "
+        "--seed, --workers, --threads, --checkpoint-every and --minutes count",
+    )
+    parser.add_argument(
         "--preset", default="fast", choices=sorted(PRESETS), help="network to train (%(default)s)"
     )
     parser.add_argument("--steps", type=int, default=20_000)
     parser.add_argument(
-        "--batch", type=int, default=defaults.batch, help="samples a step and process (%(default)s)"
+        "--batch", type=int, help=f"samples a step and process ({defaults.batch}; a recipe's own)"
     )
     parser.add_argument(
         "--crop", type=int, default=256, help="side of a sample in pixels, a multiple of 32 (%(default)s)"
@@ -50,30 +57,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=float,
         nargs=2,
         metavar=("LEAST", "MOST"),
-        default=CropSettings().scales,
+        default=SampleSettings().scales,
         help="how much an image is resized before a sample is cut from it (%(default)s)",
     )
     parser.add_argument("--learning-rate", type=float, default=defaults.learning_rate)
     parser.add_argument("--weight-decay", type=float, default=defaults.weight_decay)
     parser.add_argument("--average-decay", type=float, default=defaults.average_decay)
     parser.add_argument(
-        "--freeze-norms-after",
-        type=float,
-        default=defaults.freeze_norms_after,
-        help="share of the run after which batch norm keeps its statistics; 0 suits a run that starts from "
-        "trained weights (%(default)s)",
+        "--part",
+        choices=PARTS,
+        default=defaults.part,
+        help="what of the network to train: all behind a frozen streak stage, the streaks alone, or the fog "
+        "alone on samples whose streaks were taken off (%(default)s)",
     )
     parser.add_argument("--precision", choices=("bf16", "fp16", "no"), default="bf16", help="mixed precision")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument(
-        "--dry-share", type=float, default=CropSettings().dry_share, help="share of dry samples"
-    )
-    parser.add_argument(
-        "--sky-share",
-        type=float,
-        default=CropSettings().sky_share,
-        help="share of samples that get another sky where the camera overexposed it (%(default)s)",
-    )
     for term in dataclasses.fields(LossWeights):
         option = f"--{term.name.replace('_', '-')}-weight"
         parser.add_argument(option, type=float, default=term.default, help="weight of this loss term")
@@ -82,17 +80,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--start-from", type=Path, help="weights to start from (.safetensors)")
     parser.add_argument(
-        "--streaks-alone",
-        action="store_true",
-        help="train the streak stage alone, by its own term: a fraction of the time of a whole step",
-    )
-    parser.add_argument(
         "--freeze",
         nargs="+",
         default=(),
         metavar="LAYER",
-        help="layers that keep the weights of --start-from, such as airlight or encoder.stages.3",
+        help="layers that keep the weights they start with, such as trunk.stem or trunk.blocks.0",
     )
+    parser.add_argument("--streaks-from", type=Path, help="weights of the streak stage (.safetensors)")
     parser.add_argument("--workers", type=int, default=2, help="processes that make samples (%(default)s)")
     parser.add_argument(
         "--threads", type=int, help="CPU threads of the training process (PyTorch's own choice)"
@@ -107,36 +101,44 @@ def run(arguments: argparse.Namespace) -> int:
         raise RainRemovalError(f"--crop {arguments.crop} is not a multiple of 32 of at least 64")
     if not 0 < arguments.scales[0] <= arguments.scales[1]:
         raise RainRemovalError(f"--scales {arguments.scales} must be positive, the lesser one first")
-    if arguments.steps < 1 or arguments.batch < 1:
+    if arguments.steps < 1 or (arguments.batch is not None and arguments.batch < 1):
         raise RainRemovalError(f"--steps {arguments.steps} and --batch {arguments.batch} must be at least 1")
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
+    split = arguments.split or ("train" if arguments.dataset == "raincityscapes" else None)
+    datasets = [open_dataset(arguments.dataset, root, split) for root in arguments.data]
+    stop_after = 60 * arguments.minutes if arguments.minutes else None
+    if arguments.recipe:
+        path = run_recipe(
+            arguments.recipe,
+            datasets,
+            arguments.output,
+            seed=arguments.seed,
+            batch=arguments.batch,
+            workers=arguments.workers,
+            checkpoint_every=arguments.checkpoint_every,
+            stop_after=stop_after,
+        )
+        print(f"weights: {path}" if path else "the time is over; the same command goes on")
+        return 0
     weights = LossWeights(
         **{t.name: getattr(arguments, f"{t.name}_weight") for t in dataclasses.fields(LossWeights)}
     )
     settings = TrainingSettings(
         preset=get_preset(arguments.preset),
         steps=arguments.steps,
-        batch=arguments.batch,
+        batch=arguments.batch or TrainingSettings.batch,
         learning_rate=arguments.learning_rate,
         weight_decay=arguments.weight_decay,
         average_decay=arguments.average_decay,
-        freeze_norms_after=arguments.freeze_norms_after,
+        part=arguments.part,
         precision=arguments.precision,
         seed=arguments.seed,
-        crops=CropSettings(
-            size=arguments.crop,
-            scales=tuple(arguments.scales),
-            dry_share=arguments.dry_share,
-            sky_share=arguments.sky_share,
-        ),
+        frozen=tuple(arguments.freeze),
+        samples=SampleSettings(size=arguments.crop, scales=tuple(arguments.scales)),
         weights=weights,
         segmentation=arguments.segmentation.name if arguments.segmentation else None,
-        streaks_alone=arguments.streaks_alone,
-        frozen=tuple(arguments.freeze),
     )
-    split = arguments.split or ("train" if arguments.dataset == "raincityscapes" else None)
-    datasets = [open_dataset(arguments.dataset, root, split) for root in arguments.data]
     path = train(
         settings,
         datasets,
@@ -144,8 +146,9 @@ def run(arguments: argparse.Namespace) -> int:
         segmentation_weights=arguments.segmentation,
         workers=arguments.workers,
         checkpoint_every=arguments.checkpoint_every,
-        stop_after=60 * arguments.minutes if arguments.minutes else None,
+        stop_after=stop_after,
         start_from=arguments.start_from,
+        streaks_from=arguments.streaks_from,
     )
     print(f"weights: {path}")
     return 0

@@ -40,6 +40,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--depth", action="store_true", help="inverse depth in colours to the right of the result"
     )
+    parser.add_argument(
+        "--focal-px",
+        type=float,
+        metavar="PIXELS",
+        help="the camera's focal length, for depth in 1/m (0.8 times the width)",
+    )
     add_weights_arguments(parser)
     add_runtime_arguments(parser)
 
@@ -76,7 +82,7 @@ def run(arguments: argparse.Namespace) -> int:
                             tell = partial(bar.write, file=sys.stderr)
                             height, width = picture.rgb.shape[:2]
                             restorer.prepare(height, width, outputs, tell)
-                        restored = restorer(picture.rgb, outputs)
+                        restored = restorer(picture.rgb, outputs, arguments.focal_px)
                         sink.write(_panels(picture, restored, arguments.side_by_side), item.time)
                         written += 1
                         bar.update()

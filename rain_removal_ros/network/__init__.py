@@ -1,7 +1,7 @@
 """The networks: pure PyTorch that knows nothing else of the project."""
 
-from rain_removal_ros.network.blocks import fold_batch_norms
-from rain_removal_ros.network.presets import MAX_INVERSE_DEPTH, PRESETS, get_preset
+from rain_removal_ros.network.blocks import Estimate, Weather
+from rain_removal_ros.network.presets import MAX_PIXELS_PER_METRE, PRESETS, STRIDE, get_preset
 from rain_removal_ros.network.weights import (
     build_network,
     load_network,
@@ -12,10 +12,12 @@ from rain_removal_ros.network.weights import (
 )
 
 __all__ = [
-    "MAX_INVERSE_DEPTH",
+    "MAX_PIXELS_PER_METRE",
     "PRESETS",
+    "STRIDE",
+    "Estimate",
+    "Weather",
     "build_network",
-    "fold_batch_norms",
     "get_preset",
     "load_network",
     "register_family",

@@ -1,5 +1,5 @@
-"""The preset `fast`: takes streaks off at 1/2 of the image, restores the rest at 1/4, guided by depth at
-every scale, and corrects the image affinely.
+"""The preset `fast`: takes streaks off first, finds depth and fog in the features of a trunk that ImageNet
+taught, and corrects the image affinely, guided by depth at every scale.
 """
 
 from __future__ import annotations
@@ -9,60 +9,72 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from rain_removal_ros.network.blocks import (
-    ConvNorm,
     DepthGuidedTransform,
-    FarPattern,
+    Estimate,
     GlobalContext,
     GlobalEstimate,
+    ResidualBlock,
     Upsample,
+    Weather,
     as_weights,
-    far_light,
-    restore_far_pattern,
+    gate,
+    pixels_per_metre,
+    start_at_zero,
+    upsample_bilinear,
 )
-from rain_removal_ros.network.encoder import STRIDE, Encoder, stage_block
-from rain_removal_ros.network.presets import MAX_INVERSE_DEPTH, DerainPreset
+from rain_removal_ros.network.efficientnet_lite import EfficientNetLite
+from rain_removal_ros.network.presets import STRIDE, DerainPreset
 from rain_removal_ros.network.streaks import StreakStage
 
 
 class DepthHead(nn.Module):
-    """Inverse depth at 1/4 of the image from the encoder's features, and the depth features of every scale on
-    the way.
+    """Pixels per metre at 1/4 of the image from the trunk's features, and the depth features of every scale
+    on the way.
     """
 
-    def __init__(self, encoder_channels: tuple[int, ...], channels: int):
+    def __init__(self, trunk_channels: tuple[int, ...], channels: int):
         super().__init__()
-        self.lateral = nn.ModuleList(ConvNorm(width, channels, 1) for width in encoder_channels)
-        self.refine = nn.ModuleList(ConvNorm(channels, channels) for _ in encoder_channels)
+        self.lateral = nn.ModuleList(nn.Conv2d(width, channels, 1) for width in trunk_channels)
+        self.refine = nn.ModuleList(nn.Conv2d(channels, channels, 3, padding=1) for _ in trunk_channels)
         self.output = nn.Conv2d(channels, 1, 3, padding=1)
 
     def forward(self, features: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
-        """Encoder features, finest first -> inverse depth (N, 1, H/4, W/4) in 1/m, depth features finest
+        """Trunk features, finest (1/4) first -> pixels per metre (N, 1, H/4, W/4), depth features finest
         first.
         """
         depth_features: list[Tensor] = []
         for level in reversed(range(len(features))):
             z = self.lateral[level](features[level])
             if depth_features:
-                z = z + F.interpolate(
-                    depth_features[0], scale_factor=2.0, mode="bilinear", align_corners=False
-                )
+                z = z + upsample_bilinear(depth_features[0], 2)
             depth_features.insert(0, F.relu(self.refine[level](F.relu(z))))
-        return MAX_INVERSE_DEPTH * torch.sigmoid(self.output(depth_features[0])), depth_features
+        return pixels_per_metre(self.output(depth_features[0])), depth_features
+
+
+class Atmosphere(nn.Module):
+    """The fog of a whole image, from the trunk's coarsest features."""
+
+    def __init__(self, channels: int):
+        super().__init__()
+        self.estimate = GlobalEstimate(channels, start=(0.0, 1.73, 1.0))  # airlight 0.85
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Features -> float32 (N, 1, 1, 1) each: logit of whether there is fog; airlight A0 in [0, 1]; the
+        cube root of extinction times focal length in pixels.
+        """
+        foggy, airlight, root = self.estimate(x).split(1, dim=1)
+        return foggy, torch.sigmoid(airlight), root
 
 
 class FastDerainNetwork(nn.Module):
-    """A streak stage, then encoder, depth head, and an image head whose features depth transforms at 1/16,
-    1/8 and 1/4 of the image.
+    """A streak stage, then a trunk on the streak-free image at half its size, a depth head, and an image head
+    whose features depth transforms at 1/16, 1/8 and 1/4.
 
     The imaging model O = I (1 - R - A) + R + A0 A makes the clean image affine in the rainy one. Without
     streaks, I - O = (1 / t - 1) (O - A0), where t = 1 - A is the fog's transmission. So the network estimates
     the airlight A0, one number for the image, and the head gives a gain, which brings back the contrast about
-    the airlight that fog took, full detail and all, and an offset, which takes away what else is left of
-    rain; sixteen pixels of each at once through PixelShuffle.
-
-    Of a sky, fog of the stronger kinds leaves 5 % and 1 %, which no feature of the image shows. So where
-    depth is farthest, what is left is measured in float32: the head's finest stage is given it at full
-    strength (`FarPattern`), and it takes the place of what the head guesses (`restore_far_pattern`).
+    the airlight that fog took, full detail and all, and an offset. A gate for the whole image says whether
+    there is fog at all. Where fog left nothing, nothing is painted: training asks for a calm guess there.
     """
 
     stride = STRIDE
@@ -71,69 +83,75 @@ class FastDerainNetwork(nn.Module):
         super().__init__()
         self.preset = preset
         channels = preset.channels
-        if preset.streak_channels:
-            self.streaks = StreakStage(preset.streak_channels)
-        self.encoder = Encoder(channels, preset.encoder_depths, preset.mlp_ratio)
-        self.context = GlobalContext(channels[-1])
-        self.depth_head = DepthHead(channels, preset.depth_channels)
+        self.streaks = StreakStage(preset.streak_channels, preset.streak_depths)
+        self.trunk = EfficientNetLite(preset.trunk, preset.trunk_blocks)
+        trunk_channels = self.trunk.channels
+        self.context = GlobalContext(trunk_channels[-1])
+        self.depth_head = DepthHead(trunk_channels, preset.depth_channels)
+        self.atmosphere = Atmosphere(trunk_channels[-1])
+        self.lateral = nn.ModuleList(
+            nn.Conv2d(inputs, width, 1) for inputs, width in zip(trunk_channels, channels, strict=True)
+        )
         self.up = nn.ModuleList(Upsample(channels[i + 1], channels[i]) for i in range(3))
         self.guide = nn.ModuleList(
             DepthGuidedTransform(preset.depth_channels, channels[i]) if preset.depth_guided else nn.Identity()
             for i in range(3)
         )
         self.stages = nn.ModuleList(
-            nn.Sequential(
-                *(stage_block(channels[i], i, preset.mlp_ratio) for _ in range(preset.decoder_depths[i]))
-            )
-            for i in range(3)
+            nn.Sequential(*(ResidualBlock(width) for _ in range(depth)))
+            for width, depth in zip(channels, preset.depths, strict=True)
         )
-        self.airlight = GlobalEstimate(channels[-1], start=0.85)
-        if preset.depth_guided:
-            self.far_pattern = FarPattern(channels[0])
-        self.output = nn.Conv2d(channels[0], 4 * 16, 3, padding=1)
-        nn.init.zeros_(self.output.weight)
-        nn.init.zeros_(self.output.bias)
+        fine = preset.fine_channels
+        self.up_fine = Upsample(channels[0], fine)
+        self.detail = nn.Conv2d(12, fine, 3, padding=1)
+        self.fine = nn.Sequential(*(ResidualBlock(fine) for _ in range(preset.fine_depth)))
+        self.output = start_at_zero(nn.Conv2d(fine, 4 * 4, 3, padding=1))
 
     def depth(self, image: Tensor) -> Tensor:
-        """Inverse depth alone, without what only the image needs."""
+        """Pixels per metre alone, without what only the image needs."""
         image = image.float()
-        if self.preset.streak_channels:
-            image = image - self.streaks(image)
-        return self.depth_head(self._features(image))[0]
+        return self.depth_head(self._features(image - self.streaks(image).light))[0]
 
     def _features(self, image: Tensor) -> list[Tensor]:
-        *finer, coarsest = self.encoder(as_weights(self, image))
+        *finer, coarsest = self.trunk(as_weights(self, F.avg_pool2d(image, 2)))
         return [*finer, self.context(coarsest)]
 
-    def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
-        """(N, 3, H, W) RGB in [0, 1], best in float32 -> correction float32 (N, 3, H, W), to be added to the
-        image; inverse depth (N, 1, H/4, W/4) in 1/m.
-        """
+    def forward(self, image: Tensor) -> Estimate:
+        """(N, 3, H, W) RGB in [0, 1], best in float32 -> Estimate."""
         image = image.float()
-        streaks = self.streaks(image) if self.preset.streak_channels else None
-        return self.restore(image, streaks)
+        streaks = self.streaks(image)
+        cleared = image - streaks.light
+        correction, depth, fog = self.clear_fog(cleared)
+        logit, _, root = fog
+        weather = Weather(
+            rain=gate(streaks.rain_logit).flatten(),
+            streaks=streaks.light.mean(dim=(1, 2, 3)),
+            fog=gate(logit).flatten(),
+            extinction=extinction_of_root(root).flatten() * gate(logit).flatten(),
+        )
+        return Estimate(correction - streaks.light, depth, weather)
 
-    def restore(self, image: Tensor, streaks: Tensor | None) -> tuple[Tensor, Tensor]:
-        """What `forward` gives, where the light of the streaks (N, 3, H, W) is known, float32 both."""
-        features = self._features(image if streaks is None else image - streaks)
-        inverse_depth, depth_features = self.depth_head(features)
-        if self.preset.depth_guided:
-            far = far_light(F.avg_pool2d(image, 4), inverse_depth)
-        x = features[3]
+    def clear_fog(self, image: Tensor) -> tuple[Tensor, Tensor, tuple[Tensor, Tensor, Tensor]]:
+        """Streak-free image (N, 3, H, W), float32 -> correction float32 (N, 3, H, W), pixels per metre
+        (N, 1, H/4, W/4), and what `Atmosphere` gives.
+        """
+        features = self._features(image)
+        depth, depth_features = self.depth_head(features)
+        fog = self.atmosphere(features[3])
+        x = self.stages[3](self.lateral[3](features[3]))
         for level in (2, 1, 0):
-            x = self.up[level](x) + features[level]
+            x = self.up[level](x) + self.lateral[level](features[level])
             if self.preset.depth_guided:
                 x = self.guide[level](x, depth_features[level])
-                if level == 0:
-                    x = x + self.far_pattern(far)
             x = self.stages[level](x)
-        affine = F.pixel_shuffle(self.output(x), 4).float()
+        detail = self.detail(F.pixel_unshuffle(as_weights(self, image), 2))
+        x = self.fine(self.up_fine(x) + detail)
+        affine = F.pixel_shuffle(self.output(x).float(), 2)
         gain, offset = affine[:, :1], affine[:, 1:]
-        contrast = image - self.airlight(features[3]).float()
-        if streaks is None:
-            correction = contrast * gain + offset
-        else:
-            correction = (contrast - streaks) * gain + offset - streaks
-        if self.preset.depth_guided:
-            correction = restore_far_pattern(image, correction, inverse_depth, far)
-        return correction, inverse_depth
+        correction = gate(fog[0]) * ((image - fog[1]) * gain + offset)
+        return correction, depth, fog
+
+
+def extinction_of_root(root: Tensor) -> Tensor:
+    """Extinction times focal length in pixels, from its cube root, which the network estimates."""
+    return root.clamp(min=0) ** 3

@@ -8,64 +8,78 @@ from dataclasses import dataclass, replace
 
 from rain_removal_ros.errors import PresetError
 
-MAX_INVERSE_DEPTH = 0.7
-"""Inverse depth in 1/m at the top of the depth head's sigmoid: nothing nearer than 1.43 m is told apart."""
+STRIDE = 32
+"""Width and height of what the networks take are multiples of this."""
+
+MAX_PIXELS_PER_METRE = 1000.0
+"""Focal length in pixels over distance, at the top of the depth head: a metre that fills the image. An image
+shows no distance without its camera's focal length, only this ratio.
+"""
 
 
 @dataclass(frozen=True)
 class DerainPreset:
-    """A derain network. Stages lie at 1/4, 1/8, 1/16 and 1/32 of the image, finest first."""
+    """The network of this project. Stages lie at 1/4, 1/8, 1/16 and 1/32 of the image, finest first."""
 
     name: str
-    family: str  # fast | paper | dgnl: which class builds it
+    family: str = "fast"
+    streak_channels: tuple[int, int] = (32, 64)  # at 1/2 and 1/4 of the image
+    streak_depths: tuple[int, int, int] = (
+        1,
+        5,
+        1,
+    )  # residual blocks at 1/2 going down, at 1/4, at 1/2 going up
+    trunk: str = "lite0"
+    trunk_blocks: int = 11
+    channels: tuple[int, ...] = (32, 48, 64, 96)
+    depths: tuple[int, ...] = (2, 2, 2, 1)  # residual blocks of the decoder
+    fine_channels: int = 24  # at 1/2 of the image
+    fine_depth: int = 1
+    depth_channels: int = 32
+    depth_guided: bool = True
+
+
+@dataclass(frozen=True)
+class BaselinePreset:
+    """A network to compare with: `paper` or `dgnl`."""
+
+    name: str
+    family: str
     channels: tuple[int, ...]
     encoder_depths: tuple[int, ...]
-    decoder_depths: tuple[int, ...] = ()
     mlp_ratio: int = 4
-    depth_channels: int = 24
-    depth_guided: bool = True
-    streak_channels: int = 0  # of the stage that takes streaks off first; 0: none
+    depth_channels: int = 32
 
 
 @dataclass(frozen=True)
 class SegmentationPreset:
-    """A segmentation network: `segmentation` has the family's encoder, `efficientnet-lite0` judges
-    independently.
-    """
+    """A segmentation network on a trunk that ImageNet taught first."""
 
     name: str
-    channels: tuple[int, ...]
-    encoder_depths: tuple[int, ...]
-    decoder_channels: int = 64
-    mlp_ratio: int = 4
     family: str = "segmentation"
+    trunk: str = "lite0"
+    decoder_channels: int = 64
 
 
-Preset = DerainPreset | SegmentationPreset
+Preset = DerainPreset | BaselinePreset | SegmentationPreset
 
-FAST = DerainPreset(
-    "fast",
-    "fast",
-    (48, 96, 160, 256),
-    (1, 3, 4, 4),
-    (1, 3, 2),
-    depth_channels=24,
-    streak_channels=16,
-)
+FAST = DerainPreset("fast")
 
 PRESETS: dict[str, Preset] = {
     preset.name: preset
     for preset in (
         FAST,
         replace(FAST, name="fast-unguided", depth_guided=False),
-        DerainPreset("paper", "paper", (32, 64, 128, 256), (3, 4, 6, 3), depth_channels=32),
-        DerainPreset("dgnl-fast", "dgnl", (32, 64, 128), (3, 3, 3), depth_channels=32),
-        SegmentationPreset("segmentation", (48, 96, 160, 256), (1, 2, 4, 4)),
-        SegmentationPreset("judge", (24, 40, 112, 320), (), family="efficientnet-lite0"),
+        BaselinePreset("paper", "paper", (32, 64, 128, 256), (3, 4, 6, 3)),
+        BaselinePreset("dgnl-fast", "dgnl", (32, 64, 128), (3, 3, 3)),
+        SegmentationPreset("segmentation"),
+        SegmentationPreset("judge", trunk="lite2"),
     )
 }
 """`fast` is the default; `fast-unguided` is the plain network of the ablation; `paper` follows the
 publication and `dgnl-fast` the design of DGNL-Net-fast (Hu et al., IEEE TIP 2021), both as yardsticks.
+`segmentation` gives the node's mask and the semantic loss; `judge`, on another trunk, judges restorations
+and teaches nothing.
 """
 
 

@@ -1,34 +1,63 @@
-"""The light of rain streaks, estimated at half the image's size before anything else is."""
+"""The light of rain streaks, estimated at half and a quarter of the image's size before anything else is."""
 
 from __future__ import annotations
+
+from typing import NamedTuple
 
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from rain_removal_ros.network.blocks import ConvNorm, as_weights
+from rain_removal_ros.network.blocks import (
+    GlobalEstimate,
+    ResidualBlock,
+    Upsample,
+    as_weights,
+    gate,
+    start_at_zero,
+)
 
-DILATIONS = (1, 2, 2, 1)
-"""Of the convolutions between the first and the last one: together they see 34 pixels."""
+DILATIONS = (1, 2, 4)
+"""Of the residual blocks at a quarter of the size, in turn: together they see 60 pixels each way along a
+streak.
+"""
+
+
+class Streaks(NamedTuple):
+    """What a streak stage finds."""
+
+    light: Tensor  # float32 (N, 3, H, W): what streaks add to the image in [0, 1], gated
+    rain_logit: (
+        Tensor  # float32 (N, 1, 1, 1): whether it rains at all; its gate is what light is multiplied by
+    )
 
 
 class StreakStage(nn.Module):
-    """(N, 3, H, W) in [0, 1] -> the light that streaks add to it, float32 (N, 3, H, W).
+    """(N, 3, H, W) in [0, 1] -> Streaks.
 
     In the imaging model O = I (1 - R - A) + R + A0 A streaks add R (1 - I) to what fog alone would show. A
-    streak is a pixel or two wide, so this stage keeps every pixel apart: 2x2 of them laid into channels, few
-    channels, convolutions that see along a streak. Starts at zero.
+    streak is a pixel or two wide, so 2x2 pixels are laid into channels and none is averaged away; it is long,
+    so dilated convolutions at a quarter of the size see along it. One gate for the whole image says whether
+    it rains: thin bright things, markings, poles and wires, look like streaks, but rain is everywhere.
+    Starts at zero.
     """
 
-    def __init__(self, channels: int):
+    def __init__(self, channels: tuple[int, int], depths: tuple[int, int, int]):
         super().__init__()
-        self.stem = ConvNorm(12, channels)
-        self.mix = nn.ModuleList(ConvNorm(channels, channels, dilation=dilation) for dilation in DILATIONS)
-        self.output = nn.Conv2d(channels, 12, 3, padding=1)
-        nn.init.zeros_(self.output.weight)
-        nn.init.zeros_(self.output.bias)
+        fine, coarse = channels
+        self.stem = nn.Conv2d(12, fine, 3, padding=1)
+        self.before = nn.Sequential(*(ResidualBlock(fine) for _ in range(depths[0])))
+        self.down = nn.Conv2d(fine, coarse, 2, stride=2)
+        self.middle = nn.Sequential(
+            *(ResidualBlock(coarse, DILATIONS[i % len(DILATIONS)]) for i in range(depths[1]))
+        )
+        self.rain = GlobalEstimate(coarse, start=(0.0,))
+        self.up = Upsample(coarse, fine)
+        self.after = nn.Sequential(*(ResidualBlock(fine) for _ in range(depths[2])))
+        self.output = start_at_zero(nn.Conv2d(fine, 12, 3, padding=1))
 
-    def forward(self, image: Tensor) -> Tensor:
-        x = F.relu(self.stem(F.pixel_unshuffle(as_weights(self, image), 2)))
-        for mix in self.mix:
-            x = x + F.relu(mix(x))
-        return F.pixel_shuffle(self.output(x), 2).float()
+    def forward(self, image: Tensor) -> Streaks:
+        fine = self.before(F.relu(self.stem(F.pixel_unshuffle(as_weights(self, image), 2))))
+        coarse = self.middle(F.relu(self.down(fine)))
+        rain_logit = self.rain(coarse)
+        light = F.pixel_shuffle(self.output(self.after(fine + self.up(coarse))).float(), 2)
+        return Streaks(light * gate(rain_logit), rain_logit)

@@ -16,7 +16,13 @@ from torch import Tensor, nn
 from rain_removal_ros.digests import sha256_of
 from rain_removal_ros.errors import PresetError, WeightsError
 from rain_removal_ros.network.fast import FastDerainNetwork
-from rain_removal_ros.network.presets import DerainPreset, Preset, SegmentationPreset, get_preset
+from rain_removal_ros.network.presets import (
+    BaselinePreset,
+    DerainPreset,
+    Preset,
+    SegmentationPreset,
+    get_preset,
+)
 from rain_removal_ros.network.segmentation import SegmentationNetwork
 from rain_removal_ros.output import write_bytes
 
@@ -36,8 +42,10 @@ FAMILIES: dict[str, Callable[[Preset], nn.Module]] = {
 }
 """What builds the network of a preset, by its family. Others add theirs with `register_family`."""
 
+_PRESET_KINDS = {"fast": DerainPreset, "segmentation": SegmentationPreset}
 
-def register_family(name: str, build: Callable[[Preset], nn.Module]) -> None:
+
+def register_family(name: str, build: Callable[[BaselinePreset], nn.Module]) -> None:
     """Let presets of the family `name` be built, and weights files of it be loaded."""
     FAMILIES[name] = build
 
@@ -99,7 +107,7 @@ def load_network(path: Path) -> tuple[nn.Module, dict]:
         fields = json.loads(metadata["preset"])
         training = json.loads(metadata.get("training", "{}"))
         _check_plausible(fields, tensors)
-        kind = SegmentationPreset if "decoder_channels" in fields else DerainPreset
+        kind = _PRESET_KINDS.get(fields["family"], BaselinePreset)
         preset = kind(
             **{name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()}
         )

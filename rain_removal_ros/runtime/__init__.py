@@ -24,13 +24,18 @@ class Output(StrEnum):
 
 @dataclass(frozen=True)
 class Restored:
-    """The restored frame; what was not asked for is None."""
+    """The restored frame; what was not asked for is None. What the weather is like comes with the image."""
 
     image: np.ndarray | None  # uint8 (H, W, 3) RGB
     inverse_depth: np.ndarray | None  # float32 (H, W), 1/m
     labels: np.ndarray | None  # uint8 (H, W), Cityscapes train ids, 255 = unlabelled
-    rain: float | None = None  # 0 (none) to 1, as the network sees it; None: it does not say
-    extinction: float | None = None  # of fog, 1/m; None: it does not say
+    rain: float | None = None  # 0 it does not rain .. 1 it does; None: the network does not say
+    streak_light: float | None = None  # mean light that streaks add to the image, share of white
+    extinction: float | None = None  # of the fog, 1/m (its beta); 3.912 / beta is the visibility in metres
+
+
+ASSUMED_FOCAL = 0.8
+"""Focal length over image width where nobody says what it is: a horizontal field of view of 64 degrees."""
 
 
 TENSORRT, TORCH_CUDA, OPENVINO, TORCH_CPU = "tensorrt", "torch-cuda", "openvino", "torch-cpu"
@@ -96,10 +101,12 @@ class Restorer(Protocol):
     ) -> Restored:
         """Restore a uint8 (H, W, 3) RGB image. Raises ImageError for another dtype, shape or size.
 
+        `focal_px` is the camera's focal length in pixels, which inverse depth and extinction are in 1/m by;
+        None assumes ASSUMED_FOCAL times the width.
+
         Outputs that were not prepared are served by a prepared graph of that size with more outputs; only if
         there is none, a graph is compiled for them first, or with `prepared_only` NotPreparedError is raised.
-        focal_px: the camera's focal length in pixels, for inverse depth in 1/m; None: 0.8 times the width is
-        taken. The arrays are the caller's to keep.
+        The arrays are the caller's to keep.
         """
 
     def cancel_builds(self) -> None:

@@ -8,13 +8,22 @@ from __future__ import annotations
 import threading
 from abc import ABC, abstractmethod
 from collections import OrderedDict
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
+from dataclasses import replace
 from typing import Protocol
 
+import cv2
 import numpy as np
 
 from rain_removal_ros.errors import BackendError, ImageError, NotPreparedError
-from rain_removal_ros.runtime import Output, Progress, Restored, RuntimeInfo, RuntimeSettings
+from rain_removal_ros.runtime import (
+    ASSUMED_FOCAL,
+    Output,
+    Progress,
+    Restored,
+    RuntimeInfo,
+    RuntimeSettings,
+)
 from rain_removal_ros.runtime.build_process import SHARED, Cancellation
 from rain_removal_ros.runtime.networks import Networks
 from rain_removal_ros.runtime.sizes import check_size
@@ -28,7 +37,7 @@ class CompiledFrame(Protocol):
     engine_key: str
 
     def run(self, image: np.ndarray) -> tuple[np.ndarray, ...]:
-        """uint8 (H, W, 3) -> the outputs in the order of `Output`, in arrays of the caller's own."""
+        """uint8 (H, W, 3) -> what a FrameGraph gives for one frame, in arrays of the caller's own."""
 
     def close(self) -> None:
         """Give back the memory."""
@@ -45,6 +54,34 @@ def ordered(outputs: Collection[Output]) -> Outputs:
 def describe(height: int, width: int, outputs: Outputs) -> str:
     """`1024x512 image+inverse_depth`"""
     return f"{width}x{height} {'+'.join(output.value for output in outputs)}"
+
+
+def as_restored(
+    made: Outputs,
+    results: Sequence[np.ndarray],
+    outputs: Outputs,
+    size: tuple[int, int],
+    focal_px: float,
+) -> Restored:
+    """What a graph of the outputs `made` gave for one frame of (height, width) -> those of `outputs`, metric
+    for a camera of this focal length.
+
+    Raises ImageError for a focal length that is none.
+    """
+    if not 0 < focal_px < float("inf"):
+        raise ImageError(f"focal length of {focal_px} pixels; a number above 0 is needed")
+    given = {output: result for output, result in zip(made, results, strict=False) if output in outputs}
+    depth = given.get(Output.INVERSE_DEPTH)
+    if depth is not None:  # at a quarter of the padded size: enlarged here, only for those who want it
+        height, width = size
+        depth = cv2.resize(depth * np.float32(1 / focal_px), None, fx=4, fy=4, interpolation=cv2.INTER_LINEAR)
+        top, left = (depth.shape[0] - height) // 2, (depth.shape[1] - width) // 2
+        depth = np.ascontiguousarray(depth[top : top + height, left : left + width])
+    restored = Restored(image=given.get(Output.IMAGE), inverse_depth=depth, labels=given.get(Output.LABELS))
+    if Output.IMAGE not in given or len(results) == len(made) or np.isnan(results[-1]).any():
+        return restored
+    rain, streak_light, extinction_px = (float(number) for number in results[-1])
+    return replace(restored, rain=rain, streak_light=streak_light, extinction=extinction_px / focal_px)
 
 
 class CompilingRestorer(ABC):
@@ -140,12 +177,13 @@ class CompilingRestorer(ABC):
                 found = self._find(height, width, outputs)
                 if found is not None:
                     made, frame = found
-                    results = dict(zip(made, frame.run(image), strict=True))
+                    results = frame.run(image)
                     break
             if prepared_only:
                 raise NotPreparedError(f"no graph is in memory for {describe(height, width, outputs)}")
             self.prepare(height, width, outputs)
-        return Restored(**{output.value: results[output] if output in outputs else None for output in Output})
+        focal_px = ASSUMED_FOCAL * width if focal_px is None else focal_px
+        return as_restored(made, results, outputs, (height, width), focal_px)
 
     def cancel_builds(self) -> None:
         SHARED.cancel(self._cancellation)

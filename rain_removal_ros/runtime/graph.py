@@ -13,17 +13,21 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from rain_removal_ros.network import Weather
 from rain_removal_ros.runtime import Output
 from rain_removal_ros.runtime.sizes import check_size
 
 
 class LevelsGraph(nn.Module):
-    """Grey levels 0..255 (N, 3, H, W) of `dtype` -> the outputs asked for: image, inverse_depth, labels.
+    """Grey levels 0..255 (N, 3, H, W) of `dtype` -> the outputs asked for, in the order image, inverse_depth,
+    labels, and after an image the weather.
 
-    image: whole grey levels (N, 3, H, W) of `dtype`; inverse depth: float32 (N, H, W) in 1/m; labels: int32
-    (N, H, W), of the restored image. Depth and labels are computed at 1/4 and brought to full size
-    bilinearly. `dtype` is that of the networks' weights. TensorRT compiles this part: it knows no uint8
-    inside a network.
+    image: whole grey levels (N, 3, H, W) of `dtype`; inverse depth: float32 (N, h/4, w/4) in pixels per
+    metre, of the padded size h x w, to be divided by the focal length and enlarged by who wants it; labels:
+    int32 (N, H, W), of the restored image, computed at 1/4 and enlarged bilinearly; weather: float32 (N, 3),
+    rain, mean light of the streaks, extinction times focal length in pixels, NaN from a network that does
+    not say. `dtype` is that of the networks' weights. TensorRT compiles this part: it knows no uint8 inside
+    a network.
     """
 
     def __init__(
@@ -61,21 +65,27 @@ class LevelsGraph(nn.Module):
             grey_levels = F.pad(grey_levels, self.padding, mode="replicate")
         image = grey_levels * (1 / 255)
         if self.outputs == (Output.INVERSE_DEPTH,):
-            return (self._full_size(self.network.depth(image).float()).squeeze(1),)
-        correction, inverse_depth = self.network(image)
-        restored = (grey_levels + 255 * correction.float()).clamp(0, 255)
+            return (self.network.depth(image).float().squeeze(1),)
+        estimate = self.network(image)
+        restored = (grey_levels + 255 * estimate.correction.float()).clamp(0, 255)
         results = []
         if Output.IMAGE in self.outputs:
             results.append(torch.round(self.crop(restored)).to(self.dtype))
         if Output.INVERSE_DEPTH in self.outputs:
-            results.append(self._full_size(inverse_depth.float()).squeeze(1))
+            results.append(estimate.pixels_per_metre.float().squeeze(1))
         if self.segmentation is not None:
             logits = self.segmentation((restored * (1 / 255)).to(self.dtype))
-            results.append(self._full_size(logits).argmax(dim=1).to(torch.int32))
+            full_size = F.interpolate(logits, scale_factor=4.0, mode="bilinear", align_corners=False)
+            results.append(self.crop(full_size).argmax(dim=1).to(torch.int32))
+        if Output.IMAGE in self.outputs:
+            results.append(_as_row(estimate.weather, levels))
         return tuple(results)
 
-    def _full_size(self, quarter: Tensor) -> Tensor:
-        return self.crop(F.interpolate(quarter, scale_factor=4.0, mode="bilinear", align_corners=False))
+
+def _as_row(weather: Weather | None, levels: Tensor) -> Tensor:
+    if weather is None:
+        return torch.full((levels.shape[0], 3), float("nan"), device=levels.device)
+    return torch.stack((weather.rain, weather.streaks, weather.extinction), dim=1).float()
 
 
 def to_bytes(outputs: Collection[Output], results: Collection[Tensor]) -> tuple[Tensor, ...]:
@@ -87,13 +97,13 @@ def to_bytes(outputs: Collection[Output], results: Collection[Tensor]) -> tuple[
         Output.INVERSE_DEPTH: lambda inverse_depth: inverse_depth,
         Output.LABELS: lambda labels: labels.to(torch.uint8),
     }
-    return tuple(converted[output](result) for output, result in zip(outputs, results, strict=True))
+    named = tuple(converted[output](result) for output, result in zip(outputs, results, strict=False))
+    return (*named, *tuple(results)[len(named) :])
 
 
 class FrameGraph(LevelsGraph):
-    """uint8 (N, H, W, 3) RGB -> the outputs asked for, in the order image, inverse_depth, labels.
-
-    image: uint8 (N, H, W, 3); inverse depth: float32 (N, H, W) in 1/m; labels: uint8 (N, H, W).
+    """uint8 (N, H, W, 3) RGB -> what a LevelsGraph gives, but image: uint8 (N, H, W, 3); labels: uint8 (N,
+    H, W).
     """
 
     def forward(self, frame: Tensor) -> tuple[Tensor, ...]:

@@ -16,7 +16,7 @@ from torch import nn
 
 import rain_removal_ros
 from rain_removal_ros.errors import WeightsError, shown
-from rain_removal_ros.network import fold_batch_norms, get_preset, load_network, register_family
+from rain_removal_ros.network import get_preset, load_network, register_family
 from rain_removal_ros.network.presets import Preset
 from rain_removal_ros.network.weights import FAMILIES
 from rain_removal_ros.runtime import Output, RuntimeSettings
@@ -26,7 +26,7 @@ _PRESET_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 
 
 class Networks:
-    """The derain network and, once labels are asked for, the segmentation network; float32, folded."""
+    """The derain network and, once labels are asked for, the segmentation network; float32."""
 
     def __init__(self, settings: RuntimeSettings):
         """Load the derain network, and the segmentation network where a file of it is given.
@@ -74,7 +74,7 @@ class Networks:
         content = path.read_bytes()
         _check(network, path)
         self._files[name] = content
-        return fold_batch_norms(network).requires_grad_(False), hashlib.sha256(content).hexdigest()
+        return network.requires_grad_(False), hashlib.sha256(content).hexdigest()
 
     def identity(self, outputs: Collection[Output]) -> dict[str, str]:
         """What of the networks decides whether a compiled graph may be used again."""

@@ -224,7 +224,8 @@ class TensorRTEngine:
             Output.LABELS: (torch.int32, torch.int64),
         }
         found = [self._dtypes[name] for name in (*self._inputs, *self._outputs)]
-        wanted = [(torch.float16,), *(expected[output] for output in outputs)]
+        weather = [(torch.float32,)] * (Output.IMAGE in outputs)
+        wanted = [(torch.float16,), *(expected[output] for output in outputs), *weather]
         if len(found) != len(wanted) or any(
             dtype not in allowed for dtype, allowed in zip(found, wanted, strict=True)
         ):

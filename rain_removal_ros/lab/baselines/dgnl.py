@@ -9,9 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from rain_removal_ros.network.blocks import as_weights, upsample_bilinear
-from rain_removal_ros.network.encoder import STRIDE
-from rain_removal_ros.network.presets import MAX_INVERSE_DEPTH, DerainPreset
+from rain_removal_ros.network.blocks import Estimate, as_weights, upsample_bilinear
+from rain_removal_ros.network.presets import MAX_PIXELS_PER_METRE, STRIDE, BaselinePreset
 
 DILATIONS = (1, 2, 2, 4, 8, 4, 2, 2, 1)
 
@@ -95,7 +94,7 @@ class DGNLFastNetwork(nn.Module):
 
     stride = STRIDE
 
-    def __init__(self, preset: DerainPreset):
+    def __init__(self, preset: BaselinePreset):
         super().__init__()
         self.preset = preset
         features = 64
@@ -113,12 +112,12 @@ class DGNLFastNetwork(nn.Module):
         )  # fmt: skip
 
     def depth(self, image: Tensor) -> Tensor:
-        """Inverse depth alone, (N, 1, H/4, W/4) in 1/m."""
-        return MAX_INVERSE_DEPTH * self.depth_network(4 * as_weights(self, image) - 2)
+        """Pixels per metre alone, (N, 1, H/4, W/4)."""
+        return MAX_PIXELS_PER_METRE * self.depth_network(4 * as_weights(self, image) - 2).float() ** 4
 
-    def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
-        """(N, 3, H, W) RGB in [0, 1] -> correction (N, 3, H, W), inverse depth (N, 1, H/4, W/4) in 1/m."""
+    def forward(self, image: Tensor) -> Estimate:
+        """(N, 3, H, W) RGB in [0, 1] -> Estimate, without the weather."""
         x = 4 * as_weights(self, image) - 2
         depth = self.depth_network(x)
         features = self.non_local(self.body(self.head(x)), depth.detach())
-        return self.tail(features) / 4, MAX_INVERSE_DEPTH * depth
+        return Estimate(self.tail(features) / 4, MAX_PIXELS_PER_METRE * depth.float() ** 4)

@@ -11,9 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from rain_removal_ros.network.blocks import as_weights, upsample_bilinear
-from rain_removal_ros.network.encoder import STRIDE
-from rain_removal_ros.network.presets import MAX_INVERSE_DEPTH, DerainPreset
+from rain_removal_ros.network.blocks import Estimate, as_weights, upsample_bilinear
+from rain_removal_ros.network.presets import MAX_PIXELS_PER_METRE, STRIDE, BaselinePreset
 
 
 class LayerNormAll(nn.Module):
@@ -125,12 +124,19 @@ class SingleChannelTransform(nn.Module):
         return features * self.gamma(inverse_depth) + self.beta(inverse_depth)
 
 
+def scaled(depth: Tensor) -> Tensor:
+    """The decoder's depth in [0, 1] at full resolution -> pixels per metre at 1/4, float32; the fourth power
+    spreads the distances of a road over the sigmoid's range.
+    """
+    return MAX_PIXELS_PER_METRE * F.avg_pool2d(depth, 4).float().square().square()
+
+
 class PaperNetwork(nn.Module):
     """The publication's network behind the interface of the family."""
 
     stride = STRIDE
 
-    def __init__(self, preset: DerainPreset):
+    def __init__(self, preset: BaselinePreset):
         super().__init__()
         self.preset = preset
         width = preset.depth_channels
@@ -146,14 +152,14 @@ class PaperNetwork(nn.Module):
         return torch.sigmoid(self.depth_output(self.depth_decoder(features)))
 
     def depth(self, image: Tensor) -> Tensor:
-        """Inverse depth alone, (N, 1, H/4, W/4) in 1/m."""
-        return MAX_INVERSE_DEPTH * F.avg_pool2d(self._depth(self.encoder(2 * as_weights(self, image) - 1)), 4)
+        """Pixels per metre alone, (N, 1, H/4, W/4)."""
+        return scaled(self._depth(self.encoder(2 * as_weights(self, image) - 1)))
 
-    def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
-        """(N, 3, H, W) RGB in [0, 1] -> correction (N, 3, H, W), inverse depth (N, 1, H/4, W/4) in 1/m."""
+    def forward(self, image: Tensor) -> Estimate:
+        """(N, 3, H, W) RGB in [0, 1] -> Estimate, without the weather."""
         rainy = 2 * as_weights(self, image) - 1
         features = self.encoder(rainy)
         depth = self._depth(features)
         guided = self.transform(self.image_decoder(features), depth)
         clean = torch.tanh(self.output(torch.cat((guided, self.project_rainy(rainy)), dim=1)))
-        return (clean - rainy) / 2, MAX_INVERSE_DEPTH * F.avg_pool2d(depth, 4)
+        return Estimate((clean - rainy) / 2, scaled(depth))

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from rain_removal_ros.cityscapes import UNLABELLED
-from rain_removal_ros.network import MAX_INVERSE_DEPTH
+from rain_removal_ros.network import MAX_PIXELS_PER_METRE
 
 
 def image_l1(restored: Tensor, clean: Tensor) -> Tensor:
@@ -31,29 +31,43 @@ def gradient_l1(restored: Tensor, clean: Tensor) -> Tensor:
     return error.diff(dim=-1).abs().mean() + error.diff(dim=-2).abs().mean()
 
 
-def coarse_gradient_l1(restored: Tensor, clean: Tensor) -> Tensor:
-    """mean over k = 2, 4 of gradient_l1 of J and I averaged over k x k pixels: what is left of a streak is
-    often a smear of some pixels, which a segmentation network falls for and a finest gradient hardly counts.
-    """
-    error = restored - clean
-    pooled = [F.avg_pool2d(error, factor) for factor in (2, 4)]
-    return torch.stack([gradient_l1(p, torch.zeros_like(p)) for p in pooled]).mean()
+LEFT_OVER = 4.0
+"""How much more light that is left over of a streak counts than light taken too much: what hurts a
+segmentation network are fine bright remains, and an even L1 is content with half of a faint streak.
+"""
 
 
 def streaks_l1(estimate: Tensor, truth: Tensor) -> Tensor:
-    """mean (|e| + |dx e| / 2 + |dy e| / 2), e = S - R (1 - I), where the truth R (1 - I) is known (not NaN).
+    """mean w (sqrt(e^2 + c^2) - c), e = R (1 - I) - S, w = LEFT_OVER where e > 0 and 1 elsewhere, c = 0.004,
+    where the truth R (1 - I) is known (not NaN).
 
-    Every |e| is sqrt(e^2 + 0.01^2) - 0.01 (Charbonnier): most pixels have no streak, and an L1 loss that does
-    not yield about zero teaches zero everywhere. S and R (1 - I) are (N, 3, H, W) in [0, 1].
+    Most pixels have no streak, and a loss that does not yield about zero teaches zero everywhere. S and R (1
+    - I) are (N, 3, H, W) in [0, 1].
     """
     known = ~torch.isnan(truth)
-    error = torch.where(known, estimate - torch.nan_to_num(truth.float()), 0)
+    error = torch.where(known, torch.nan_to_num(truth.float()) - estimate, 0)
+    distance = torch.sqrt(error.square() + 1.6e-5) - 0.004
+    return (distance * torch.where(error > 0, LEFT_OVER, 1.0)).sum() / known.sum().clamp(min=1)
 
-    def total(e: Tensor) -> Tensor:
-        return (torch.sqrt(e.square() + 1e-4) - 0.01).sum()
 
-    edges = total(error.diff(dim=-1)) + total(error.diff(dim=-2))
-    return (total(error) + 0.5 * edges) / known.sum().clamp(min=1)
+def presence(logit: Tensor, truth: Tensor) -> Tensor:
+    """mean binary cross-entropy of whether it rains, or is foggy; logit (N, ...) of N numbers, truth (N,) 1
+    or 0, NaN where it is not to be said.
+    """
+    known = ~torch.isnan(truth)
+    losses = F.binary_cross_entropy_with_logits(
+        logit.flatten().float(), torch.nan_to_num(truth), reduction="none"
+    )
+    return torch.where(known, losses, 0).sum() / known.sum().clamp(min=1)
+
+
+def extinction_l1(root: Tensor, truth: Tensor) -> Tensor:
+    """mean |r - (beta f)^(1/3)| over samples in fog; r (N, ...) of N numbers, truth beta f (N,) in pixels,
+    NaN or 0 where there is none to learn from.
+    """
+    known = torch.nan_to_num(truth) > 0
+    wanted = torch.nan_to_num(truth).clamp(min=1e-9) ** (1 / 3)
+    return torch.where(known, root.flatten().float() - wanted, 0).abs().sum() / known.sum().clamp(min=1)
 
 
 def structural(restored: Tensor, clean: Tensor, window: int = 8, stride: int = 4) -> Tensor:
@@ -76,21 +90,20 @@ def structural(restored: Tensor, clean: Tensor, window: int = 8, stride: int = 4
     return 1 - (luminance * contrast).mean()
 
 
-def depth_l1(estimate: Tensor, truth: Tensor) -> Tensor:
-    """mean |sqrt(z / z_max) - sqrt(z* / z_max)| over pixels whose truth is known (not NaN).
+def depth_l1(estimate: Tensor, truth: Tensor, weight: Tensor) -> Tensor:
+    """mean w |(p / p_max)^(1/4) - (p* / p_max)^(1/4)| over pixels whose truth is known (not NaN).
 
-    Inverse depth in 1/m, estimate (N, 1, h, w), truth (N, H, W), which is averaged down to the estimate's
-    size. The root gives far distances, where fog is, their share of the loss.
+    p in pixels per metre, estimate (N, 1, h, w), truth (N, H, W), of which the nearest pixel is taken;
+    weight (N,). The root is nearly logarithmic, so that near and far count alike, and takes a sky at 0.
     """
-    factor = truth.shape[-1] // estimate.shape[-1]
-    truth = F.avg_pool2d(truth[:, None].float(), factor)
+    truth = F.interpolate(truth[:, None].float(), size=estimate.shape[-2:], mode="nearest")
     known = ~torch.isnan(truth)
 
-    def compressed(z: Tensor) -> Tensor:
-        return torch.sqrt(z.float().clamp(min=0) / MAX_INVERSE_DEPTH + 1e-4)
+    def compressed(p: Tensor) -> Tensor:
+        return torch.sqrt(torch.sqrt(p.float().clamp(min=0) / MAX_PIXELS_PER_METRE + 1e-6))
 
     error = torch.where(known, compressed(estimate) - compressed(torch.nan_to_num(truth)), 0).abs()
-    return error.sum() / known.sum().clamp(min=1)
+    return (weight[:, None, None, None] * error).sum() / known.sum().clamp(min=1)
 
 
 def semantic(logits_restored: Tensor, logits_clean: Tensor) -> Tensor:
@@ -114,10 +127,14 @@ def perceptual(features_restored: list[Tensor], features_clean: list[Tensor]) ->
     return torch.stack(shares).mean()
 
 
-def segmentation_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
-    """mean -log p(label) over labelled pixels; logits (N, C, h, w) are brought to the labels' (N, H, W) size
-    first.
+def segmentation_cross_entropy(logits: Tensor, labels: Tensor, balance: float) -> Tensor:
+    """sum w_c (-log p(label)) / sum w_c over labelled pixels, w_c = n_c^(-balance), n_c how many pixels of
+    the batch have the label c: signs and people are few, and as important as roads.
+
+    Logits (N, C, h, w) are brought to the labels' (N, H, W) size first.
     """
     logits = F.interpolate(logits.float(), size=labels.shape[-2:], mode="bilinear", align_corners=False)
-    losses = F.cross_entropy(logits, labels.long(), ignore_index=UNLABELLED, reduction="sum")
-    return losses / (labels != UNLABELLED).sum().clamp(min=1)
+    counts = torch.bincount(labels[labels != UNLABELLED].long(), minlength=logits.shape[1])
+    weights = counts.clamp(min=1).float() ** -balance
+    losses = F.cross_entropy(logits, labels.long(), weights, ignore_index=UNLABELLED, reduction="sum")
+    return losses / (weights * counts).sum().clamp(min=1e-6)

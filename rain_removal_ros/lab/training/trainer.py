@@ -19,25 +19,26 @@ import cv2
 import numpy as np
 import torch
 from accelerate import Accelerator
+from accelerate.utils import broadcast
 from torch import Tensor, nn
+from torch.nn import functional as F
 from torch.utils.data import DataLoader, Subset
 from tqdm import tqdm
 
 from rain_removal_ros.errors import DatasetError, PresetError, WeightsError
-from rain_removal_ros.lab.baselines.efficientnet import JudgeNetwork, PerceptualFeatures
-from rain_removal_ros.lab.data.datasets import Dataset
+from rain_removal_ros.lab.data.examples import Dataset
 from rain_removal_ros.lab.training import losses
-from rain_removal_ros.lab.training.crops import CropSettings, RainySamples
+from rain_removal_ros.lab.training.imagenet import load_imagenet
+from rain_removal_ros.lab.training.samples import RainySamples, SampleSettings
 from rain_removal_ros.network import (
-    MAX_INVERSE_DEPTH,
+    MAX_PIXELS_PER_METRE,
     build_network,
-    fold_batch_norms,
     load_network,
     require_layers,
     save_network,
     sha256_of,
 )
-from rain_removal_ros.network.presets import Preset, SegmentationPreset
+from rain_removal_ros.network.presets import DerainPreset, Preset, SegmentationPreset
 
 
 @dataclass(frozen=True)
@@ -47,12 +48,19 @@ class LossWeights:
     image: float = 1.0
     fidelity: float = 0.08
     gradient: float = 0.5
-    coarse_gradient: float = 0.0
     structural: float = 0.1
-    depth: float = 0.1
+    depth: float = 0.5
     semantic: float = 0.04
-    perceptual: float = 0.0
-    streaks: float = 0.2
+    perceptual: float = 0.1
+    streaks: float = 1.0
+    presence: float = 0.02
+    extinction: float = 0.02
+
+
+PARTS = ("all", "streaks", "fog")
+"""What of the network `fast` a run trains: all of it behind the frozen streak stage; the streak stage alone;
+all but the streak stage, on samples whose streaks were taken off, all but a little, by rendering.
+"""
 
 
 @dataclass(frozen=True)
@@ -61,21 +69,23 @@ class TrainingSettings:
 
     preset: Preset
     steps: int
+    part: str = "all"  # one of PARTS
     batch: int = 8  # samples a step and process
     learning_rate: float = 1e-3  # AdamW, linear warm-up, then cosine to 0
+    trunk_rate: float = 0.3  # of the learning rate, for what ImageNet taught
     warmup_share: float = 0.02
     weight_decay: float = 1e-4
     clip: float = 1.0  # norm of the gradient
     average_decay: float = 0.999  # exponential moving average of the weights
-    freeze_norms_after: float = (
-        0.8  # share of the run after which batch norm uses, and keeps, its running statistics
-    )
     precision: str = "bf16"  # bf16 | fp16 | no: accelerate's mixed precision
     seed: int = 0
-    crops: CropSettings = field(default_factory=CropSettings)
+    samples: SampleSettings = field(default_factory=SampleSettings)
     weights: LossWeights = field(default_factory=LossWeights)
-    segmentation: str | None = None  # file name of the frozen network of the semantic loss
-    streaks_alone: bool = False  # train the streak stage by its own term, and nothing else
+    segmentation: str | None = None  # file name of the frozen network of the semantic and perceptual terms
+    class_balance: float = (
+        0.5  # of a segmentation network's classes: 0 every pixel alike, 1 every class alike
+    )
+    seen_at: int = 1  # pixels a side that are averaged before that network sees an image: 1 or 2
     frozen: tuple[str, ...] = ()  # layers that keep the weights they start with
 
 
@@ -111,83 +121,119 @@ def restores(settings: TrainingSettings) -> bool:
 
 
 class Objective(nn.Module):
-    """The network under training together with its loss: a batch in, named loss terms out."""
+    """The network and its loss in one module, so that distributed training sees one forward pass.
+
+    The frozen segmentation network serves two terms in one pass: its class probabilities the semantic, the
+    features of its trunk the perceptual.
+    """
 
     def __init__(self, network: nn.Module, settings: TrainingSettings, segmentation: nn.Module | None):
         super().__init__()
         self.network, self.settings = network, settings
-        features = None
-        if settings.weights.perceptual and restores(settings):
-            features = PerceptualFeatures()
-            features.to(next(network.parameters()).device, memory_format=torch.channels_last)
-        self._frozen = [segmentation, features]  # in a list: no part of what is trained, saved or averaged
+        self._frozen = [segmentation]  # in a list: no part of what is trained, saved or averaged
 
     def forward(self, batch: dict[str, Tensor]) -> tuple[dict[str, Tensor], Tensor, Tensor | None]:
-        """Loss terms (weighted), and for looking at: the restored images or logits, and the inverse depth."""
-        clean = batch["clean"].float() / 255
-        if not restores(self.settings):
-            logits = self.network(clean)
-            terms = {"cross_entropy": losses.segmentation_cross_entropy(logits, batch["labels"])}
+        """Loss terms (weighted), and for looking at: the restored images or logits, and pixels per metre."""
+        settings = self.settings
+        if not restores(settings):
+            logits = self.network(batch["clean"].float() / 255)
+            loss = losses.segmentation_cross_entropy(logits, batch["labels"], settings.class_balance)
+            terms = {"cross_entropy": loss}
             return terms, logits, None
         rainy = batch["rainy"].float() / 255
-        weights = self.settings.weights
-        streak_term = {}
-        if self.network.preset.streak_channels:
-            streaks = self.network.streaks(rainy)
-            streak_term["streaks"] = weights.streaks * losses.streaks_l1(streaks, batch["streaks"])
-            if self.settings.streaks_alone:
-                return streak_term, rainy - streaks, None
-            correction, inverse_depth = self.network.restore(rainy, streaks)
+        if settings.part == "streaks":
+            return self._streaks(rainy, batch)
+        clean = batch["clean"].float() / 255
+        weights = settings.weights
+        terms: dict[str, Tensor] = {}
+        if isinstance(settings.preset, DerainPreset):
+            if settings.part == "fog":
+                streaks = batch["streaks"].float() * (1 - batch["leftover"][:, None, None, None])
+            else:
+                with torch.no_grad():
+                    streaks = self.network.streaks(rainy).light
+            seen = rainy - streaks
+            correction, depth, (fog_logit, _, root) = self.network.clear_fog(seen)
+            restored = seen + correction
+            terms["presence"] = weights.presence * losses.presence(fog_logit, batch["fog"])
+            terms["extinction"] = weights.extinction * losses.extinction_l1(root, batch["extinction"])
         else:
-            correction, inverse_depth = self.network(rainy)
-        restored = rainy + correction.float()
-        terms = {
+            correction, depth, _ = self.network(rainy)
+            restored = rainy + correction.float()
+        terms |= {
             "image": weights.image * losses.image_l1(restored, clean),
             "fidelity": weights.fidelity * losses.fidelity(restored, clean),
             "gradient": weights.gradient * losses.gradient_l1(restored, clean),
-            "coarse_gradient": weights.coarse_gradient * losses.coarse_gradient_l1(restored, clean),
             "structural": weights.structural * losses.structural(restored, clean),
-            "depth": weights.depth * losses.depth_l1(inverse_depth, batch["inverse_depth"]),
-            **streak_term,
+            "depth": weights.depth * losses.depth_l1(depth, batch["pixels_per_metre"], batch["depth_weight"]),
+            **self._meaning(restored, clean),
         }
-        segmentation, features = self._frozen
-        if segmentation is not None and weights.semantic:
-            with torch.no_grad():
-                logits_clean = segmentation(clean)
-            logits_restored = segmentation(restored.clamp(0, 1))
-            terms["semantic"] = weights.semantic * losses.semantic(logits_restored, logits_clean)
-        if features is not None:
-            with torch.no_grad():
-                features_clean = features(clean)
-            features_restored = features(restored.clamp(0, 1))
-            terms["perceptual"] = weights.perceptual * losses.perceptual(features_restored, features_clean)
-        return terms, restored, inverse_depth
+        return terms, restored, depth
+
+    def _streaks(self, rainy: Tensor, batch: dict[str, Tensor]) -> tuple[dict[str, Tensor], Tensor, None]:
+        weights = self.settings.weights
+        light, rain_logit = self.network.streaks(rainy)
+        truth = batch["streaks"].float()
+        restored, without = rainy - light, rainy - torch.nan_to_num(truth)
+        terms = {
+            "streaks": weights.streaks * losses.streaks_l1(light, truth),
+            "structural": weights.structural * losses.structural(restored, without),
+            "presence": weights.presence * losses.presence(rain_logit, batch["rain"]),
+            **self._meaning(restored, without),
+        }
+        return terms, restored, None
+
+    def _meaning(self, restored: Tensor, clean: Tensor) -> dict[str, Tensor]:
+        """The terms of what a segmentation network sees, where there is one."""
+        (segmentation,), weights = self._frozen, self.settings.weights
+        if segmentation is None or not (weights.semantic or weights.perceptual):
+            return {}
+        seen, wanted = (F.avg_pool2d(image.clamp(0, 1), self.settings.seen_at) for image in (restored, clean))
+        with torch.no_grad():
+            features_clean, logits_clean = segmentation.features_and_logits(wanted)
+        features, logits = segmentation.features_and_logits(seen)
+        return {
+            "semantic": weights.semantic * losses.semantic(logits, logits_clean),
+            "perceptual": weights.perceptual * losses.perceptual(features, features_clean),
+        }
 
 
-def start_with(network: nn.Module, trained: nn.Module) -> None:
-    """Give a network the weights of a trained one; a streak stage that the trained one lacks stays as it is.
+def start_with(network: nn.Module, trained: nn.Module, layers: Sequence[str] | None = None) -> None:
+    """Give a network the weights of a trained one, or only those of its layers of these names.
 
-    Raises WeightsError where they differ in anything else.
+    Raises WeightsError where they differ.
     """
     try:
-        missing, unexpected = network.load_state_dict(trained.state_dict(), strict=False)
-    except RuntimeError as error:
-        raise WeightsError(
-            f"the weights to start from do not fit preset {network.preset.name}: {error}"
-        ) from error
-    missing = [name for name in missing if not name.startswith("streaks.")]
-    if missing or unexpected:
+        if layers is None:
+            network.load_state_dict(trained.state_dict())
+        for layer in layers or ():
+            network.get_submodule(layer).load_state_dict(trained.get_submodule(layer).state_dict())
+    except (RuntimeError, AttributeError) as error:
         raise WeightsError(
             f"the weights to start from, of preset {trained.preset.name}, do not fit preset "
-            f"{network.preset.name}: {(missing + unexpected)[0]} is only in one of them"
+            f"{network.preset.name}: {error}"
+        ) from error
+
+
+def choose_part(network: nn.Module, settings: TrainingSettings, datasets: Sequence[Dataset]) -> None:
+    """Let only the part of the network learn that the settings name.
+
+    Raises PresetError where the preset has no such part, DatasetError where no dataset can teach it.
+    """
+    if settings.part not in PARTS:
+        raise PresetError(f"unknown part {settings.part!r}; choose {', '.join(PARTS)}")
+    if not isinstance(settings.preset, DerainPreset):
+        if settings.part != "all":
+            raise PresetError(f"preset {settings.preset.name} has no part {settings.part!r} to train alone")
+        return
+    if settings.part != "all" and all(dataset[0].rainy is not None for dataset in datasets):
+        raise DatasetError(
+            f"the part {settings.part!r} learns from rendered rain; all the datasets have their own"
         )
-
-
-def freeze_norms(part: nn.Module) -> None:
-    """Let every batch norm in a network or layer use, and keep, its running statistics from now on."""
-    for module in part.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            module.eval()
+    network.streaks.requires_grad_(settings.part == "streaks")
+    for name, part in network.named_children():
+        if name != "streaks":
+            part.requires_grad_(settings.part != "streaks")
 
 
 def freeze(network: nn.Module, layers: Sequence[str]) -> None:
@@ -202,11 +248,29 @@ def freeze(network: nn.Module, layers: Sequence[str]) -> None:
         raise PresetError(f"nothing is left to train when {', '.join(layers)} are frozen")
 
 
+def parameter_groups(network: nn.Module, settings: TrainingSettings) -> list[dict]:
+    """What learns, for the optimizer: biases without weight decay, a trunk at its share of the learning
+    rate.
+    """
+    groups: dict[tuple[bool, bool], list[Tensor]] = {}
+    for name, parameter in network.named_parameters():
+        if parameter.requires_grad:
+            groups.setdefault((name.startswith("trunk."), parameter.ndim > 1), []).append(parameter)
+    return [
+        {
+            "params": parameters,
+            "weight_decay": settings.weight_decay if decayed else 0.0,
+            "rate": settings.trunk_rate if trunk else 1.0,
+        }
+        for (trunk, decayed), parameters in groups.items()
+    ]
+
+
 def sample_sheet(
-    batch: dict[str, Tensor], restored: Tensor, inverse_depth: Tensor | None, count: int = 6
+    batch: dict[str, Tensor], restored: Tensor, depth: Tensor | None, count: int = 6
 ) -> np.ndarray:
     """uint8 BGR picture: a row each of rainy, restored and clean samples and, where there is one, of their
-    estimated inverse depth.
+    estimated pixels per metre.
     """
 
     def tiles(images: Tensor) -> np.ndarray:
@@ -214,11 +278,11 @@ def sample_sheet(
 
     rows = [tiles(batch["rainy"].float()), tiles(255 * restored.float()), tiles(batch["clean"].float())]
     sheet = cv2.cvtColor(np.vstack(rows), cv2.COLOR_RGB2BGR)
-    if inverse_depth is None:
+    if depth is None:
         return sheet
     side = restored.shape[-1]
-    depth = (inverse_depth[:count, 0].detach().float() / MAX_INVERSE_DEPTH).sqrt().clamp(0, 1).cpu().numpy()
-    depth_tiles = [cv2.resize((255 * tile).astype(np.uint8), (side, side)) for tile in depth]
+    share = (depth[:count, 0].detach().float() / MAX_PIXELS_PER_METRE).clamp(0, 1).sqrt().sqrt().cpu().numpy()
+    depth_tiles = [cv2.resize((255 * tile).astype(np.uint8), (side, side)) for tile in share]
     coloured = cv2.applyColorMap(np.hstack(depth_tiles), cv2.COLORMAP_MAGMA)
     return np.vstack([sheet, coloured])
 
@@ -232,14 +296,16 @@ def train(
     checkpoint_every: int = 500,
     stop_after: float | None = None,
     start_from: Path | None = None,
+    streaks_from: Path | None = None,
     show_progress: bool = True,
 ) -> Path:
     """Train (or resume what lies in `output`) and return the path of the averaged weights.
 
-    `stop_after` seconds the run is checkpointed and left, to be resumed. `start_from` gives first weights;
-    the weights that come out name that file and its SHA-256. Raises WeightsError where `output` holds a run
-    with other settings or `start_from` does not fit, DatasetError where there is nothing to train on,
-    PresetError where a streak stage is to be trained, or a layer frozen, that the preset has not.
+    `stop_after` seconds the run is checkpointed and left, to be resumed. `start_from` gives first weights,
+    `streaks_from` those of the streak stage; else a trunk begins with what ImageNet taught it. The weights
+    that come out name those files and their SHA-256. Raises WeightsError where `output` holds a run with
+    other settings or the first weights do not fit, DatasetError where there is nothing to train on,
+    PresetError where a part is to be trained that the preset has not.
     """
     began = time.monotonic()
     output = Path(output)
@@ -247,38 +313,27 @@ def train(
     torch.manual_seed(settings.seed)
     accelerator = Accelerator(mixed_precision=settings.precision)
     network = build_network(settings.preset)
-    origin = None
+    origin = {}
     if start_from is not None:
         start_with(network, load_network(start_from)[0])
-        origin = {"file": start_from.name, "sha256": sha256_of(start_from)}
-    elif isinstance(network, JudgeNetwork):
-        network.load_pretrained()
+        origin["start_from"] = {"file": start_from.name, "sha256": sha256_of(start_from)}
+    elif hasattr(network, "trunk"):
+        load_imagenet(network.trunk, settings.preset.trunk)
+    if streaks_from is not None:
+        start_with(network, load_network(streaks_from)[0], ("streaks",))
+        origin["streaks_from"] = {"file": streaks_from.name, "sha256": sha256_of(streaks_from)}
     network.to(accelerator.device, memory_format=torch.channels_last)
     segmentation = None
     if segmentation_weights is not None:
-        segmentation = fold_batch_norms(load_network(segmentation_weights)[0]).requires_grad_(False)
+        segmentation = load_network(segmentation_weights)[0].requires_grad_(False)
         segmentation.to(accelerator.device, memory_format=torch.channels_last)
     if not restores(settings) and not any(d[0].labels is not None for d in datasets):
         raise DatasetError("a segmentation network needs labels; none of the datasets has any")
-
-    if settings.streaks_alone:
-        if not getattr(settings.preset, "streak_channels", 0):
-            raise PresetError(
-                f"preset {settings.preset.name} has no streak stage that could be trained alone"
-            )
-        if all(dataset[0].rainy is not None for dataset in datasets):
-            raise DatasetError("the streak stage learns from rendered rain; all the datasets have their own")
-        freeze(network, [name for name, _ in network.named_children() if name != "streaks"])
+    choose_part(network, settings, datasets)
     freeze(network, settings.frozen)
 
     objective = Objective(network, settings, segmentation)
-    decayed = [p for p in network.parameters() if p.ndim > 1]
-    plain = [p for p in network.parameters() if p.ndim <= 1]
-    optimizer = torch.optim.AdamW(
-        [{"params": decayed, "weight_decay": settings.weight_decay}, {"params": plain, "weight_decay": 0.0}],
-        lr=settings.learning_rate,
-        fused=True,
-    )
+    optimizer = torch.optim.AdamW(parameter_groups(network, settings), lr=settings.learning_rate, fused=True)
     average = AveragedWeights(network, settings.average_decay)
 
     checkpoint_path = output / "checkpoint.pt"
@@ -294,14 +349,14 @@ def train(
         average.network.load_state_dict(checkpoint["average"])
         optimizer.load_state_dict(checkpoint["optimizer"])
         step = checkpoint["step"]
-        origin = checkpoint.get("start_from")
+        origin = checkpoint["origin"]
 
     objective, optimizer = accelerator.prepare(objective, optimizer)
     consumed = step * settings.batch * accelerator.num_processes
     total = settings.steps * settings.batch * accelerator.num_processes
     samples = RainySamples(
         datasets,
-        settings.crops,
+        settings.samples,
         settings.seed,
         total,
         rain=restores(settings),
@@ -323,7 +378,7 @@ def train(
         state = {
             "settings": plain_settings(settings),
             "step": step,
-            "start_from": origin,
+            "origin": origin,
             "network": network.state_dict(),
             "average": average.network.state_dict(),
             "optimizer": optimizer.state_dict(),
@@ -334,7 +389,7 @@ def train(
         training = {
             **plain_settings(settings),
             "step": step,
-            "start_from": origin,
+            **origin,
             "processes": accelerator.num_processes,
             "examples": samples.example_count,
             "torch": torch.__version__,
@@ -348,21 +403,17 @@ def train(
         disable=not (show_progress and accelerator.is_local_main_process),
         mininterval=2,
     )
-    log = LogFile(output / "log.csv") if accelerator.is_main_process else None
+    log = LogFile(output / "log.csv", step) if accelerator.is_main_process else None
     pending: list[Tensor] = []
     names: list[str] = []
     logged_step, logged_at = step, time.monotonic()
     objective.train()
-    for layer in settings.frozen:
-        freeze_norms(network.get_submodule(layer))
     for batch in loader:
-        if step >= settings.freeze_norms_after * settings.steps:
-            freeze_norms(network)
         for group in optimizer.param_groups:
-            group["lr"] = learning_rate_at(step, settings)
+            group["lr"] = learning_rate_at(step, settings) * group["rate"]
         batch = {name: tensor.to(accelerator.device, non_blocking=True) for name, tensor in batch.items()}
         with accelerator.autocast():
-            terms, prediction, inverse_depth = objective(batch)
+            terms, prediction, depth = objective(batch)
         accelerator.backward(sum(terms.values()))
         accelerator.clip_grad_norm_(network.parameters(), settings.clip)
         optimizer.step()
@@ -372,7 +423,11 @@ def train(
         names = list(terms)
         pending.append(torch.stack([term.detach().float() for term in terms.values()]))
         progress.update()
-        out_of_time = stop_after is not None and time.monotonic() - began > stop_after
+        out_of_time = (
+            stop_after is not None
+            and step % 10 == 0
+            and _agreed(time.monotonic() - began > stop_after, accelerator)
+        )
         if step % 50 == 0 or step == settings.steps or out_of_time:
             means = torch.stack(pending).mean(0).tolist()
             pending.clear()
@@ -393,7 +448,7 @@ def train(
         if step % checkpoint_every == 0 or step == settings.steps or out_of_time:
             save()
             if restores(settings) and accelerator.is_main_process:
-                sheet = sample_sheet(batch, prediction, inverse_depth)
+                sheet = sample_sheet(batch, prediction, depth)
                 cv2.imwrite(str(output / f"sheet_{step:07d}.jpg"), sheet)
         if out_of_time:
             break
@@ -404,6 +459,21 @@ def train(
     return output / "weights.safetensors"
 
 
+def _agreed(mine: bool, accelerator: Accelerator) -> bool:
+    """What the main process says: every process reads its own clock, and one that stopped alone would be
+    waited for for ever.
+    """
+    return bool(broadcast(torch.tensor([float(mine)], device=accelerator.device)).item())
+
+
+def finished_steps(output: Path) -> int:
+    """How many steps the run in a folder has made; 0 where there is none."""
+    checkpoint = output / "checkpoint.pt"
+    if not checkpoint.is_file():
+        return 0
+    return torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)["step"]
+
+
 def plain_settings(settings: TrainingSettings) -> dict:
     """The settings as plain values: what a checkpoint and a weights file keep."""
     return dataclasses.asdict(settings)
@@ -412,8 +482,16 @@ def plain_settings(settings: TrainingSettings) -> dict:
 class LogFile:
     """Loss terms by step in a CSV file, which grows when a run is resumed, and their plot."""
 
-    def __init__(self, path: Path):
+    def __init__(self, path: Path, step: int):
+        """Rows after `step` are of a run that was cut off and is now repeated from its checkpoint: they
+        go.
+        """
         self.path = path
+        if path.exists():
+            with open(path, newline="") as file:
+                header, *rows = list(csv.reader(file)) or [[]]
+            with open(path, "w", newline="") as file:
+                csv.writer(file).writerows([header, *(row for row in rows if int(row[0]) <= step)])
 
     def write(
         self, step: int, learning_rate: float, samples_per_second: float, terms: dict[str, float]

@@ -1,0 +1,164 @@
+"""Recipes: how packaged weights are made of data and a seed, stage by stage, in one run that can be
+resumed.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from rain_removal_ros.errors import DatasetError, PresetError
+from rain_removal_ros.lab.data.examples import Dataset
+from rain_removal_ros.lab.training.samples import SampleSettings
+from rain_removal_ros.lab.training.trainer import (
+    LossWeights,
+    TrainingSettings,
+    finished_steps,
+    train,
+)
+from rain_removal_ros.network.presets import get_preset
+
+EARLY = ("trunk.stem", "trunk.blocks.0", "trunk.blocks.1", "trunk.blocks.2")
+"""Layers that know edges and textures from ImageNet; leaving them so saves more than half of the time."""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One run of the trainer. Names of other stages stand for the weights that they gave."""
+
+    name: str
+    settings: TrainingSettings
+    start_from: str | None = None
+    streaks_from: str | None = None
+    teacher: str | None = None  # the stage whose segmentation network is frozen in the loss
+
+
+_LABELLED = SampleSettings(size=192, scales=(0.5, 1.3))
+_SEGMENTATION = TrainingSettings(
+    get_preset("segmentation"), steps=1500, samples=_LABELLED, frozen=EARLY, class_balance=0
+)
+_FOG = TrainingSettings(get_preset("fast"), steps=2600, part="fog", batch=6, seen_at=2)
+
+RECIPES: dict[str, tuple[Stage, ...]] = {
+    "fast": (
+        Stage("segmentation", _SEGMENTATION),
+        Stage(
+            "segmentation-balanced",
+            replace(_SEGMENTATION, steps=400, learning_rate=3e-4, seed=2, class_balance=0.5),
+            start_from="segmentation",
+        ),
+        Stage(
+            "streaks",
+            TrainingSettings(
+                get_preset("fast"), steps=5000, part="streaks", samples=SampleSettings(size=192)
+            ),
+        ),
+        Stage(
+            "streaks-refined",
+            TrainingSettings(
+                get_preset("fast"),
+                steps=900,
+                part="streaks",
+                batch=6,
+                learning_rate=4e-4,
+                samples=SampleSettings(size=224, dry_share=0.22, fog_only_share=0.2, lookalike_share=0.2),
+                weights=LossWeights(presence=0.08),
+            ),
+            start_from="streaks",
+            teacher="segmentation",
+        ),
+        Stage("fog", _FOG, teacher="segmentation"),
+        Stage(
+            "fast",
+            replace(_FOG, steps=200, part="all", learning_rate=3e-4, seed=3),
+            start_from="fog",
+            streaks_from="streaks-refined",
+            teacher="segmentation-balanced",
+        ),
+    ),
+    "judge": (
+        Stage(
+            "judge",
+            replace(_SEGMENTATION, preset=get_preset("judge"), steps=900, seed=1, class_balance=0.5),
+        ),
+    ),
+}
+"""The last stage of a recipe gives its weights. A recipe's stages may lean on each other's weights by
+name.
+"""
+
+
+def scaled(stage: Stage, batch: int) -> Stage:
+    """The same stage with larger batches, as a GPU takes them: as many samples, in fewer steps, each larger
+    by the root of the ratio.
+    """
+    settings = stage.settings
+    ratio = batch / settings.batch
+    if ratio == 1:
+        return stage
+    return replace(
+        stage,
+        settings=replace(
+            settings,
+            batch=batch,
+            steps=max(1, math.ceil(settings.steps / ratio)),
+            learning_rate=settings.learning_rate * math.sqrt(ratio),
+        ),
+    )
+
+
+def run_recipe(
+    name: str,
+    datasets: Sequence[Dataset],
+    output: Path,
+    seed: int = 0,
+    batch: int | None = None,
+    workers: int = 2,
+    checkpoint_every: int = 500,
+    stop_after: float | None = None,
+) -> Path | None:
+    """Run, or go on with, every stage of a recipe in folders of `output`; the weights of the last stage.
+
+    Datasets without depth teach the streak stage alone. None: the time was over first; call it again to go
+    on. Raises PresetError for a recipe that there is not, and what `train` raises.
+    """
+    if name not in RECIPES:
+        raise PresetError(f"unknown recipe {name!r}; the recipes are {', '.join(RECIPES)}")
+    began = time.monotonic()
+    weights: dict[str, Path] = {}
+    for stage in RECIPES[name]:
+        stage = scaled(stage, batch) if batch else stage
+        settings = replace(stage.settings, seed=stage.settings.seed + seed)
+        taught = [data for data in datasets if settings.part == "streaks" or _has_depth(data)]
+        if not taught:
+            raise DatasetError(f"stage {stage.name} needs images with depth; none of the datasets has any")
+        teacher = weights[stage.teacher] if stage.teacher else None
+        settings = replace(settings, segmentation=teacher.parent.name if teacher else None)
+        folder = output / stage.name
+        path = folder / "weights.safetensors"
+        if finished_steps(folder) < settings.steps:
+            left = None if stop_after is None else stop_after - (time.monotonic() - began)
+            if left is not None and left <= 0:
+                return None
+            path = train(
+                settings,
+                taught,
+                folder,
+                segmentation_weights=teacher,
+                workers=workers,
+                checkpoint_every=checkpoint_every,
+                stop_after=left,
+                start_from=weights[stage.start_from] if stage.start_from else None,
+                streaks_from=weights[stage.streaks_from] if stage.streaks_from else None,
+            )
+            if finished_steps(folder) < settings.steps:
+                return None
+        weights[stage.name] = path
+    return path
+
+
+def _has_depth(dataset: Dataset) -> bool:
+    return dataset[0].inverse_depth is not None

@@ -1,0 +1,372 @@
+"""Training samples: crops of examples, with rain, fog, light and camera faults rendered anew for each.
+
+Sample i depends on the seed and i alone, so a run that is resumed sees exactly what it would have seen.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+
+import cv2
+import numpy as np
+import torch
+from torch.utils.data import Dataset as TorchDataset
+
+from rain_removal_ros.cityscapes import UNLABELLED
+from rain_removal_ros.errors import DatasetError
+from rain_removal_ros.lab.data.examples import Dataset, Example
+from rain_removal_ros.lab.weather import (
+    MAX_DISTANCE,
+    PAPER_LEVELS,
+    PATTERNS,
+    Rain,
+    distance_from_inverse_depth,
+    level_parameters,
+    rain_transmission,
+)
+from rain_removal_ros.lab.weather.lookalikes import random_lookalike
+from rain_removal_ros.lab.weather.streak_bank import StreakBank
+from rain_removal_ros.runtime import ASSUMED_FOCAL
+
+
+@dataclass(frozen=True)
+class SampleSettings:
+    """How samples are drawn. Shares are of all samples, or of those that can have what they say."""
+
+    size: int = 256  # pixels, a multiple of 32
+    scales: tuple[float, float] = (0.4, 1.3)  # how much an example is resized, log-uniform
+    dry_share: float = 0.14  # neither streaks nor fog
+    fog_only_share: float = 0.16
+    streaks_only_share: float = 0.18
+    lookalike_share: float = 0.14  # scenes that look like rain or fog, of which most stay dry
+    level_share: float = 0.3  # of streaks: RainCityscapes' three strengths, with patterns of our own
+    paper_fog_share: float = 0.55  # of fog: around RainCityscapes' three strengths
+    overcast_share: float = 0.5  # of fog: before a sky of the fog's own light, as rain's and fog's skies are
+    light_share: float = 0.3
+    noise_share: float = 0.2
+    jpeg_share: float = 0.15
+    blur_share: float = 0.1
+    leftover_share: float = 0.5  # where streaks were taken off by rendering, not by a network: some is left
+    pictures: int = 320  # of streaks, in the bank
+
+
+HELD_BYTES = 8 << 30
+"""Datasets of more than this, decoded, are read from their files each time instead of held in memory."""
+
+CALM_BELOW = 0.25
+"""Transmission to the sky below which fog hides its colour and clouds: the less of it there is, the more the
+target is the sky's mean brightness, grey and even.
+"""
+
+
+@dataclass(frozen=True)
+class _View:
+    """A crop, all parts (S, S)."""
+
+    clean: np.ndarray  # uint8 (S, S, 3)
+    rainy: np.ndarray | None  # uint8 (S, S, 3): the dataset's own rain
+    inverse_depth: np.ndarray  # float32, 1/m, NaN where unknown
+    labels: np.ndarray  # uint8
+    focal_px: float  # of the crop's pixels
+    reference_height: float  # pixels of the whole view
+    measured: bool  # whether the depth comes from sensors
+
+
+@dataclass(frozen=True)
+class Weathered:
+    """What weather makes of a crop, float32 (S, S, 3) in [0, 1] where not said otherwise."""
+
+    rainy: np.ndarray  # uint8
+    target: np.ndarray  # uint8: clean, and calm where fog left nothing
+    streaks: np.ndarray  # the light that streaks add; NaN: unknown
+    rain: float  # 1 streaks fall, 0 they do not, NaN too few to say
+    fog: float  # likewise
+    extinction: float  # 1/m; NaN: unknown
+
+
+class RainySamples(TorchDataset):
+    """Samples for restoration and for segmentation.
+
+    Each is a dict: rainy and clean uint8 (3, S, S) RGB, streaks float16 (3, S, S), the light that streaks
+    add, in [0, 1], NaN where the dataset has rain of its own, leftover float32, the share of it that a sample
+    for the fog alone keeps, pixels_per_metre float16 (S, S) with NaN where unknown, depth_weight float32,
+    rain and fog float32 (1, 0, NaN unknown), extinction float32 in 1/m times focal length, NaN where
+    unknown, labels uint8 (S, S) with 255 where unlabelled. Where examples are held in memory they are drawn
+    in proportion to the square root of how many their source has (a source is what stands before the first
+    underscore of a name), so that one long sequence does not outweigh the rest; otherwise all alike.
+    """
+
+    def __init__(
+        self, datasets: Sequence[Dataset], settings: SampleSettings, seed: int, count: int, rain: bool = True
+    ):
+        self.settings, self.seed, self.count, self.rain = settings, seed, count, rain
+        self._places = [(dataset, index) for dataset in datasets for index in range(len(dataset))]
+        if not self._places:
+            raise DatasetError("no examples to train on; give at least one dataset with images")
+        weights = np.ones(len(self._places))
+        self._held: list[Example] | None = None
+        if sum(len(dataset) * _size_of(dataset[0]) for dataset in datasets if len(dataset)) <= HELD_BYTES:
+            self._held = [_trainable(dataset[index]) for dataset, index in self._places]
+            sources = [example.name.split("_")[0] for example in self._held]
+            weights = np.array([sources.count(source) ** -0.5 for source in sources])
+        self._cumulative = np.cumsum(weights / weights.sum())
+        self._bank = StreakBank(settings.pictures if rain else 0, seed)
+
+    @property
+    def example_count(self) -> int:
+        """How many examples samples are drawn from."""
+        return len(self._places)
+
+    def _draw(self, generator: np.random.Generator) -> Example:
+        drawn = int(np.searchsorted(self._cumulative, generator.random()))
+        drawn = min(drawn, len(self._places) - 1)
+        if self._held is not None:
+            return self._held[drawn]
+        dataset, index = self._places[drawn]
+        return _trainable(dataset[index])
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
+        cv2.setNumThreads(0)
+        settings = self.settings
+        generator = np.random.default_rng([self.seed, index])
+        view = _crop(self._draw(generator), settings, generator)
+        clean = view.clean
+        if view.rainy is not None:
+            unknown = np.full(clean.shape, np.nan, np.float32)
+            weathered = Weathered(view.rainy, clean, unknown, 1.0, 1.0, float("nan"))
+        else:
+            if generator.random() < settings.light_share:
+                clean = _other_light(clean, generator)
+            if generator.random() < settings.blur_share:
+                clean = cv2.GaussianBlur(clean, (0, 0), generator.uniform(0.4, 1.2))
+            if self.rain:
+                weathered = self._weather(clean, view, generator)
+            else:  # what a segmentation network sees: dry, through a real camera
+                clean = _camera_faults(clean, settings, generator)
+                weathered = Weathered(clean, clean, np.zeros(clean.shape, np.float32), 0.0, 0.0, 0.0)
+        leftover = generator.uniform(0, 0.35) if generator.random() < settings.leftover_share else 0.0
+
+        def planes(image: np.ndarray) -> torch.Tensor:
+            return torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))
+
+        return {
+            "rainy": planes(weathered.rainy),
+            "clean": planes(weathered.target),
+            "streaks": planes(weathered.streaks.astype(np.float16)),
+            "leftover": torch.tensor(leftover, dtype=torch.float32),
+            "pixels_per_metre": torch.from_numpy((view.inverse_depth * view.focal_px).astype(np.float16)),
+            "depth_weight": torch.tensor(1.0 if view.measured else 0.4),
+            "rain": torch.tensor(weathered.rain, dtype=torch.float32),
+            "fog": torch.tensor(weathered.fog, dtype=torch.float32),
+            "extinction": torch.tensor(weathered.extinction * view.focal_px, dtype=torch.float32),
+            "labels": torch.from_numpy(np.ascontiguousarray(view.labels)),
+        }
+
+    def _weather(self, clean: np.ndarray, view: _View, generator: np.random.Generator) -> Weathered:
+        settings = self.settings
+        depth = view.inverse_depth
+        kind = generator.random()
+        if generator.random() < settings.lookalike_share:
+            clean = random_lookalike(clean, depth, view.labels, generator)
+            kind *= 0.45  # most stay dry, some are before fog
+        if np.isnan(depth).any():  # no depth: any plausible one does, farther towards the top
+            near, far = generator.uniform(0.03, 0.3), generator.uniform(0.003, 0.03)
+            plausible = np.linspace(far, near, settings.size, dtype=np.float32)[:, None]
+            depth = plausible.repeat(settings.size, axis=1)
+        dry, fog_only = settings.dry_share, settings.dry_share + settings.fog_only_share
+        if kind < dry:
+            if generator.random() < settings.noise_share:
+                clean = _camera_faults(clean, settings, generator)
+            return Weathered(clean, clean, np.zeros(clean.shape, np.float32), 0.0, 0.0, 0.0)
+        distance = distance_from_inverse_depth(depth)
+        alpha, beta, _ = list(PAPER_LEVELS.values())[generator.integers(3)]
+        has_streaks, has_fog = kind >= fog_only, not fog_only <= kind < fog_only + settings.streaks_only_share
+        share = np.zeros_like(depth)
+        target = clean
+        if has_fog:
+            if generator.random() < settings.paper_fog_share:
+                beta *= generator.uniform(0.8, 1.25)
+            else:
+                beta = np.exp(generator.uniform(np.log(0.0015), np.log(0.05)))
+            airlight = _airlight(clean, generator)
+            if generator.random() < settings.overcast_share:
+                clean = overcast(clean, depth == 0, airlight, generator)
+            target = calm(clean, depth == 0, float(np.exp(-beta * MAX_DISTANCE)))
+            thickness = beta * distance
+            if generator.random() < 0.3:  # fog drifts
+                coarse = generator.normal(1, 0.15, (3, 4)).astype(np.float32)
+                thickness = thickness * cv2.resize(coarse, depth.shape[::-1], interpolation=cv2.INTER_CUBIC)
+            share = 1 - np.exp(-np.maximum(thickness, 0))
+        else:
+            beta, airlight = 0.0, np.ones(3, np.float32)
+        scene = clean.astype(np.float32) / 255
+        streaks = np.zeros_like(depth)
+        glow = 1.0
+        if has_streaks:
+            pattern = self._pattern(view, generator)
+            alpha = 0.0 if generator.random() < 0.25 else alpha * generator.uniform(0.3, 1.4)
+            nearest = generator.uniform(2, 12)
+            streaks = pattern * rain_transmission(distance, alpha, nearest)
+            if generator.random() < 0.3:
+                glow = generator.uniform(0.6, 1)
+        light = streaks[..., None] * (glow - scene)
+        observed = scene * (1 - share[..., None]) + airlight * share[..., None] + light
+        rainy = (np.clip(255 * observed, 0, 255) + 0.5).astype(np.uint8)
+        strength = float(streaks.mean())
+        return Weathered(
+            rainy=_camera_faults(rainy, settings, generator),
+            target=target,
+            streaks=light,
+            rain=0.0 if not has_streaks else float("nan") if strength < 0.004 else 1.0,
+            fog=0.0 if not has_fog else 1.0,
+            extinction=beta,
+        )
+
+    def _pattern(self, view: _View, generator: np.random.Generator) -> np.ndarray:
+        """Float32 (S, S) in [0, 1]: rain of one of RainCityscapes' strengths, or out of the bank."""
+        size = self.settings.size
+        if generator.random() >= self.settings.level_share:
+            return self._bank.pattern(size, size, generator)
+        level = list(PAPER_LEVELS)[generator.integers(len(PAPER_LEVELS))]
+        parameters = level_parameters(level, seed=PATTERNS + int(generator.integers(1 << 30)))
+        return Rain(parameters, size, size, int(generator.integers(1 << 31)), view.reference_height).pattern()
+
+
+def _crop(example: Example, settings: SampleSettings, generator: np.random.Generator) -> _View:
+    size = settings.size
+    whole = _clean_of(example)
+    height, width = whole.shape[:2]
+    scale = np.exp(generator.uniform(*np.log(settings.scales)))
+    scale = max(scale, size / height, size / width)
+    window = min(round(size / scale), height, width)
+    top, left = generator.integers(0, height - window + 1), generator.integers(0, width - window + 1)
+    flip = generator.random() < 0.5
+
+    def cut(array: np.ndarray, interpolation: int) -> np.ndarray:
+        part = array[top : top + window, left : left + window]
+        part = part[:, ::-1] if flip else part
+        return cv2.resize(np.ascontiguousarray(part), (size, size), interpolation=interpolation)
+
+    smooth = cv2.INTER_AREA if window > size else cv2.INTER_LINEAR
+    if example.inverse_depth is None:
+        depth = np.full((size, size), np.nan, np.float32)
+    else:
+        depth = cut(example.inverse_depth, cv2.INTER_NEAREST)
+    if example.labels is None:
+        labels = np.full((size, size), UNLABELLED, np.uint8)
+    else:
+        labels = cut(example.labels, cv2.INTER_NEAREST)
+    focal = example.focal_px if example.focal_px is not None else ASSUMED_FOCAL * width
+    return _View(
+        clean=cut(whole, smooth),
+        rainy=None if example.rainy is None else cut(example.rainy, smooth),
+        inverse_depth=depth,
+        labels=labels,
+        focal_px=focal * size / window,
+        reference_height=height * size / window,
+        measured=example.depth_kind is not None and example.depth_kind != "geometry",
+    )
+
+
+def _clean_of(example: Example) -> np.ndarray:
+    if example.clean is None:
+        raise DatasetError(f"{example.name} has no clean image; it can be looked at, but not trained on")
+    return example.clean
+
+
+def _trainable(example: Example) -> Example:
+    _clean_of(example)
+    return example
+
+
+def _size_of(example: Example) -> int:
+    """Bytes that an example takes in memory."""
+    parts = [getattr(example, part.name) for part in fields(example)]
+    return sum(part.nbytes for part in parts if isinstance(part, np.ndarray))
+
+
+def _airlight(clean: np.ndarray, generator: np.random.Generator) -> np.ndarray:
+    """Float32 (3,) in [0, 1]: the fog's light, faintly coloured, bright as RainCityscapes' or as the scene's
+    is.
+    """
+    light = generator.uniform(0.72, 0.97)
+    if generator.random() < 0.3:
+        light *= 0.3 + 0.7 * min(1.0, clean.mean() / 90)
+    return np.clip(light * generator.normal(1, 0.012, 3), 0, 1).astype(np.float32)
+
+
+def _sky_share(image: np.ndarray, sky: np.ndarray) -> np.ndarray | None:
+    """Float32 (H, W, 1): how much of each pixel is sky and not a twig before it; None where there is no
+    sky.
+    """
+    if sky.mean() < 0.005:
+        return None
+    luminance = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY).astype(np.float32)
+    level = float(np.median(luminance[sky]))
+    bright = np.clip((luminance - 0.6 * level) / max(0.2 * level, 1), 0, 1)
+    return cv2.GaussianBlur(bright * sky, (0, 0), 0.7)[..., None]
+
+
+def overcast(
+    image: np.ndarray, sky: np.ndarray, airlight: np.ndarray, generator: np.random.Generator
+) -> np.ndarray:
+    """The same scene under a sky of the fog's own light, a little brighter or darker towards the zenith.
+
+    image: uint8 (H, W, 3) RGB; sky: bool (H, W); airlight: (3,) in [0, 1].
+    """
+    share = _sky_share(image, sky)
+    if share is None:
+        return image
+    slope = generator.uniform(-0.06, 0.06) * np.linspace(1, 0, sky.shape[0], dtype=np.float32)[:, None, None]
+    light = 255 * airlight * (generator.uniform(0.95, 1.05) + slope)
+    return (np.clip(image + share * (light - image), 0, 255) + 0.5).astype(np.uint8)
+
+
+def calm(image: np.ndarray, sky: np.ndarray, transmission: float) -> np.ndarray:
+    """What can be asked for behind fog: the image, its sky grey and even where next to nothing of it is left.
+
+    `transmission` is that of the fog before the sky. From CALM_BELOW down the sky's own colour and clouds
+    count in proportion to it, beside the mean brightness of the sky.
+    """
+    kept = min(1.0, transmission / CALM_BELOW)
+    share = _sky_share(image, sky) if kept < 1 else None
+    if share is None:
+        return image
+    mean = (share * image).sum() / max(3 * share.sum(), 1e-6)
+    return (np.clip(image + share * (1 - kept) * (mean - image), 0, 255) + 0.5).astype(np.uint8)
+
+
+def _other_light(image: np.ndarray, generator: np.random.Generator) -> np.ndarray:
+    """The same scene in other light, from bright noon to dusk, with a colour cast; now and then night.
+
+    What the camera overexposed was brighter than it shows, and so stays brighter when the rest grows dark.
+    """
+    night = generator.random() < 0.04
+    gain = np.exp(generator.uniform(*np.log((0.25, 0.6) if night else (0.9, 1.3))))
+    gamma = generator.uniform(1.0, 1.8) if night else generator.uniform(0.7, 1.9)
+    cast = gain * generator.normal(1, 0.04, 3)
+    levels = (np.arange(256) / 255) ** gamma
+    table = np.clip(255 * levels[:, None] * cast + 0.5, 0, 255).astype(np.uint8)
+    changed = cv2.LUT(image, table.reshape(1, 256, 3))
+    overexposed = np.clip((image.min(axis=2).astype(np.float32) - 215) / 40, 0, 1)[..., None]
+    headroom = 1 + generator.uniform(0, 0.5) * overexposed
+    return np.clip(changed * headroom + np.float32(0.5), 0, 255).astype(np.uint8)
+
+
+def _camera_faults(image: np.ndarray, settings: SampleSettings, generator: np.random.Generator) -> np.ndarray:
+    """Sensor noise and JPEG artefacts, each in its share of the samples."""
+    if generator.random() < settings.noise_share:
+        noise = generator.standard_normal(image.shape, dtype=np.float32) * np.float32(
+            generator.uniform(0.5, 6)
+        )
+        image = np.clip(image + noise + 0.5, 0, 255).astype(np.uint8)
+    if generator.random() < settings.jpeg_share:
+        quality = int(generator.integers(50, 96))
+        bgr = cv2.cvtColor(image, cv2.COLOR_RGB2BGR)
+        _, encoded = cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, quality])
+        image = cv2.cvtColor(np.asarray(cv2.imdecode(encoded, cv2.IMREAD_COLOR)), cv2.COLOR_BGR2RGB)
+    return image
