@@ -18,12 +18,10 @@ FRAME = (Output.IMAGE, Output.INVERSE_DEPTH)
 
 
 def assert_depth_alike(one: torch.Tensor, other: torch.Tensor) -> None:
-    """Within 3 % of what it is nearly everywhere, 10 % at a steep edge; below 0.05 pixels per metre it is
-    sky.
-    """
+    """Within 1 % of what it is at half of the places, 5 % at nearly all; at a steep edge it may be more."""
     error = (one - other).abs() / (one.abs() + 2.5)
-    assert float(torch.quantile(error, 0.99)) <= 0.03
-    assert float(error.max()) <= 0.1
+    assert float(torch.quantile(error, 0.5)) <= 0.01
+    assert float(torch.quantile(error, 0.95)) <= 0.05
 
 
 SATURATED = (np.random.default_rng(0).random((64, 96, 3)) < 0.5).astype(np.uint8) * 255

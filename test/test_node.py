@@ -341,6 +341,7 @@ def test_while_an_engine_is_built_diagnostics_say_so_and_frames_wait(make_restor
         finally:
             restorer.build_gate.set()
         peer.wait_for(lambda: outputs, "for the frame that waited")
+        peer.wait_for(lambda: len(restorer.builds) == 2, "for the second build")
         both = frozenset({Output.IMAGE, Output.INVERSE_DEPTH})
         assert [outputs for _, outputs in restorer.builds] == [both, frozenset({Output.IMAGE})]
 

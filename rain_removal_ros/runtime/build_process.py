@@ -8,6 +8,8 @@ through a pipe. Knows the backends by the name of a function only.
 
 from __future__ import annotations
 
+import array
+import fcntl
 import importlib
 import json
 import os
@@ -15,6 +17,7 @@ import select
 import signal
 import subprocess
 import sys
+import termios
 import threading
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -237,13 +240,21 @@ def _build_and_end(head: Mapping[str, Any], files: Mapping[str, bytes], answers:
         os._exit(status)  # no clean-up of what belongs to the server
 
 
+def _bytes_waiting(pipe: IO[bytes]) -> int:
+    """How much could be read at once; 0 of a pipe that is ready to be read: it was closed."""
+    count = array.array("i", [0])
+    fcntl.ioctl(pipe, termios.FIONREAD, count)
+    return count[0]
+
+
 def _watch(child: int, orders: IO[bytes], answers: int) -> None:
     """Wait for a child; end it, and this process, where nobody is left to want its engine."""
     ended = os.pidfd_open(child)
     try:
         waited_for: list[int | IO[bytes]] = [ended, orders]
         ready, _, _ = select.select(waited_for, [], [])
-        if ended not in ready:  # no order comes during a build, so its end is the parent's
+        # an order may come before a child that has answered has ended; the end of all orders is the parent's
+        if ended not in ready and not _bytes_waiting(orders):
             os.kill(child, signal.SIGKILL)
         _, status = os.waitpid(child, 0)
     finally:
