@@ -15,8 +15,9 @@ from __future__ import annotations
 
 import threading
 import time
+import traceback
 from collections import OrderedDict, deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Protocol
@@ -74,7 +75,7 @@ REBUILT_WITHIN_S = 60.0
 Outputs = frozenset[Output]
 Size = tuple[int, int]  # height, width
 Key = tuple[Size, Outputs]
-Failure = tuple[float, Exception]  # time.perf_counter(), what was raised
+Failure = tuple[float, BaseException]  # time.perf_counter(), what was raised
 
 IMAGE_ONLY: Outputs = frozenset({Output.IMAGE})
 
@@ -202,7 +203,7 @@ class _Unserved:
     """Nothing can restore a frame, and nothing that could is being built."""
 
     problem: Problem
-    error: Exception
+    error: BaseException
 
 
 class _LeftBehindError(BaseException):
@@ -230,6 +231,7 @@ class Pipeline:
         make_stand_in: Callable[[], Restorer] | None = None,
     ):
         self.restorer = restorer
+        self._successor: Restorer | None = None  # made anew, not yet in the restorer's place
         self._options = options
         self._listener = listener
         self._make_restorer = make_restorer
@@ -280,10 +282,14 @@ class Pipeline:
     def clear(self) -> None:
         """Drop the frames that wait, and return when the worker has none in hand."""
         with self._changed:
-            for camera in self._cameras.values():
-                camera.statistics.dropped += camera.waiting is not None
-                camera.waiting = camera.blocked_since = camera.desired = None
+            self._drop_waiting()
             self._changed.wait_for(lambda: self._busy is None)
+            self._drop_waiting()  # the one in hand may have been put back, to wait for a build
+
+    def _drop_waiting(self) -> None:
+        for camera in self._cameras.values():
+            camera.statistics.dropped += camera.waiting is not None
+            camera.waiting = camera.blocked_since = camera.desired = None
 
     def build(self, size: Size, outputs: Outputs) -> None:
         """Have the network compiled for this size (height, width) and these outputs; returns at once."""
@@ -345,22 +351,28 @@ class Pipeline:
         """Stop the threads, a build under way too, and close the restorers.
 
         False where a frame was still in work after `timeout` seconds, or a build that cannot be given up.
-        Then the restorers stay open, and the threads end with the process.
+        Then the restorers are closed as soon as it has ended, if the process lives that long.
         """
         with self._changed:
             self._stopping = True
             self._asked.clear()
             self._changed.notify_all()
             threads = [*self._threads, *self._stuck]
-        self.restorer.cancel_builds()
-        deadline = None if timeout is None else time.perf_counter() + timeout
+            building = [self.restorer, *filter(None, (self._successor,))]
+        for restorer in building:
+            restorer.cancel_builds()
+        closing = threading.Thread(
+            target=self._close_restorers_after, args=(threads,), name="close", daemon=True
+        )
+        closing.start()
+        closing.join(timeout)
+        return not closing.is_alive()
+
+    def _close_restorers_after(self, threads: Sequence[threading.Thread]) -> None:
         for thread in threads:
-            thread.join(None if deadline is None else max(0.0, deadline - time.perf_counter()))
-        if any(thread.is_alive() for thread in threads):
-            return False
+            thread.join()
         for restorer in filter(None, (self.restorer, self._stand_in)):
-            restorer.close()
-        return True
+            self._close_restorer(restorer)
 
     # -- the worker's thread -----------------------------------------------------------------------
 
@@ -520,11 +532,15 @@ class Pipeline:
 
     def _leave(self, restorer: Restorer) -> None:
         """End the thread that came back too late, and give back what its restorer holds."""
+        self._close_restorer(restorer)
+        raise _LeftBehindError
+
+    def _close_restorer(self, restorer: Restorer) -> None:
+        """Give back what a restorer holds; one of a device that has failed may not even manage that."""
         try:
             restorer.close()
-        except Exception as error:  # of a device that failed anyway
+        except BaseException as error:  # of whatever backend
             self._listener.on_problem(None, Problem.FAILED, error)
-        raise _LeftBehindError
 
     def _lost(
         self,
@@ -572,8 +588,8 @@ class Pipeline:
             assert self._make_stand_in is not None  # it serves
             try:
                 self._stand_in = self._make_stand_in()
-            except Exception as error:  # of whatever backend; not every frame is to load it in vain
-                self._stand_in_failure = time.perf_counter(), error
+            except BaseException as error:  # of whatever backend; not every frame is to load it in vain
+                self._stand_in_failure = time.perf_counter(), _without_variables(error)
         if self._stand_in is None:
             assert self._stand_in_failure is not None
             return _Unserved(Problem.FAILED, self._stand_in_failure[1])
@@ -626,13 +642,13 @@ class Pipeline:
                 assert key is not None  # it was waited for
                 self._build = Build(*key, started=time.perf_counter())
                 restorer = self.restorer
-            failure: Exception | None = None
+            failure: BaseException | None = None
             (height, width), outputs = key
             known = outputs in restorer.prepared(height, width)
             try:
                 restorer.prepare(height, width, outputs, lambda text: self._on_progress(crew, text))
-            except Exception as error:  # of whatever compiler; it is reported and tried again later
-                failure = error
+            except BaseException as error:  # of whatever compiler; it is reported and tried again later
+                failure = _without_variables(error)
             with self._changed:
                 if crew != self._crew or (self._stopping and failure is not None):
                     return
@@ -648,7 +664,7 @@ class Pipeline:
             elif not known:
                 self._listener.on_built(build)
 
-    def _on_build_ended(self, key: Key, failure: Exception | None, known: bool) -> None:
+    def _on_build_ended(self, key: Key, failure: BaseException | None, known: bool) -> None:
         now = time.perf_counter()
         self._asked = deque(asked for asked in self._asked if asked != key)
         for camera in self._cameras.values():
@@ -741,28 +757,40 @@ class Pipeline:
         """Make the runtime anew and compile what is in use, in a thread of its own: it may hang as well."""
         with self._changed:
             keys = list(dict.fromkeys(c.served for c in self._cameras.values() if c.served is not None))
+        if not hangs:  # its memory first; one that hangs is closed by the thread that hangs in it
+            self._close_restorer(failed)
+        restorer: Restorer | None = None
         try:
-            if not hangs:  # its memory first; one that hangs is closed by the thread that hangs in it
-                failed.close()
             assert self._make_restorer is not None  # nothing is recovered without
             restorer = self._make_restorer()
+            with self._changed:
+                self._successor = restorer
             for (height, width), outputs in keys:
+                if self._stopping:  # `close` may have come before there was a successor to be told
+                    restorer.cancel_builds()
                 restorer.prepare(height, width, outputs)
         except BaseException as error:  # of whatever backend
+            if restorer is not None:
+                self._close_restorer(restorer)
             with self._changed:
-                self._recovering = False
+                self._successor, self._recovering = None, False
                 self._recovery_due = time.perf_counter() + RETRY_AFTER_S
+                stopping = self._stopping
                 self._changed.notify_all()
-            self._listener.on_problem(None, Problem.FAILED, error)
+            if not stopping:
+                self._listener.on_problem(None, Problem.FAILED, error)
             return
         with self._changed:
             failure, self._failure = self._failure, None
-            self.restorer, self._hangs, self._recovering = restorer, False, False
+            self.restorer, self._successor = restorer, None
+            self._hangs = self._recovering = False
             self._recovery_due = time.perf_counter() + RETRY_AFTER_S
             self._remade += 1
             self._failed.clear()
             self._built_at.clear()
             self._unblock_all()
+            if self._stopping:
+                return
         self._listener.on_recovered(restorer, failure or "")
 
     def _start_crew(self) -> None:
@@ -775,6 +803,19 @@ class Pipeline:
         self._threads = [t for t in self._threads if t.is_alive()]
         self._threads.append(thread)
         thread.start()
+
+
+def _without_variables(error: BaseException) -> BaseException:
+    """The error, which is kept, without the variables of the calls that it came through: they may hold what
+    was compiled so far, on a device without room for it.
+    """
+    chain: list[BaseException] = []
+    link: BaseException | None = error
+    while link is not None and link not in chain:
+        chain.append(link)
+        traceback.clear_frames(link.__traceback__)
+        link = link.__cause__ or link.__context__
+    return error
 
 
 def _input_of(rgb: np.ndarray) -> Restored:

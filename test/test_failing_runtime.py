@@ -174,6 +174,77 @@ def test_a_runtime_that_cannot_be_made_anew_is_tried_again_later(bench, monkeypa
     assert sum("fell off" in text for text in bench.failures()) == 2
 
 
+def break_runtime(bench: Bench) -> None:
+    """Have the inference fail until the runtime is taken to have failed."""
+    bench.publishes(0)
+    bench.restorers[0].fail_frames = RuntimeError("lost")
+    for number in range(1, 1 + pipeline_module.FAILURES_IN_A_ROW):
+        bench.send(number)
+
+
+def test_a_runtime_made_anew_that_cannot_be_compiled_gives_its_memory_back_before_the_next_is_made(
+    bench, monkeypatch
+):
+    monkeypatch.setattr(pipeline_module, "RETRY_AFTER_S", 0.05)
+    bench = bench()
+    still_open = []
+
+    def on_make():
+        still_open.append([restorer for restorer in bench.restorers if not restorer.closed])
+
+    make = bench._make
+
+    def make_one_that_fails_twice():
+        restorer = make()
+        restorer.fail_builds = RuntimeError("out of memory") if len(bench.restorers) < 4 else None
+        return restorer
+
+    bench.on_make, bench.pipeline._make_restorer = on_make, make_one_that_fails_twice
+    break_runtime(bench)
+    bench.handler.wait_for(lambda: bench.handler.recovered)
+    bench.publishes(9)
+    assert still_open == [[], [], []]
+    assert [restorer.closed for restorer in bench.restorers] == [True, True, True, False]
+
+
+def test_a_runtime_that_cannot_even_be_closed_is_made_anew_all_the_same(bench):
+    bench = bench()
+
+    def close():
+        raise RuntimeError("CUDA error 719 again")
+
+    bench.restorers[0].close = close
+    break_runtime(bench)
+    bench.handler.wait_for(lambda: bench.handler.recovered)
+    bench.publishes(9)
+    assert "CUDA error 719 again" in bench.failures()
+
+
+def test_closing_while_the_runtime_is_made_anew_gives_up_its_build_and_closes_it(bench):
+    bench = bench()
+    make = bench._make
+
+    def make_one_that_compiles_for_long():
+        restorer = make()
+        restorer.build_gate.clear()
+        cancel = restorer.cancel_builds
+
+        def cancel_builds():
+            cancel()
+            restorer.build_gate.set()
+
+        restorer.cancel_builds = cancel_builds
+        return restorer
+
+    bench.pipeline._make_restorer = make_one_that_compiles_for_long
+    break_runtime(bench)
+    bench.handler.wait_for(lambda: len(bench.restorers) == 2)
+    assert bench.restorers[1].building.acquire(timeout=PATIENCE)
+    assert bench.pipeline.close(PATIENCE)
+    assert [restorer.closed for restorer in bench.restorers] == [True, True]
+    assert not bench.handler.recovered
+
+
 WRONG = {
     "nan": {"inverse_depth": np.full(SIZE, np.nan, np.float32)},
     "one nan": {"inverse_depth": np.where(np.arange(72 * 96).reshape(SIZE) == 5000, np.nan, 1).astype("f4")},

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import itertools
 import threading
+import weakref
 from types import SimpleNamespace
 
 import pytest
@@ -463,15 +465,93 @@ def test_clear_drops_what_waits_and_returns_when_the_worker_is_idle(make, restor
     assert pipeline.snapshot()["front"].dropped == 1
 
 
-def test_closing_during_a_build_gives_up_after_the_time_allowed_and_leaves_the_restorer_open(
+def test_a_frame_that_is_put_back_to_wait_for_a_build_while_frames_are_cleared_is_dropped_too(
     make, restorer, handler
 ):
+    restorer.build_gate.clear()
+    pipeline = make()
+    in_hand, go_on = threading.Event(), threading.Event()
+
+    def prepared(height, width):
+        in_hand.set()
+        assert go_on.wait(PATIENCE)
+        return set()
+
+    restorer.prepared = prepared
+    pipeline.submit("front", (0, *SIZE))
+    assert in_hand.wait(PATIENCE)
+    pipeline.submit("front", (1, *SIZE))
+    waits = threading.Event()
+    wait_for = pipeline._changed.wait_for
+
+    def wait_for_worker(*arguments):
+        waits.set()
+        return wait_for(*arguments)
+
+    pipeline._changed.wait_for = wait_for_worker
+    clearing = threading.Thread(target=pipeline.clear)
+    clearing.start()
+    assert waits.wait(PATIENCE)
+    go_on.set()
+    clearing.join(PATIENCE)
+    assert pipeline._next_key() is None, "nothing is left to be compiled for"
+    assert pipeline.snapshot()["front"].dropped == 2
+
+
+def test_closing_during_a_build_gives_up_after_the_time_allowed_and_closes_the_restorer_when_it_has_ended(
+    make, restorer, handler
+):
+    closed = threading.Event()
+    restorer.close = closed.set
     restorer.build_gate.clear()
     pipeline = make()
     pipeline.submit("front", (0, *SIZE))
     assert restorer.building.acquire(timeout=PATIENCE)
     assert not pipeline.close(timeout=0.05)
-    assert not restorer.closed
+    assert not closed.is_set()
+    restorer.build_gate.set()
+    assert closed.wait(PATIENCE)
+
+
+@pytest.mark.parametrize("error", [SystemExit(3), KeyboardInterrupt(), MemoryError()], ids=repr)
+def test_whatever_a_compiler_raises_the_next_size_is_compiled(make, restorer, handler, error):
+    pipeline = make()
+    restorer.fail_builds = error
+    pipeline.build(SIZE, IMAGE)
+    handler.wait_for(lambda: handler.problems)
+    assert pipeline.building is None
+    restorer.fail_builds = None
+    pipeline.build((144, 192), IMAGE)
+    handler.wait_for(lambda: handler.built)
+
+
+@pytest.mark.parametrize("cause", [None, "itself", "another"])
+def test_a_failed_build_keeps_nothing_of_what_it_had_made(make, restorer, handler, cause):
+    class DeviceMemory:
+        pass
+
+    memory = []
+
+    def prepare(height, width, outputs, on_progress=None):
+        held = DeviceMemory()
+        memory.append(weakref.ref(held))
+        error = RuntimeError("out of memory")
+        if cause is None:
+            raise error
+        try:
+            inner = DeviceMemory()
+            memory.append(weakref.ref(inner))
+            raise ValueError("no room")
+        except ValueError as first:
+            raise error from error if cause == "itself" else first
+
+    restorer.prepare = prepare
+    pipeline = make()
+    pipeline.build(SIZE, IMAGE)
+    handler.wait_for(lambda: handler.problems)
+    assert pipeline.failed_builds == ["96x72: out of memory"]
+    gc.collect()
+    assert memory and not [reference for reference in memory if reference() is not None]
 
 
 def test_a_distribution_tells_its_quantiles():
