@@ -340,6 +340,17 @@ def test_a_builder_that_dies_lets_the_next_one_build(tmp_path):
         assert keep(EngineCache(tmp_path, 1 << 20))
 
 
+def test_on_a_file_system_without_locks_engines_are_built_and_kept_all_the_same(cache, monkeypatch):
+    def refuse(handle, operation):
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(cache_module.fcntl, "flock", refuse)
+    with cache.building(KEY):
+        keep(cache)
+    with cache.building(KEY):
+        assert cache.find(KEY)
+
+
 def test_who_only_looks_into_the_cache_loads_no_torch():
     program = "import sys; import rain_removal_ros.runtime.cache; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", program]).returncode == 0

@@ -175,7 +175,7 @@ class EngineCache:
         """Hold this entry's lock, so that of two processes that want one engine the second finds the first's.
 
         Waits while another process holds it; one that dies lets go. Without a writable folder nothing is
-        shared and nothing locked.
+        shared and nothing locked; without locks two may build the same, and the later one's is kept.
         """
         try:
             self._make_folder()
@@ -184,7 +184,8 @@ class EngineCache:
             yield
             return
         try:
-            fcntl.flock(handle, fcntl.LOCK_EX)
+            with suppress(OSError):  # a file system without locks, as some that come over the network
+                fcntl.flock(handle, fcntl.LOCK_EX)
             yield
         finally:
             os.close(handle)
