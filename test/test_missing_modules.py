@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import subprocess
 import sys
 from pathlib import Path
@@ -9,7 +10,8 @@ from pathlib import Path
 import modules
 import pytest
 
-from rain_removal_ros.commands.main import EXTRAS, SUBCOMMANDS, main
+from rain_removal_ros.commands.main import SUBCOMMANDS, main
+from rain_removal_ros.extras import EXTRAS
 
 ROOT = Path(__file__).resolve().parents[1]
 WITHOUT = """
@@ -42,6 +44,10 @@ def run_without(module: str, *arguments: str) -> subprocess.CompletedProcess:
         ("accelerate", ("train", "--data", "x", "--output", "y"), 'pip install "rain_removal_ros[training]"'),
         ("embreex", ("drive", "{tmp}", "--frames", "1", "--processes", "1"), "rain_removal_ros[scenes]"),
         ("rosbags", ("bag", "x", "{tmp}/y"), "rain_removal_ros[bags]"),
+        ("mcap", ("compare", "x", "y"), "rain_removal_ros[bags]"),
+        ("aiohttp", ("replay", "x"), "rain_removal_ros[bags]"),
+        ("sensor_msgs", ("node",), "source a ROS 2 installation"),
+        ("safetensors", ("build", "64x64"), "or activate the environment that has it"),
         ("av", ("video", "x.mp4", "{tmp}/y.mp4"), "install the package again"),
     ],
     ids=lambda value: value if isinstance(value, str) and " " not in value else None,
@@ -50,7 +56,25 @@ def test_a_command_that_lacks_a_module_says_what_to_install(tmp_path, module, ar
     done = run_without(module, *(argument.format(tmp=tmp_path) for argument in arguments))
     assert done.returncode == 1, done.stderr
     assert remedy in done.stderr
+    assert f"{module}, which is not installed for {sys.executable}" in done.stderr or module == "embreex"
     assert "Traceback" not in done.stderr
+
+
+WITH_EVERY_INSTALLATION = {"av", "cv2", "numpy", "openvino", "safetensors", "tabulate", "torch", "tqdm"}
+IN_PLACE_OF_OTHERS = {"cv_bridge", "openvino_telemetry"}
+"""Used where they are there, and done without where they are not."""
+
+
+def test_every_module_that_is_imported_comes_with_the_package_or_with_an_extra_that_is_named():
+    imported = set()
+    for path in (ROOT / "rain_removal_ros").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Import):
+                imported |= {alias.name.partition(".")[0] for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and node.module:
+                imported.add(node.module.partition(".")[0])
+    foreign = imported - set(sys.stdlib_module_names) - {"rain_removal_ros", "__future__"}
+    assert foreign == WITH_EVERY_INSTALLATION | IN_PLACE_OF_OTHERS | set(EXTRAS)
 
 
 def test_every_extra_that_is_named_exists():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 from collections.abc import Callable
 
@@ -15,6 +16,7 @@ from rcl_interfaces.srv import SetParameters, SetParametersAtomically
 from rclpy.qos import DurabilityPolicy, QoSProfile
 from ros_harness import (
     ACTIVATE,
+    CONFIGURE,
     DEACTIVATE,
     RELIABLE,
     Peer,
@@ -280,6 +282,37 @@ def test_a_failed_activate_leaves_no_subscription_so_that_an_image_never_arrives
         round_trip(peer, camera, image_of(GREY), outputs)
         status = peer.status("derain: camera", lambda s: values_of(s)["published"] == "1")
         assert values_of(status)["received"] == "1"
+
+
+def test_a_failed_configure_keeps_neither_the_network_nor_any_topic(make_restorer, restorers, monkeypatch):
+    failures = [RuntimeError("no entity left")] * 3
+    original = DerainNode.create_lifecycle_publisher
+
+    def create_lifecycle_publisher(self, message_type, topic, *arguments, **named):
+        if topic.startswith("rear/depth") and failures:
+            raise failures.pop()
+        return original(self, message_type, topic, *arguments, **named)
+
+    monkeypatch.setattr(DerainNode, "create_lifecycle_publisher", create_lifecycle_publisher)
+    with derain_node(make_restorer, cameras=["camera", "rear"]) as peer:
+        peer.status("derain: runtime", lambda s: "configure failed" in s.message)
+        assert not peer.change_state(CONFIGURE) and not peer.change_state(CONFIGURE)
+        assert [restorer.closed for restorer in restorers] == [True, True, True]
+        assert peer.change_state(CONFIGURE)
+        assert not restorers[-1].closed
+        images = peer.subscribe(Image, "camera/derained/image")
+        peer.wait_for(lambda: images.publishers)
+        assert len(peer.node.get_publishers_info_by_topic("/camera/derained/image")) == 1
+
+
+def test_a_module_that_is_missing_is_told_with_the_python_that_lacks_it():
+    def make_restorer(settings, on_progress):
+        raise ModuleNotFoundError("No module named 'safetensors'", name="safetensors")
+
+    with derain_node(make_restorer) as peer:
+        status = peer.status("derain: runtime", lambda s: s.level == DiagnosticStatus.ERROR)
+        assert f"configure needs safetensors, which is not installed for {sys.executable};" in status.message
+        assert not [log for log in peer.logs if "Traceback" in log.msg]
 
 
 def test_another_node_that_publishes_the_same_images_is_named(make_restorer):

@@ -6,6 +6,7 @@ import argparse
 import sys
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from tqdm import tqdm
 
@@ -14,8 +15,10 @@ from rain_removal_ros.commands.runtime_options import (
     add_weights_arguments,
     settings_from,
 )
-from rain_removal_ros.errors import RainRemovalError
 from rain_removal_ros.runtime import Output, create_restorer
+
+if TYPE_CHECKING:
+    from rain_removal_ros.bags.convert import Options, Step
 
 OUTPUTS = {"image": Output.IMAGE, "depth": Output.INVERSE_DEPTH, "mask": Output.LABELS}
 
@@ -67,18 +70,11 @@ def add_conversion_arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
 
 
-def load_conversion():
-    """The bags' rooms, which need more than the node does."""
-    try:
-        from rain_removal_ros.bags import convert
-    except ModuleNotFoundError as error:
-        raise RainRemovalError(f'bags need more ({error}): pip install "rain_removal_ros[bags]"') from error
-    return convert
-
-
-def options_from(arguments: argparse.Namespace):
+def options_from(arguments: argparse.Namespace) -> Options:
     """The conversion that the parsed options mean. Raises RainRemovalError."""
-    return load_conversion().Options(
+    from rain_removal_ros.bags.convert import Options
+
+    return Options(
         cameras=tuple(arguments.cameras),
         outputs=frozenset(OUTPUTS[name] for name in arguments.outputs),
         replace=arguments.replace,
@@ -92,13 +88,15 @@ def options_from(arguments: argparse.Namespace):
 
 def run(arguments: argparse.Namespace) -> int:
     """Convert. Exit status 1 where images could not be read or the bag is damaged; the rest is written."""
-    options, convert = options_from(arguments), load_conversion()
+    from rain_removal_ros.bags import convert
+
+    options = options_from(arguments)
     convert.check(arguments.input, arguments.output, options)
     restorer = create_restorer(settings_from(arguments))
     try:
         with tqdm(unit="frame", desc="derain", file=sys.stderr, smoothing=0.05) as bar:
 
-            def show(step) -> None:
+            def show(step: Step) -> None:
                 bar.total = max(step.total, step.frames)
                 bar.update(step.frames - bar.n)
 

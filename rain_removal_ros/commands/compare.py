@@ -5,8 +5,6 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from rain_removal_ros.errors import RainRemovalError
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `derain compare`."""
@@ -30,10 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Compare. Exit status 0: within the tolerance; 1: past it, or nothing to compare."""
-    try:
-        from rain_removal_ros.bags.compare import Tolerance, compare
-    except ModuleNotFoundError as error:
-        raise RainRemovalError(f'bags need more ({error}): pip install "rain_removal_ros[bags]"') from error
+    from rain_removal_ros.bags.compare import Tolerance, compare
     from rain_removal_ros.lab.evaluation.metrics import psnr, ssim
 
     tolerance = Tolerance(

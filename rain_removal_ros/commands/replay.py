@@ -14,7 +14,6 @@ from pathlib import Path
 from tqdm import tqdm
 
 from rain_removal_ros.commands.runtime_options import add_runtime_arguments, add_weights_arguments
-from rain_removal_ros.errors import RainRemovalError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -47,17 +46,12 @@ def run(arguments: argparse.Namespace) -> int:
     """Play to the end or Ctrl-C; both are exit status 0."""
     if not arguments.no_node:  # nobody else is to hear it, unless the user says so
         os.environ.setdefault("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
-    try:
-        from rain_removal_ros.bags.cameras import find_cameras
-        from rain_removal_ros.bags.storage import Bag
-        from rain_removal_ros.bags.viewer import Viewer
-        from rain_removal_ros.ros import replay
-        from rain_removal_ros.ros.process import running_node
-    except ModuleNotFoundError as error:
-        raise RainRemovalError(
-            f'replay needs more ({error}): pip install "rain_removal_ros[bags]", and a ROS 2 installation or '
-            '"rain_removal_ros[ros]"'
-        ) from error
+    from rain_removal_ros.bags.cameras import find_cameras
+    from rain_removal_ros.bags.storage import Bag
+    from rain_removal_ros.bags.viewer import Viewer
+    from rain_removal_ros.ros import replay
+    from rain_removal_ros.ros.process import running_node
+
     options = replay.ReplayOptions(arguments.rate, arguments.loop, arguments.start, arguments.duration)
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     with ExitStack() as stack:

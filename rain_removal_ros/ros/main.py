@@ -7,6 +7,7 @@ import os
 import sys
 from typing import NoReturn
 
+from rain_removal_ros.extras import missing
 from rain_removal_ros.ros.ending import Ending
 
 
@@ -23,11 +24,7 @@ def main(arguments: list[str] | None = None) -> NoReturn:
 
         status = run(ending, arguments)
     except ModuleNotFoundError as error:
-        print(
-            f"derain node: {error}; source a ROS 2 installation, or without one: "
-            'pip install "rain_removal_ros[ros]"',
-            file=sys.stderr,
-        )
+        print(f"derain node needs {missing(error) or error}", file=sys.stderr)
         status = 1
     ending.over()
     atexit._run_exitfuncs()

@@ -46,6 +46,7 @@ from rclpy.signals import SignalHandlerOptions
 
 from rain_removal_ros import runtime
 from rain_removal_ros.errors import ParameterError, RainRemovalError, WeightsError, bounded, shown
+from rain_removal_ros.extras import missing
 from rain_removal_ros.pipeline import Build, OnFailure, Options, Pipeline, Problem
 from rain_removal_ros.ros import parameters
 from rain_removal_ros.ros.camera_topics import CameraTopics, InputMessage
@@ -228,7 +229,10 @@ class DerainNode(LifecycleNodeMixin, Node):
 
     def _report_failure(self, transition: str, error: Exception) -> TransitionCallbackReturn:
         self._failure = f"{transition} failed: {error or type(error).__name__}"
-        if not isinstance(error, RainRemovalError):
+        needed = missing(error) if isinstance(error, ModuleNotFoundError) else None
+        if needed is not None:
+            self._failure = f"{transition} needs {needed}"
+        elif not isinstance(error, RainRemovalError):
             self._failure = f"{transition} failed: {type(error).__name__}: {error}"
             self.get_logger().error(traceback.format_exc())
         self.get_logger().error(self._failure)
@@ -274,15 +278,19 @@ class DerainNode(LifecycleNodeMixin, Node):
                     f"segmentation_weights file {weights} does not exist; give another, or none"
                 )
         restorer = self._make_restorer(settings, self._on_load_progress)
+        try:
+            for name in values["cameras"]:
+                self._topics[name] = CameraTopics(
+                    self, name, values["image_transport"], segmentation, self._on_image
+                )
+        except Exception:
+            restorer.close()
+            raise
         info = restorer.info
         self.get_logger().info(
             f"{info.weights} ({info.weights_sha256[:12]}): {info.backend} {info.precision}, {info.device}"
         )
         stand_in = replace(settings, backend=STAND_INS.get(info.backend, ""), precision="auto")
-        self._topics = {
-            name: CameraTopics(self, name, values["image_transport"], segmentation, self._on_image)
-            for name in values["cameras"]
-        }
         self._pipeline = Pipeline(
             self._topics,
             restorer,
@@ -313,7 +321,10 @@ class DerainNode(LifecycleNodeMixin, Node):
     def _release(self) -> None:
         pipeline, self._pipeline = self._pipeline, None
         if pipeline is not None and not pipeline.close(PATIENCE_S):
-            self.get_logger().error("an inference hangs; its thread and the device's memory stay behind")
+            self.get_logger().error(
+                f"an inference or a build has not ended after {PATIENCE_S:g} s; it keeps the device's memory "
+                "until it does"
+            )
         for topics in self._topics.values():
             topics.destroy()
         self._topics = {}
