@@ -7,7 +7,7 @@ from collections.abc import Callable
 import cv2
 import numpy as np
 
-from rain_removal_ros.errors import ImageError
+from rain_removal_ros.errors import ImageError, shown
 from rain_removal_ros.image_header import Data, ImageHeader, check_complete, read_header
 from rain_removal_ros.runtime.sizes import check_size
 
@@ -49,8 +49,9 @@ def decode(
     check_complete(header, len(data))
     try:
         pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
-    except cv2.error as error:
-        raise ImageError(f"{header.format} image cannot be decoded ({error.err})") from error
+    except (cv2.error, MemoryError) as error:
+        why = shown(getattr(error, "err", "there is no memory left"))
+        raise ImageError(f"{header.format} image cannot be decoded: {why}") from error
     if pixels is None:
         raise ImageError(f"{header.format} image is damaged and cannot be decoded")
     if pixels.dtype not in (np.uint8, np.uint16) or (pixels.ndim == 3 and pixels.shape[2] not in (1, 3, 4)):

@@ -16,6 +16,9 @@ from rain_removal_ros.runtime.sizes import check_size
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 FORMATS = "PNG, JPEG, BMP, WebP and TIFF"
 
+BEYOND_THE_DATA = (struct.error, IndexError, OverflowError)
+"""What is raised where a header points behind its own end; OverflowError by a place of 64 bits."""
+
 Data = bytes | bytearray | memoryview
 
 
@@ -45,7 +48,7 @@ def read_header(data: Data) -> ImageHeader:
         if begins(view):
             try:
                 header = reader(view)
-            except (struct.error, IndexError) as error:
+            except BEYOND_THE_DATA as error:
                 raise ImageError(f"image of {len(view)} bytes ends within its header") from error
             if header.width <= 0 or header.height <= 0:
                 raise ImageError(f"{header.format} image declares {header.width}x{header.height} pixels")
@@ -215,7 +218,7 @@ def _exif_orientation(content: memoryview) -> int:
     """1 where the EXIF data are damaged or silent; a picture is not lost for them."""
     try:
         orientation = _tiff_tags(content).get(274, 1)
-    except (struct.error, IndexError):
+    except BEYOND_THE_DATA:
         return 1
     return orientation if 1 <= orientation <= 8 else 1
 
@@ -227,7 +230,7 @@ def upright_exif(content: bytes) -> bytes:
         for tag, form, place in _tiff_entries(memoryview(content)):
             if tag == 274:
                 struct.pack_into(form, changed, place, 1)
-    except (struct.error, IndexError):
+    except BEYOND_THE_DATA:
         return b""
     return bytes(changed)
 

@@ -255,6 +255,20 @@ def test_half_an_image_is_told_from_a_whole_one(tmp_path):
                 read(tmp_path / f"half{suffix}")
 
 
+def test_what_opencv_says_of_a_damaged_image_stands_on_one_line(tmp_path, monkeypatch):
+    picture(tmp_path / "in.png")
+    error = cv2.error()
+    error.err = "first line\nand a second"
+
+    def fail(*_):
+        raise error
+
+    monkeypatch.setattr(cv2, "imdecode", fail)
+    with pytest.raises(ImageError, match="cannot be decoded") as raised:
+        read_image_file(tmp_path / "in.png")
+    assert "\n" not in str(raised.value) and "and a second" in str(raised.value)
+
+
 def test_a_full_disk_is_told_and_leaves_nothing(tmp_path, monkeypatch):
     def full(self, content):
         self.touch()

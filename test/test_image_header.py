@@ -50,6 +50,18 @@ def png_that_declares(width: int, height: int) -> bytes:
     )
 
 
+def big_tiff(place: int = 16) -> bytes:
+    """IMAGE in a TIFF whose places have 64 bits, its directory said to be at `place`."""
+    pixels = np.ascontiguousarray(IMAGE[..., ::-1]).tobytes()
+    bits = struct.unpack("<Q", struct.pack("<HHHH", 8, 8, 8, 0))[0]
+    tags = [(256, 16, 1, 93), (257, 16, 1, 70), (258, 3, 3, bits), (259, 3, 1, 1), (262, 3, 1, 2)]
+    begin = 16 + 8 + 20 * (len(tags) + 4) + 8
+    tags += [(273, 16, 1, begin), (277, 3, 1, 3), (278, 4, 1, 70), (279, 16, 1, len(pixels))]
+    entries = b"".join(struct.pack("<HHQQ", *tag) for tag in tags)
+    head = b"II+\0" + struct.pack("<HHQ", 8, 0, place)
+    return head + struct.pack("<Q", len(tags)) + entries + bytes(8) + pixels
+
+
 ENCODED = {
     "png": ("png", encoded(".png")),
     "gray png": ("png", encoded(".png", IMAGE[..., 0])),
@@ -67,6 +79,7 @@ ENCODED = {
     "webp with alpha": ("webp", encoded(".webp", np.dstack([IMAGE, IMAGE[..., :1]]))),
     "tiff": ("tiff", encoded(".tif")),
     "tiff of 16 bits": ("tiff", encoded(".tif", IMAGE.astype(np.uint16) * 257)),
+    "tiff of 64-bit places": ("tiff", big_tiff()),
 }
 
 
@@ -89,17 +102,15 @@ def big_endian_tiff() -> bytes:
     return b"MM\0*" + struct.pack(">I", 8) + struct.pack(">H", len(tags)) + entries + bytes(4)
 
 
-def big_tiff() -> bytes:
-    tags = [(256, 16, 93), (257, 16, 70)]
-    entries = b"".join(struct.pack("<HHQQ", tag, kind, 1, value) for tag, kind, value in tags)
-    return b"II+\0" + struct.pack("<HHQ", 8, 0, 16) + struct.pack("<Q", len(tags)) + entries + bytes(8)
-
-
-def test_tiffs_of_either_byte_order_and_of_64_bits_are_read():
+def test_tiffs_of_either_byte_order_are_read():
     header = read_header(big_endian_tiff())
     assert (header.width, header.height, header.orientation) == (93, 70, 6)
-    header = read_header(big_tiff())
-    assert (header.width, header.height) == (93, 70)
+
+
+@pytest.mark.parametrize("place", [2**31, 2**63 - 1, 2**63, 2**64 - 1])
+def test_a_directory_far_behind_the_end_is_an_image_that_ends_early(place):
+    with pytest.raises(ImageError, match="ends within its header"):
+        read_header(big_tiff(place))
 
 
 def test_a_bitmap_from_top_to_bottom_and_one_of_the_oldest_kind_are_read():
@@ -119,7 +130,9 @@ def test_the_orientation_of_a_camera_is_read(orientation, order):
     assert read_header(with_exif).orientation == orientation
 
 
-@pytest.mark.parametrize("content", [exif(9, "<"), exif(0, ">"), b"II*\0", b"", b"II*\0" + b"\xff" * 30])
+@pytest.mark.parametrize(
+    "content", [exif(9, "<"), exif(0, ">"), b"II*\0", b"", b"II*\0" + b"\xff" * 30, b"II+\0" + b"\xff" * 30]
+)
 def test_senseless_exif_data_do_not_lose_a_picture(content):
     data, content = encoded(".jpg"), b"Exif\0\0" + content
     framed = data[:2] + b"\xff\xe1" + struct.pack(">H", 2 + len(content)) + content + data[2:]
