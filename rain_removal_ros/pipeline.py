@@ -18,7 +18,7 @@ import time
 import traceback
 from collections import OrderedDict, deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any, Protocol
 
@@ -34,7 +34,7 @@ from rain_removal_ros.frame_statistics import (
     StageTimes,
     Way,
 )
-from rain_removal_ros.rain_monitor import DryWatch, Weather
+from rain_removal_ros.rain_monitor import DryThresholds, DryWatch, Weather
 from rain_removal_ros.runtime import Output, Restored, Restorer
 from rain_removal_ros.runtime.checks import check_restored
 from rain_removal_ros.runtime.sizes import check_size
@@ -93,13 +93,14 @@ class Options:
 
     serve_while_building: whether a stand-in serves while the network is being compiled.
     inference_timeout_s: an inference that takes longer hangs.
-    bypass_when_dry: publish frames as they came while it is dry.
+    bypass_when_dry: publish frames as they came while it is dry, which dry_thresholds say.
     """
 
     serve_while_building: bool = False
     on_failure: OnFailure = OnFailure.DROP
     inference_timeout_s: float = 5.0
     bypass_when_dry: bool = False
+    dry_thresholds: DryThresholds = field(default_factory=DryThresholds)
 
 
 @dataclass(frozen=True)
@@ -482,8 +483,8 @@ class Pipeline:
         except BaseException as error:  # of whatever backend
             self._on_failed_inference(restorer, error)
             return self._lost(camera, rgb, wanted, options, Problem.FAILED, error)
-        weather = Weather.of(restored.rain, restored.extinction)
-        camera.watch.update(weather, time.perf_counter())
+        weather = Weather.of(restored.streak_light, restored.extinction)
+        camera.watch.update(weather, time.perf_counter(), options.dry_thresholds)
         with self._changed:
             self._failures_in_a_row = 0
             camera.statistics.weather, camera.statistics.focal_px = weather, focal_px
@@ -495,9 +496,7 @@ class Pipeline:
         way = Way.RESTORED
         if options.bypass_when_dry and camera.watch.dry and shown["image"] is not None:
             shown["image"], way = rgb, Way.BYPASSED
-        return _Result(
-            Restored(**shown, rain=restored.rain, extinction=restored.extinction), way, inference_s
-        )
+        return _Result(replace(restored, **shown), way, inference_s)
 
     def _infer(
         self,

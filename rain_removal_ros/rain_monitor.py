@@ -8,6 +8,11 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+FULL_STREAK_LIGHT = 0.05
+"""Streaks that add this share of white to an image on average make rain of 1 - 1/e; a downpour adds twice
+as much.
+"""
+
 FOG_DISTANCE_M = 50.0
 """Fog of strength f hides the share f of what lies this far away: a car's braking distance in town."""
 
@@ -17,13 +22,6 @@ MAX_VISIBILITY_M = 10_000.0
 CONTRAST_THRESHOLD = 0.02
 """Koschmieder: visibility ends where contrast has fallen to 2 %, at -ln 0.02 = 3.912 over the extinction."""
 
-DRY_BELOW = 0.05
-WET_ABOVE = 0.15
-"""Rain or fog above this ends a dry spell; only when both are below DRY_BELOW can one begin."""
-
-DRY_AFTER_S = 3.0
-"""So long both must have been low before a camera is taken to be dry."""
-
 LOOK_AGAIN_S = 0.5
 """While it is dry, the network looks for rain this often."""
 
@@ -32,7 +30,8 @@ LOOK_AGAIN_S = 0.5
 class Weather:
     """What one frame says.
 
-    rain: 0 (none) to 1. fog: 0 (none) to 1, the share of light that is lost over FOG_DISTANCE_M.
+    rain: 0 (none) to 1, 1 - exp(-L / FULL_STREAK_LIGHT) for streaks that add the mean light L.
+    fog: 0 (none) to 1, the share of light that is lost over FOG_DISTANCE_M.
     visibility_m: meteorological visibility, in metres, up to MAX_VISIBILITY_M.
     """
 
@@ -41,17 +40,34 @@ class Weather:
     visibility_m: float
 
     @classmethod
-    def of(cls, rain: float | None, extinction: float | None) -> Weather | None:
-        """From a frame's rain (0 to 1) and extinction coefficient (1/m); None where either is unknown."""
-        if rain is None or extinction is None or not (math.isfinite(rain) and math.isfinite(extinction)):
+    def of(cls, streak_light: float | None, extinction: float | None) -> Weather | None:
+        """From the mean light that streaks add to a frame (share of white) and the fog's extinction
+        coefficient (1/m); None where either is unknown.
+        """
+        if streak_light is None or extinction is None:
             return None
-        extinction = max(0.0, extinction)
+        if not (math.isfinite(streak_light) and math.isfinite(extinction)):
+            return None
+        streak_light, extinction = max(0.0, streak_light), max(0.0, extinction)
         lost = -math.log(CONTRAST_THRESHOLD)
         return cls(
-            rain=min(1.0, max(0.0, rain)),
+            rain=1 - math.exp(-streak_light / FULL_STREAK_LIGHT),
             fog=1 - math.exp(-extinction * FOG_DISTANCE_M),
             visibility_m=min(MAX_VISIBILITY_M, lost / extinction) if extinction > 0 else MAX_VISIBILITY_M,
         )
+
+
+@dataclass(frozen=True)
+class DryThresholds:
+    """When a camera sees dry weather.
+
+    wet_above: rain or fog above this ends a dry spell. dry_below: only when both have been at most this for
+    dry_after_s seconds can one begin.
+    """
+
+    dry_below: float = 0.05
+    wet_above: float = 0.15
+    dry_after_s: float = 3.0
 
 
 class DryWatch:
@@ -62,15 +78,15 @@ class DryWatch:
         self._low_since: float | None = None
         self._looked: float | None = None
 
-    def update(self, weather: Weather | None, now: float) -> None:
+    def update(self, weather: Weather | None, now: float, thresholds: DryThresholds) -> None:
         """Take what a frame says; None: it says nothing, so that it may be raining."""
         self._looked = now
         strongest = 1.0 if weather is None else max(weather.rain, weather.fog)
-        if strongest > WET_ABOVE or (strongest > DRY_BELOW and not self.dry):
+        if strongest > thresholds.wet_above or (strongest > thresholds.dry_below and not self.dry):
             self.dry, self._low_since = False, None
-        elif strongest <= DRY_BELOW:
+        elif strongest <= thresholds.dry_below:
             self._low_since = now if self._low_since is None else self._low_since
-            self.dry = self.dry or now - self._low_since >= DRY_AFTER_S
+            self.dry = self.dry or now - self._low_since >= thresholds.dry_after_s
 
     def must_look(self, now: float) -> bool:
         """Whether it is time for the network to look again."""

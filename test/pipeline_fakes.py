@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
@@ -10,10 +11,16 @@ import numpy as np
 
 from rain_removal_ros.errors import ImageError, NotPreparedError
 from rain_removal_ros.pipeline import Build, Outputs, Problem
+from rain_removal_ros.rain_monitor import FULL_STREAK_LIGHT
 from rain_removal_ros.runtime import Output, Progress, Restored, Restorer, RuntimeInfo
 
 PATIENCE = 20.0
 """Seconds after which something that should have happened has not."""
+
+
+def streak_light_of(rain: float) -> float:
+    """The mean light of streaks that the rain monitor calls rain of this strength."""
+    return -FULL_STREAK_LIGHT * math.log(1 - rain)
 
 
 class FakeRestorer:
@@ -36,7 +43,7 @@ class FakeRestorer:
         self.fail_builds: Exception | None = None
         self.closed = self.cancelled = False
         self.made: set[tuple[tuple[int, int], frozenset[Output]]] = set()
-        self.rain: float | None = None
+        self.streak_light: float | None = None
         self.extinction: float | None = None
         self.focal_lengths: list[float | None] = []
         self.wrong: dict[str, object] = {}  # what to give instead of what is right
@@ -100,7 +107,7 @@ class FakeRestorer:
             if Output.INVERSE_DEPTH in outputs
             else None,
             labels=np.full(image.shape[:2], 8, np.uint8) if Output.LABELS in outputs else None,
-            rain=self.rain,
+            streak_light=self.streak_light,
             extinction=self.extinction,
         )
         return replace(right, **self.wrong)

@@ -36,7 +36,7 @@ from bag_fixtures import (
 from mcap.reader import make_reader
 from mcap.writer import CompressionType
 from mcap.writer import Writer as McapWriter
-from pipeline_fakes import FakeRestorer
+from pipeline_fakes import FakeRestorer, streak_light_of
 from rosbags.rosbag2 import CompressionFormat, CompressionMode, Reader
 from ruamel.yaml import YAML
 from runtime_fixtures import write_weights
@@ -224,12 +224,12 @@ def test_the_report_says_frames_latency_and_what_was_taken_away(tmp_path):
 
 def test_the_cameras_focal_length_reaches_the_network_and_its_weather_the_report(tmp_path):
     wet, calibrated = FakeRestorer(), record(tmp_path / "in", drive(3))
-    wet.rain, wet.extinction = 0.4, 0.01
+    wet.streak_light, wet.extinction = streak_light_of(0.4), 0.01
     report = convert(calibrated, tmp_path / "out", wet, Options())
     assert wet.focal_lengths == [90.0] * 3
     camera = json.loads((tmp_path / "out/derain_report.json").read_text())["cameras"][0]
     weather = camera["frames"][2]["weather"]
-    assert weather["rain"] == 0.4 and weather["visibility_m"] == pytest.approx(391.2, abs=0.1)
+    assert weather["rain"] == pytest.approx(0.4) and weather["visibility_m"] == pytest.approx(391.2, abs=0.1)
     assert "rain 0.40" in " ".join(report.summary())
     other_size = Sent("/cam/camera_info", "sensor_msgs/msg/CameraInfo", START, camera_info(0, 100, 200))
     uncalibrated = FakeRestorer()

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import rclpy
 from diagnostic_msgs.msg import DiagnosticStatus
-from pipeline_fakes import FakeRestorer
+from pipeline_fakes import FakeRestorer, streak_light_of
 from rcl_interfaces.msg import Parameter, ParameterValue
 from rcl_interfaces.srv import SetParameters, SetParametersAtomically
 from rclpy.qos import DurabilityPolicy, QoSProfile
@@ -336,14 +336,14 @@ def test_a_second_node_of_the_same_name_is_a_warning(make_restorer):
 def test_rain_fog_and_visibility_are_published_for_each_camera_and_dry_images_bypass_the_network(
     make_restorer, restorers, monkeypatch
 ):
-    monkeypatch.setattr(rain_monitor, "DRY_AFTER_S", 0.0)
     monkeypatch.setattr(rain_monitor, "LOOK_AGAIN_S", 0.0)
-    with derain_node(make_restorer, cameras=["camera", "rear"], bypass_when_dry=True) as peer:
+    dry_at_once = {"bypass_when_dry": True, "bypass__dry_after_s": 0.0}
+    with derain_node(make_restorer, cameras=["camera", "rear"], **dry_at_once) as peer:
         images = peer.output(Output.IMAGE)
         topics = ("rain", "fog", "visibility")
         weather = {topic: peer.subscribe(Float32, f"camera/weather/{topic}") for topic in topics}
         peer.wait_for(lambda: all(received.publishers for received in weather.values()))
-        restorers[0].rain, restorers[0].extinction = 0.5, 0.01
+        restorers[0].streak_light, restorers[0].extinction = streak_light_of(0.5), 0.01
         camera = peer.camera()
         until(
             peer,
@@ -354,7 +354,7 @@ def test_rain_fog_and_visibility_are_published_for_each_camera_and_dry_images_by
         assert array_of(images[-1], 3).max() == 110
         values = values_of(peer.status("derain: camera", lambda s: "visibility (m)" in values_of(s)))
         assert (values["rain (0 to 1)"], values["visibility (m)"], values["dry"]) == ("0.50", "391", "false")
-        restorers[0].rain, restorers[0].extinction = 0.0, 0.0
+        restorers[0].streak_light, restorers[0].extinction = streak_light_of(0.0), 0.0
         until(
             peer,
             lambda: array_of(images[-1], 3).max() == 100,
@@ -368,7 +368,16 @@ def test_a_subscriber_of_the_weather_alone_has_the_network_look(make_restorer, r
         rain = peer.subscribe(Float32, "camera/weather/rain")
         peer.wait_for(lambda: rain.publishers)
         peer.status("derain: camera", lambda s: "image" in values_of(s)["outputs with subscribers"])
-        restorers[0].rain, restorers[0].extinction = 0.25, 0.0
+        restorers[0].streak_light, restorers[0].extinction = streak_light_of(0.25), 0.0
         camera = peer.camera()
         until(peer, lambda: rain, lambda: camera.publish(image_of(GREY)))
-        assert rain[-1].data == 0.25
+        assert rain[-1].data == pytest.approx(0.25)
+
+
+def test_what_is_dry_and_what_is_wet_can_be_set_while_running_but_not_the_wrong_way_round(make_restorer):
+    with derain_node(make_restorer, bypass__dry_below=0.1) as peer:
+        refused = peer.set_parameter("bypass.wet_above", 0.05)
+        assert not refused.successful
+        assert "bypass.dry_below is 0.1 and bypass.wet_above is 0.05" in refused.reason
+        assert peer.set_parameter("bypass.dry_below", 0.02).successful
+        assert peer.set_parameter("bypass.wet_above", 0.05).successful

@@ -9,7 +9,7 @@ import weakref
 from types import SimpleNamespace
 
 import pytest
-from pipeline_fakes import PATIENCE, FakeHandler, FakeRestorer
+from pipeline_fakes import PATIENCE, FakeHandler, FakeRestorer, streak_light_of
 
 from rain_removal_ros import frame_statistics
 from rain_removal_ros import pipeline as pipeline_module
@@ -291,7 +291,7 @@ def test_while_it_is_dry_frames_go_out_as_they_came_and_the_network_looks_now_an
     now = [1000.0]
     monkeypatch.setattr(pipeline_module.time, "perf_counter", lambda: now[0])
     pipeline = built(make(options=lambda: Options(bypass_when_dry=True)))
-    restorer.rain, restorer.extinction = 0.01, 1e-5
+    restorer.streak_light, restorer.extinction = 1e-4, 1e-5
 
     def send(number: int) -> int:
         now[0] += 0.1
@@ -307,7 +307,7 @@ def test_while_it_is_dry_frames_go_out_as_they_came_and_the_network_looks_now_an
     wait_until_idle(pipeline)
     snapshot = pipeline.snapshot()["front"]
     assert snapshot.dry and snapshot.last_way is Way.BYPASSED and snapshot.ways[Way.BYPASSED] == 20
-    restorer.rain = 0.5
+    restorer.streak_light = streak_light_of(0.5)
     wet = [send(number) for number in range(40, 60)]
     assert wet[-10:] == [10] * 10
 

@@ -309,7 +309,7 @@ class _Conversion:
                 messages.append((outputs.depth, serialize(image_message(depth, "32FC1", header))))
             if outputs.mask is not None and labels is not None:
                 messages.append((outputs.mask, serialize(image_message(labels, "mono8", header))))
-            weather = Weather.of(restored.rain, restored.extinction)
+            weather = Weather.of(restored.streak_light, restored.extinction)
             frame = Frame(record.log_time, stamp_ns(decoded.message), seconds, change, weather)
             return _Encoded(messages, frame)
 

@@ -46,6 +46,10 @@ SUBCOMMANDS = {
         "rain_removal_ros.commands.evaluate",
         "measure restoration quality and what it does for segmentation",
     ),
+    "monitor": (
+        "rain_removal_ros.commands.monitor",
+        "measure what the rain monitor says of rain and fog of known strength",
+    ),
 }
 
 OF_THE_MACHINE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EFBIG)

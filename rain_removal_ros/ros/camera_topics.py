@@ -204,7 +204,7 @@ class CameraTopics:
         ):
             colours = cv2.applyColorMap(restored.labels, self._palette)
             outgoing.append(Outgoing(self._color_mask, image_message(colours, "rgb8", header)))
-        weather = Weather.of(restored.rain, restored.extinction)
+        weather = Weather.of(restored.streak_light, restored.extinction)
         if weather is not None:
             for publisher, value in (
                 (self._rain, weather.rain),

@@ -48,6 +48,7 @@ from rain_removal_ros import runtime
 from rain_removal_ros.errors import ParameterError, RainRemovalError, WeightsError, bounded, shown
 from rain_removal_ros.extras import missing
 from rain_removal_ros.pipeline import Build, OnFailure, Options, Pipeline, Problem
+from rain_removal_ros.rain_monitor import DryThresholds
 from rain_removal_ros.ros import parameters
 from rain_removal_ros.ros.camera_topics import CameraTopics, InputMessage
 from rain_removal_ros.ros.diagnostics import (
@@ -265,7 +266,7 @@ class DerainNode(LifecycleNodeMixin, Node):
         return super().on_error(state)
 
     def _configure(self) -> None:
-        values = {parameter.name: self._value(parameter.name) for parameter in PARAMETERS}
+        values = self._values()
         settings = parameters.runtime_settings(values)
         # every camera may want two sets of outputs, and none is to push out another's
         graphs = max(settings.graphs_in_memory, 2 * len(values["cameras"]))
@@ -335,6 +336,7 @@ class DerainNode(LifecycleNodeMixin, Node):
         for parameter in PARAMETERS:
             value = self.declare_parameter(parameter.name, parameter.default, _descriptor(parameter)).value
             parameters.check(parameter.name, value)
+        parameters.check_together(self._values())
         self.add_on_set_parameters_callback(self._on_set_parameters)
         self.add_post_set_parameters_callback(lambda _: self._take_options())
         self._take_options()
@@ -346,10 +348,18 @@ class DerainNode(LifecycleNodeMixin, Node):
             on_failure=OnFailure(self._value("on_failure")),
             inference_timeout_s=self._value("inference_timeout_s"),
             bypass_when_dry=self._value("bypass_when_dry"),
+            dry_thresholds=DryThresholds(
+                dry_below=self._value("bypass.dry_below"),
+                wet_above=self._value("bypass.wet_above"),
+                dry_after_s=self._value("bypass.dry_after_s"),
+            ),
         )
 
     def _value(self, name: str) -> Any:
         return self.get_parameter(name).value
+
+    def _values(self) -> dict[str, Any]:
+        return {parameter.name: self._value(parameter.name) for parameter in PARAMETERS}
 
     def _on_set_parameters(self, changed: list[RosParameter]) -> SetParametersResult:
         for parameter in changed:
@@ -363,6 +373,10 @@ class DerainNode(LifecycleNodeMixin, Node):
             if known.changes is Changes.UNCONFIGURED and self._state != "unconfigured":
                 reason = f"{parameter.name} can change only while unconfigured; clean up the node first"
                 return SetParametersResult(successful=False, reason=reason)
+        try:
+            parameters.check_together({**self._values(), **{each.name: each.value for each in changed}})
+        except ParameterError as error:
+            return SetParametersResult(successful=False, reason=str(error))
         return SetParametersResult(successful=True)
 
     # -- the pipeline's listener -------------------------------------------------------------------

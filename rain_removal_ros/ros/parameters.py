@@ -124,6 +124,31 @@ PARAMETERS: tuple[Parameter, ...] = (
         Changes.ANY_TIME,
     ),
     Parameter(
+        "bypass.dry_below",
+        0.05,
+        "With bypass_when_dry: a camera becomes dry when its rain and its fog have both been at most this "
+        "for bypass.dry_after_s.",
+        Changes.ANY_TIME,
+        minimum=0.0,
+        maximum=1.0,
+    ),
+    Parameter(
+        "bypass.wet_above",
+        0.15,
+        "With bypass_when_dry: rain or fog above this is restored again; at least bypass.dry_below.",
+        Changes.ANY_TIME,
+        minimum=0.0,
+        maximum=1.0,
+    ),
+    Parameter(
+        "bypass.dry_after_s",
+        3.0,
+        "With bypass_when_dry: seconds that rain and fog must have been low before a camera is dry.",
+        Changes.ANY_TIME,
+        minimum=0.0,
+        maximum=3600.0,
+    ),
+    Parameter(
         "graphs_in_memory",
         8,
         "Compiled networks (one a size and set of outputs) kept in memory, at least two a camera; the one "
@@ -205,6 +230,16 @@ def check(name: str, value: Any) -> None:
         _check_cameras(value)
     elif name == "image_sizes":
         image_sizes(value)
+
+
+def check_together(values: Mapping[str, Any]) -> None:
+    """Raise ParameterError where parameters, each good by itself, contradict each other."""
+    dry, wet = values["bypass.dry_below"], values["bypass.wet_above"]
+    if dry > wet:
+        raise ParameterError(
+            f"parameter bypass.dry_below is {dry} and bypass.wet_above is {wet}; "
+            "the first must be at most the second"
+        )
 
 
 def _check_cameras(names: Iterable[str]) -> None:

@@ -1,0 +1,70 @@
+"""`derain monitor`: renders rain and fog of known strength, and shows what the rain monitor says of them."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from dataclasses import asdict
+from pathlib import Path
+
+from tqdm import tqdm
+
+from rain_removal_ros.commands.runtime_options import (
+    add_runtime_arguments,
+    add_weights_arguments,
+    image_size,
+    settings_from,
+)
+from rain_removal_ros.errors import ParameterError
+from rain_removal_ros.lab.data.datasets import DriveDataset
+from rain_removal_ros.lab.evaluation import monitor
+from rain_removal_ros.lab.scenes.drive import FOCAL_LENGTH
+from rain_removal_ros.output import write_text
+from rain_removal_ros.runtime import Output, create_restorer
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of `derain monitor`."""
+    parser.add_argument(
+        "--views", type=int, default=6, metavar="N", help="of the drive's validation streets (%(default)s)"
+    )
+    parser.add_argument("--size", type=image_size, default=(360, 640), metavar="WxH", help="(640x360)")
+    parser.add_argument("--json", type=Path, help="also write every reading to this file")
+    add_weights_arguments(parser)
+    add_runtime_arguments(parser)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Print a table for every kind of weather."""
+    height, width = arguments.size
+    drive = DriveDataset("val", width, height)
+    if not 1 <= arguments.views <= len(drive):
+        raise ParameterError(f"--views is {arguments.views}; the drive has 1 to {len(drive)}")
+    restorer = create_restorer(settings_from(arguments))
+    try:
+        restorer.prepare(height, width, [Output.IMAGE])
+        total = arguments.views * sum(len(sweep.strengths) for sweep in monitor.SWEEPS)
+        with tqdm(total=total, unit="image", desc="monitor", file=sys.stderr) as bar:
+            views = [drive[number * len(drive) // arguments.views] for number in range(arguments.views)]
+            focal_px = FOCAL_LENGTH * width
+            readings = monitor.measure(restorer, views, focal_px, on_reading=lambda _: bar.update())
+        info = restorer.info
+    finally:
+        restorer.close()
+    print(
+        f"{info.weights} ({info.weights_sha256[:12]}), {info.backend} {info.precision}; {arguments.views} "
+        f"views of {width}x{height}; rain is 0 to 1, visibility ends at 10,000 m\n"
+    )
+    print(monitor.report(readings))
+    if arguments.json is not None:
+        content = {
+            "command": arguments.command_line,
+            "weights": info.weights,
+            "weights_sha256": info.weights_sha256,
+            "backend": info.backend,
+            "precision": info.precision,
+            "readings": [asdict(reading) for reading in readings],
+        }
+        write_text(arguments.json, json.dumps(content, indent=1) + "\n")
+    return 0
