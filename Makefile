@@ -15,6 +15,7 @@ test: $(VENV)/.test
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
+	$(VENV)/bin/python test/audit.py
 	RAIN_REMOVAL_TEST_EVERYTHING=1 $(VENV)/bin/python -m pytest $(TEST_ARGS)
 
 benchmark: $(VENV)/.demo

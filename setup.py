@@ -73,6 +73,8 @@ setup(
         "test": [
             "pytest",
             "hypothesis",
+            "packaging",
+            "psutil",
             "ruff",
             "mypy",
             "types-tabulate",
