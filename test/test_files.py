@@ -539,6 +539,35 @@ def test_a_full_disk_is_told_and_leaves_no_half_video(tmp_path, options, capsys,
     assert not list((tmp_path / "out").iterdir())
 
 
+def test_a_video_that_cannot_be_read_on_is_named_and_leaves_no_half_result(
+    tmp_path, options, capsys, monkeypatch
+):
+    write_video(tmp_path / "in.mp4", [0, 40, 80])
+    (tmp_path / "out").mkdir()
+
+    class Container:
+        def __init__(self, container):
+            self.real = container
+
+        def __getattr__(self, name):
+            return getattr(self.real, name)
+
+        def demux(self, *streams):
+            yield next(iter(self.real.demux(*streams)))
+            raise av.error.OSError(errno.EIO, "Input/output error", str(tmp_path / "in.mp4"))
+
+    opened = VideoSource.__init__
+
+    def open_one_that_breaks(self, path):
+        opened(self, path)
+        self._container = Container(self._container)
+
+    monkeypatch.setattr(VideoSource, "__init__", open_one_that_breaks)
+    assert run("video", tmp_path / "in.mp4", tmp_path / "out" / "out.mp4", *options) == 1
+    assert "in.mp4 cannot be read to its end (Input/output error)" in capsys.readouterr().err
+    assert not list((tmp_path / "out").iterdir())
+
+
 def test_a_damaged_frame_is_skipped_and_told(tmp_path, options, capsys):
     with av.open(str(tmp_path / "in.avi"), "w") as container:
         stream = container.add_stream("mjpeg", rate=10)

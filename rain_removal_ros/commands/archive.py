@@ -14,6 +14,7 @@ from rain_removal_ros.commands.runtime_options import (
     add_weights_arguments,
     settings_from,
 )
+from rain_removal_ros.commands.values import whole_number
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -26,7 +27,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "output", type=Path, metavar="OUT", help="folder of the new bags; what is done already is left alone"
     )
     parser.add_argument(
-        "--processes", type=int, default=0, metavar="N", help="bags at a time (one a GPU, or one for 4 cores)"
+        "--processes",
+        type=whole_number(0),
+        default=0,
+        metavar="N",
+        help="bags at a time (one a GPU, or one for 4 cores)",
     )
     parser.add_argument(
         "--ray", metavar="ADDRESS",
@@ -34,7 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     parser.add_argument(
         "--cores",
-        type=int,
+        type=whole_number(1),
         default=2,
         metavar="N",
         help="cores of a bag on a cluster without GPUs (%(default)s)",

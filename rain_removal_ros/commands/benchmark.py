@@ -8,7 +8,8 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from rain_removal_ros.commands.runtime_options import add_runtime_arguments, image_size, settings_from
+from rain_removal_ros.commands.runtime_options import add_runtime_arguments, settings_from
+from rain_removal_ros.commands.values import image_size, positive, whole_number
 from rain_removal_ros.errors import ParameterError, RainRemovalError
 from rain_removal_ros.output import write_text
 from rain_removal_ros.runtime import RuntimeSettings
@@ -31,31 +32,41 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--sizes", nargs="+", type=image_size, metavar="WxH",
         help="(1024x512; with tensorrt: 1024x512 1920x1080)",
     )  # fmt: skip
-    group.add_argument("--frames", type=int, default=100, help="calls a row (%(default)s)")
+    group.add_argument("--frames", type=whole_number(1), default=100, help="calls a row (%(default)s)")
     group.add_argument(
         "--both-precisions", action="store_true", help="measure fp32 beside the backend's own precision"
     )
     group.add_argument(
-        "--memory-frames", type=int, default=0, metavar="N", help="also watch the memory over N frames"
+        "--memory-frames",
+        type=whole_number(0),
+        default=0,
+        metavar="N",
+        help="also watch the memory over N frames",
     )
     group.add_argument(
         "--node", action="store_true",
         help="also measure the ROS 2 node: its own share of the latency, the sustained rate, its memory",
     )  # fmt: skip
-    group.add_argument("--node-frames", type=int, default=300, metavar="N", help="(%(default)s)")
+    group.add_argument("--node-frames", type=whole_number(1), default=300, metavar="N", help="(%(default)s)")
     group.add_argument("--node-size", type=image_size, default=(720, 1280), metavar="WxH", help="(1280x720)")
-    group.add_argument("--node-rate", type=float, default=10.0, help="camera frames a second (%(default)s)")
+    group.add_argument(
+        "--node-rate", type=positive, default=10.0, help="camera frames a second (%(default)s)"
+    )
     load = parser.add_argument_group("the node under load, instead of the above")
     load.add_argument(
-        "--load", nargs="+", type=int, metavar="CAMERAS",
+        "--load", nargs="+", type=whole_number(1), metavar="CAMERAS",
         help="so many cameras at once, at each of --load-rates and of --sizes",
     )  # fmt: skip
-    load.add_argument("--load-rates", nargs="+", type=float, default=[5.0, 15.0], metavar="HZ")
-    load.add_argument("--load-seconds", type=float, default=10.0, help="of a row (%(default)s)")
+    load.add_argument("--load-rates", nargs="+", type=positive, default=[5.0, 15.0], metavar="HZ")
+    load.add_argument("--load-seconds", type=positive, default=10.0, help="of a row (%(default)s)")
     load.add_argument(
-        "--soak", type=int, default=0, metavar="N", help="N frames through one camera: does anything grow?"
+        "--soak",
+        type=whole_number(0),
+        default=0,
+        metavar="N",
+        help="N frames through one camera: does anything grow?",
     )
-    load.add_argument("--soak-rate", type=float, default=10.0, metavar="HZ", help="(%(default)s)")
+    load.add_argument("--soak-rate", type=positive, default=10.0, metavar="HZ", help="(%(default)s)")
     parser.add_argument("--json", type=Path, help="also write the figures and their conditions to this file")
 
 

@@ -10,9 +10,9 @@ from pathlib import Path
 from rain_removal_ros.commands.runtime_options import (
     add_runtime_arguments,
     add_weights_arguments,
-    image_size,
     settings_from,
 )
+from rain_removal_ros.commands.values import image_size
 from rain_removal_ros.errors import BackendError, RainRemovalError
 from rain_removal_ros.runtime import Output, create_restorer
 from rain_removal_ros.runtime.cache import EngineCache

@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from rain_removal_ros.commands.values import whole_number
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `derain compare`."""
@@ -21,7 +23,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--max-depth-error", type=float, metavar="X", help="mean |a - b| / a of a depth map")
     group.add_argument("--max-mask-error", type=float, metavar="X", help="share of other labels in a mask")
     group.add_argument(
-        "--max-drops", type=int, default=0, metavar="N", help="images of A that B may lack (%(default)s)"
+        "--max-drops",
+        type=whole_number(0),
+        default=0,
+        metavar="N",
+        help="images of A that B may lack (%(default)s)",
     )
     group.add_argument("--max-latency-ratio", type=float, metavar="X", help="median latency, B's over A's")
 

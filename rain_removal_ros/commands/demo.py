@@ -16,6 +16,7 @@ from tqdm import tqdm
 
 from rain_removal_ros.colours import colour_inverse_depth
 from rain_removal_ros.commands.runtime_options import add_runtime_arguments, add_weights_arguments
+from rain_removal_ros.commands.values import positive
 from rain_removal_ros.errors import RainRemovalError
 from rain_removal_ros.files.images import write_image
 from rain_removal_ros.lab.evaluation.metrics import depth_errors, psnr, ssim
@@ -68,7 +69,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--frames", type=int, default=100, help="length of the drive (%(default)s)")
     parser.add_argument(
-        "--rate", type=float, default=10.0, help="frames a second of the camera (%(default)s)"
+        "--rate", type=positive, default=10.0, help="frames a second of the camera (%(default)s)"
     )
     parser.add_argument("--width", type=int, default=640)
     parser.add_argument("--height", type=int, default=360)

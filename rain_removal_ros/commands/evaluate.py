@@ -13,7 +13,8 @@ import numpy as np
 from tqdm import tqdm
 
 from rain_removal_ros.colours import colour_inverse_depth
-from rain_removal_ros.commands.runtime_options import add_runtime_arguments, image_size, settings_from
+from rain_removal_ros.commands.runtime_options import add_runtime_arguments, settings_from
+from rain_removal_ros.commands.values import image_size, positive, whole_number
 from rain_removal_ros.errors import ParameterError
 from rain_removal_ros.files.images import write_image
 from rain_removal_ros.lab.benchmark.machine import describe_machine, versions
@@ -29,6 +30,7 @@ from rain_removal_ros.lab.evaluation.report import render_markdown
 from rain_removal_ros.lab.evaluation.streak_stage import streak_stage_of
 from rain_removal_ros.lab.evaluation.summary import Record
 from rain_removal_ros.lab.evaluation.testbed import MASK, Testbed
+from rain_removal_ros.output import make_folder, write_text
 from rain_removal_ros.runtime import Restorer, create_restorer
 from rain_removal_ros.runtime.cache import default_folder
 from rain_removal_ros.share import share_folder
@@ -53,21 +55,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     data.add_argument(
         "--select", nargs="+", default=[], metavar="PREFIX", help="only images whose names begin so"
     )
-    data.add_argument("--limit", type=_positive, help="at most so many images, spread evenly")
+    data.add_argument("--limit", type=whole_number(1), help="at most so many images, spread evenly")
     data.add_argument(
-        "--limit-per-group", type=_positive, metavar="N", help="at most so many of a group, for a quick look"
+        "--limit-per-group",
+        type=whole_number(1),
+        metavar="N",
+        help="at most so many of a group, for a quick look",
     )
     data.add_argument("--levels", nargs="+", choices=LEVELS, default=list(LEVELS), help="(all of them)")
     data.add_argument("--protocol", choices=PROTOCOLS, default=defaults.protocol)
     data.add_argument(
-        "--depth-scale", type=float, help="1/m of code 255, for RainCityscapes' 8-bit depth images"
+        "--depth-scale", type=positive, help="1/m of code 255, for RainCityscapes' 8-bit depth images"
     )
     data.add_argument(
         "--weather", type=Path, metavar="DIR", help="WEATHER/{image,labels}: real weather, without a truth"
     )
     data.add_argument(
         "--hard-dry",
-        type=_positive,
+        type=whole_number(1),
         nargs="?",
         const=HARD_DRY_IMAGES,
         metavar="N",
@@ -103,22 +108,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         ("--flicker", defaults.flicker_scenes, "SCENES"),
         ("--consistency", defaults.consistency_images, "IMAGES"),
     ):
-        parser.add_argument(name, type=int, default=default, metavar=unit, help="(%(default)s)")
+        parser.add_argument(name, type=whole_number(0), default=default, metavar=unit, help="(%(default)s)")
     parser.add_argument(
-        "--sheet", type=int, default=14, metavar="ROWS", help="worst cases to picture (%(default)s)"
+        "--sheet",
+        type=whole_number(0),
+        default=14,
+        metavar="ROWS",
+        help="worst cases to picture (%(default)s)",
     )
     parser.add_argument(
         "--latency-size", type=image_size, default=defaults.latency_size, metavar="WxH", help="(1024x512)"
     )
     parser.add_argument(
-        "--workers", type=int, default=max(2, min(8, len(os.sched_getaffinity(0)))), help="threads"
+        "--workers",
+        type=whole_number(1),
+        default=max(2, min(8, len(os.sched_getaffinity(0)))),
+        help="threads",
     )
-
-
-def _positive(text: str) -> int:
-    if not (text.isdigit() and int(text) > 0):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number of images, at least 1")
-    return int(text)
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -128,7 +134,7 @@ def run(arguments: argparse.Namespace) -> int:
     judges = _open_judges(arguments.judge)
     networks, files = _open_networks(arguments)
     testbed = _testbed(arguments, networks, files, judges)
-    arguments.output.mkdir(parents=True, exist_ok=True)
+    make_folder(arguments.output)
     results: dict = {}
     conditions = _conditions(arguments, dataset, networks, judges)
     evaluation = None if dataset is None else Evaluation(dataset, testbed, _settings(arguments))
@@ -165,9 +171,9 @@ def run(arguments: argparse.Namespace) -> int:
 def _write_report(folder: Path, conditions: dict, results: dict) -> str:
     """Writes what has been measured so far, and gives it as Markdown."""
     report = {"conditions": conditions, "results": results}
-    (folder / "report.json").write_text(json.dumps(report, indent=1, allow_nan=False) + "\n")
+    write_text(folder / "report.json", json.dumps(report, indent=1, allow_nan=False) + "\n")
     markdown = render_markdown(report)
-    (folder / "report.md").write_text(markdown)
+    write_text(folder / "report.md", markdown)
     return markdown
 
 
@@ -211,7 +217,7 @@ def _testbed(
         mask=None if mask is None else KeptJudge(mask, kept),
         streak_stages={name: stage for name, stage in stages.items() if stage is not None},
         class_set=arguments.classes,
-        workers=max(1, arguments.workers),
+        workers=arguments.workers,
         track=_track,
     )
 

@@ -8,17 +8,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from rain_removal_ros.errors import ParameterError
+from rain_removal_ros.commands.values import whole_number
 from rain_removal_ros.runtime import BACKENDS, PRECISIONS, RuntimeSettings
-from rain_removal_ros.runtime.sizes import parse_size
-
-
-def image_size(text: str) -> tuple[int, int]:
-    """`parse_size` for argparse."""
-    try:
-        return parse_size(text)
-    except ParameterError as error:
-        raise argparse.ArgumentTypeError(str(error)) from error
 
 
 def add_runtime_arguments(parser: argparse.ArgumentParser) -> None:
@@ -30,9 +21,14 @@ def add_runtime_arguments(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument("--precision", choices=PRECISIONS, default=defaults.precision, help="(%(default)s)")
     group.add_argument(
-        "--threads", type=int, default=defaults.threads, help="CPU threads; 0: the runtime's choice"
+        "--threads",
+        type=whole_number(0),
+        default=defaults.threads,
+        help="CPU threads; 0: the runtime's choice",
     )
-    group.add_argument("--device", type=int, default=defaults.device, help="CUDA device index (%(default)s)")
+    group.add_argument(
+        "--device", type=whole_number(0), default=defaults.device, help="CUDA device index (%(default)s)"
+    )
     group.add_argument("--cache-dir", type=Path, help="where compiled networks are kept")
 
 

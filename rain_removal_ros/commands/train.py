@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 
+from rain_removal_ros.commands.values import positive, whole_number
 from rain_removal_ros.errors import RainRemovalError
 from rain_removal_ros.lab.data.datasets import SPLITS, open_dataset
 from rain_removal_ros.lab.training.recipe import RECIPES, run_recipe
@@ -45,9 +46,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--preset", default="fast", choices=sorted(PRESETS), help="network to train (%(default)s)"
     )
-    parser.add_argument("--steps", type=int, default=20_000)
+    parser.add_argument("--steps", type=whole_number(1), default=20_000)
     parser.add_argument(
-        "--batch", type=int, help=f"samples a step and process ({defaults.batch}; a recipe's own)"
+        "--batch", type=whole_number(1), help=f"samples a step and process ({defaults.batch}; a recipe's own)"
     )
     parser.add_argument(
         "--crop", type=int, default=256, help="side of a sample in pixels, a multiple of 32 (%(default)s)"
@@ -87,12 +88,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="layers that keep the weights they start with, such as trunk.stem or trunk.blocks.0",
     )
     parser.add_argument("--streaks-from", type=Path, help="weights of the streak stage (.safetensors)")
-    parser.add_argument("--workers", type=int, default=2, help="processes that make samples (%(default)s)")
     parser.add_argument(
-        "--threads", type=int, help="CPU threads of the training process (PyTorch's own choice)"
+        "--workers", type=whole_number(0), default=2, help="processes that make samples (%(default)s)"
     )
-    parser.add_argument("--checkpoint-every", type=int, default=500, help="steps (%(default)s)")
-    parser.add_argument("--minutes", type=float, help="checkpoint and stop after this time, to be resumed")
+    parser.add_argument(
+        "--threads", type=whole_number(1), help="CPU threads of the training process (PyTorch's own choice)"
+    )
+    parser.add_argument("--checkpoint-every", type=whole_number(1), default=500, help="steps (%(default)s)")
+    parser.add_argument("--minutes", type=positive, help="checkpoint and stop after this time, to be resumed")
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -101,8 +104,6 @@ def run(arguments: argparse.Namespace) -> int:
         raise RainRemovalError(f"--crop {arguments.crop} is not a multiple of 32 of at least 64")
     if not 0 < arguments.scales[0] <= arguments.scales[1]:
         raise RainRemovalError(f"--scales {arguments.scales} must be positive, the lesser one first")
-    if arguments.steps < 1 or (arguments.batch is not None and arguments.batch < 1):
-        raise RainRemovalError(f"--steps {arguments.steps} and --batch {arguments.batch} must be at least 1")
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
     split = arguments.split or ("train" if arguments.dataset == "raincityscapes" else None)

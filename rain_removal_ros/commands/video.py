@@ -18,6 +18,7 @@ from rain_removal_ros.commands.runtime_options import (
     add_weights_arguments,
     settings_from,
 )
+from rain_removal_ros.commands.values import positive
 from rain_removal_ros.encodings import Picture, interleaved_picture, write_image
 from rain_removal_ros.errors import ImageError, ParameterError
 from rain_removal_ros.runtime import Output, Restored, create_restorer
@@ -42,7 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--focal-px",
-        type=float,
+        type=positive,
         metavar="PIXELS",
         help="the camera's focal length, for depth in 1/m (0.8 times the width)",
     )

@@ -152,13 +152,16 @@ class VideoSource:
         return [kind for kind, count in kinds.items() if count > 0]
 
     def __iter__(self) -> Iterator[TimedFrame | Packet[Any]]:
-        """Frames, and between them the packets of sound, with times that begin where the video begins."""
+        """Frames, and between them the packets of sound, with times that begin where the video begins.
+
+        Raises ImageError, naming the file, where it cannot be read to its end.
+        """
         look = self.look
         step = max(1, round(1 / (self.rate * self.time_base)))
         start = self._stream.start_time or 0
         size: tuple[int, int] | None = None
         previous: int | None = None
-        for packet in self._container.demux(self._stream, *self.sound):
+        for packet in self._packets():
             if packet.stream is not self._stream:
                 if packet.dts is not None and packet.pts is not None:  # the last packet of a stream is empty
                     shift = round(start * self.time_base / packet.time_base)
@@ -167,7 +170,7 @@ class VideoSource:
                 continue
             try:
                 frames = packet.decode()
-            except av.error.InvalidDataError:
+            except av.error.FFmpegError:  # damaged, or of a kind that FFmpeg cannot decode
                 self.damaged += 1
                 continue
             for frame in frames:
@@ -181,6 +184,17 @@ class VideoSource:
                 if (image.shape[1], image.shape[0]) != size:  # a stream may change its size; a file has one
                     image = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
                 yield TimedFrame(image, previous)
+
+    def _packets(self) -> Iterator[Packet[Any]]:
+        packets = self._container.demux(self._stream, *self.sound)
+        while True:
+            try:
+                packet = next(packets, None)
+            except av.error.FFmpegError as error:
+                raise ImageError(f"{self.path} cannot be read to its end ({error.strerror})") from error
+            if packet is None:
+                return
+            yield packet
 
     @property
     def quarter_turned(self) -> bool:

@@ -1,0 +1,46 @@
+"""Numbers on the command line that cannot be: refused before the work, with what can be."""
+
+from __future__ import annotations
+
+import pytest
+
+from rain_removal_ros.commands.main import main
+from rain_removal_ros.commands.values import image_size, positive, whole_number
+
+REFUSED = {
+    "image in.png out.png --threads -1": "-1 is too small; give 0 or more",
+    "image in.png out.png --device one": "'one' is not a whole number",
+    "video in.mp4 out.mp4 --focal-px 0": "0 is not possible; give a number above 0",
+    "video in.mp4 out.mp4 --focal-px nan": "nan is not possible; give a number above 0",
+    "build 1280x-720": "is no size",
+    "build 16x16": "is too small or too large",
+    "benchmark --frames 0": "0 is too small; give 1 or more",
+    "benchmark --load 1 0": "0 is too small; give 1 or more",
+    "benchmark --node-rate inf": "inf is not possible",
+    "archive in out --processes -2": "-2 is too small; give 0 or more",
+    "evaluate --output out --workers 0": "0 is too small; give 1 or more",
+    "evaluate --output out --limit 1.5": "'1.5' is not a whole number",
+    "train --data in --output out --steps 0": "0 is too small; give 1 or more",
+    "train --data in --output out --checkpoint-every 0": "0 is too small; give 1 or more",
+    "train --data in --output out --minutes soon": "'soon' is not a number",
+    "compare a b --max-drops -1": "-1 is too small; give 0 or more",
+    "demo --rate 0": "0 is not possible; give a number above 0",
+}
+
+
+@pytest.mark.parametrize("arguments", REFUSED)
+def test_a_number_that_cannot_be_is_wrong_usage_and_says_what_can_be(
+    arguments, capsys, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as ended:
+        main(arguments.split())
+    assert ended.value.code == 2
+    assert REFUSED[arguments] in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_can_be_is_taken():
+    assert image_size("1280x720") == (720, 1280)
+    assert whole_number(0)("0") == 0 and whole_number(1)("12") == 12
+    assert positive("0.5") == 0.5
