@@ -4,32 +4,19 @@ from __future__ import annotations
 
 import copy
 import os
-import socket
 from pathlib import Path
 
 import pytest
 from modules import missing_modules
 
-
-def own_domain() -> tuple[int, socket.socket]:
-    """A ROS domain that no other run of the tests in this network has, and the socket that holds it."""
-    for domain in range(1, 102):  # those whose ports are free on every system
-        held = socket.socket()
-        try:
-            held.bind(("127.0.0.1", 17_400 + domain))
-        except OSError:
-            held.close()
-            continue
-        return domain, held
-    raise OSError("every ROS domain is held by a run of these tests")
-
+from rain_removal_ros.domain import DOMAIN, RANGE, keep_apart
 
 # Neither a robot nearby nor another run of the tests is heard, and no GPU that the machine may have is used.
-_DOMAIN, _HELD = own_domain()
-os.environ["ROS_DOMAIN_ID"] = str(_DOMAIN)
+for name in (DOMAIN, RANGE):
+    os.environ.pop(name, None)
+keep_apart()
 os.environ["CUDA_VISIBLE_DEVICES"] = ""
 os.environ["ACCELERATE_USE_CPU"] = "true"
-os.environ["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "LOCALHOST"
 
 # Beside a plain ROS installation (colcon test) not all that the tests use is there: the files that need what
 # is missing are left out, and the header says so. `make test`, which installs everything, fails instead.

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import random
 from dataclasses import asdict, dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -17,6 +15,7 @@ from tqdm import tqdm
 from rain_removal_ros.colours import colour_inverse_depth
 from rain_removal_ros.commands.runtime_options import add_runtime_arguments, add_weights_arguments
 from rain_removal_ros.commands.values import positive
+from rain_removal_ros.domain import keep_apart
 from rain_removal_ros.errors import RainRemovalError
 from rain_removal_ros.files.images import write_image
 from rain_removal_ros.lab.evaluation.metrics import depth_errors, psnr, ssim
@@ -85,11 +84,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Exit status 1 where the pictures that came out are not better than those that went in."""
-    # a domain of its own, on this machine alone: no vehicle nearby hears the demo. rclpy comes before all
-    # work,
-    # since its wheels start the interpreter once more when they are first imported.
-    os.environ.setdefault("ROS_DOMAIN_ID", str(random.randint(1, 100)))
-    os.environ.setdefault("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
+    keep_apart()  # no vehicle nearby hears the demo
+    # rclpy comes before all work: its wheels start the interpreter once more when they are first imported
     from rain_removal_ros.lab.demo.playback import CAMERA, CAMERA_STATUS, RUNTIME_STATUS, Player
     from rain_removal_ros.lab.scenes import Drive, render_frames
     from rain_removal_ros.ros.process import running_node

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import functools
 import os
-import random
 import tempfile
 import threading
 import time
@@ -20,6 +19,7 @@ from typing import Any
 
 import numpy as np
 
+from rain_removal_ros.domain import keep_apart
 from rain_removal_ros.errors import RainRemovalError
 from rain_removal_ros.lab.benchmark.benchmark import street_like, weights_of
 from rain_removal_ros.runtime import RuntimeSettings
@@ -79,8 +79,7 @@ def run_load(
     settings: RuntimeSettings, cameras: int, size: tuple[int, int], rate: float, frames: int
 ) -> LoadRow:
     """`frames` of every camera at `rate` a second. Raises RainRemovalError where the node is not ready."""
-    os.environ.setdefault("ROS_DOMAIN_ID", str(random.randint(1, 100)))
-    os.environ.setdefault("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
+    keep_apart()
     from rain_removal_ros.ros.process import running_node
 
     height, width = size

@@ -6,8 +6,6 @@ of the operating system.
 
 from __future__ import annotations
 
-import os
-import random
 import tempfile
 import threading
 import time
@@ -17,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
+from rain_removal_ros.domain import keep_apart
 from rain_removal_ros.errors import RainRemovalError
 from rain_removal_ros.lab.benchmark.benchmark import (
     Failure,
@@ -83,8 +82,7 @@ def benchmark_node(
 
     size: (height, width).
     """
-    os.environ.setdefault("ROS_DOMAIN_ID", str(random.randint(1, 100)))
-    os.environ.setdefault("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
+    keep_apart()
     rows: list[NodeRun | Failure] = []
     for camera_rate in (rate, SATURATING_RATE):
         what = f"node {size[1]}x{size[0]} at {camera_rate:g} Hz"
