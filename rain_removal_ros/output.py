@@ -51,7 +51,7 @@ def appearing(path: Path) -> Iterator[Path]:
             partial.unlink(missing_ok=True)
 
 
-def write_bytes(path: Path, content: bytes) -> None:
+def write_bytes(path: Path, content: bytes | memoryview) -> None:
     """Write a whole file, atomically. Raises OutputError."""
     with appearing(path) as partial:
         partial.write_bytes(content)

@@ -6,6 +6,8 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import resource
+import signal
 from pathlib import Path
 
 import cv2
@@ -347,6 +349,23 @@ def test_the_train_command_trains_a_segmentation_network(street, tmp_path, capsy
     assert status == 0
     assert "weights.safetensors" in capsys.readouterr().out
     assert load_network(tmp_path / "run" / "weights.safetensors")[0].preset.name == "segmentation"
+
+
+def test_a_full_disk_ends_training_with_the_file_that_was_to_be_written_and_leaves_no_half_of_it(
+    street, tmp_path, capsys
+) -> None:
+    arguments = f"train --preset segmentation --data {street.root} --output {tmp_path / 'run'}"
+    options = "--steps 2 --batch 2 --crop 64 --workers 0 --precision no"
+    limit = resource.getrlimit(resource.RLIMIT_FSIZE)
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limit[1]))
+    try:
+        status = main([*arguments.split(), *options.split()])
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+    assert status == 1
+    assert "checkpoint.pt cannot be written (File too large)" in capsys.readouterr().err
+    assert [path.name for path in (tmp_path / "run").iterdir()] == ["log.csv"]
 
 
 def test_the_train_command_names_a_crop_that_cannot_be(street, tmp_path, capsys) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import io
 import math
 import time
 from collections.abc import Sequence
@@ -39,6 +40,7 @@ from rain_removal_ros.network import (
     sha256_of,
 )
 from rain_removal_ros.network.presets import DerainPreset, Preset, SegmentationPreset
+from rain_removal_ros.output import write_bytes
 
 
 @dataclass(frozen=True)
@@ -383,9 +385,9 @@ def train(
             "average": average.network.state_dict(),
             "optimizer": optimizer.state_dict(),
         }
-        temporary = checkpoint_path.with_suffix(".partial")
-        torch.save(state, temporary)
-        temporary.replace(checkpoint_path)
+        content = io.BytesIO()  # on a full disk PyTorch's own writer says nothing of it
+        torch.save(state, content)
+        write_bytes(checkpoint_path, content.getbuffer())
         training = {
             **plain_settings(settings),
             "step": step,
