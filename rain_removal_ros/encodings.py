@@ -6,6 +6,7 @@ Pixels are viewed where the layout allows it (rgb8 without padding) and touched 
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
@@ -195,6 +196,17 @@ def write_image(picture: Picture, restored: np.ndarray) -> np.ndarray:
     if picture.source is not None:
         written[..., 3] = picture.source[..., 3]
     return written if written.ndim == 3 else written[..., None]
+
+
+def image_fields(pixels: np.ndarray, encoding: str) -> dict[str, Any]:
+    """What an Image says of these pixels, (H, W) or (H, W, C), C-contiguous, in this machine's byte order."""
+    return {
+        "height": pixels.shape[0],
+        "width": pixels.shape[1],
+        "encoding": encoding,
+        "is_bigendian": int(sys.byteorder == "big"),
+        "step": pixels.strides[0],
+    }
 
 
 def interleaved_picture(source: np.ndarray, encoding: str) -> Picture:

@@ -5,7 +5,6 @@ The definitions are those of ROS 2 Jazzy, which the types used here share with e
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 from functools import cache
 from typing import Any
@@ -17,7 +16,7 @@ from rosbags.typesys import Stores, TypesysError, get_types_from_msg, get_typest
 from rosbags.typesys.store import Typestore
 
 from rain_removal_ros import encodings
-from rain_removal_ros.encodings import Picture
+from rain_removal_ros.encodings import Picture, image_fields
 from rain_removal_ros.errors import ImageError
 
 IMAGE = "sensor_msgs/msg/Image"
@@ -70,11 +69,7 @@ def image_message(pixels: np.ndarray, encoding: str, header: Any) -> Any:
     pixels = np.ascontiguousarray(pixels)
     return typestore().types[IMAGE](
         header=header,
-        height=pixels.shape[0],
-        width=pixels.shape[1],
-        encoding=encoding,
-        is_bigendian=int(sys.byteorder == "big"),
-        step=pixels.strides[0],
+        **image_fields(pixels, encoding),
         data=pixels.reshape(-1).view(np.uint8),
     )
 

@@ -6,7 +6,6 @@ reads.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 
 import numpy as np
@@ -40,14 +39,7 @@ def read_image(message: Image) -> Picture:
 def image_message(pixels: np.ndarray, encoding: str, header: Header) -> Image:
     """An Image with these pixels, (H, W) or (H, W, C), without padding, in this machine's byte order."""
     pixels = np.ascontiguousarray(pixels)
-    message = Image(
-        header=header,
-        height=pixels.shape[0],
-        width=pixels.shape[1],
-        encoding=encoding,
-        is_bigendian=int(sys.byteorder == "big"),
-        step=pixels.strides[0],
-    )
+    message = Image(header=header, **encodings.image_fields(pixels, encoding))
     message.data.frombytes(
         memoryview(pixels.data).cast("B")
     )  # assigning an array would copy it element by element
