@@ -4,7 +4,9 @@ to end.
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,10 +16,11 @@ import pytest
 import torch
 from runtime_fixtures import TINY, TINY_SEGMENTATION, random_network, street_like, write_weights
 
+from rain_removal_ros.commands import evaluate as command
 from rain_removal_ros.commands.main import main
-from rain_removal_ros.errors import DatasetError, ParameterError, WeightsError
+from rain_removal_ros.errors import DatasetError, OutputError, ParameterError, WeightsError
 from rain_removal_ros.lab.data.datasets import Example
-from rain_removal_ros.lab.evaluation import metrics
+from rain_removal_ros.lab.evaluation import metrics, report
 from rain_removal_ros.lab.evaluation.conditions import ROBUSTNESS, fog_of, rain_on
 from rain_removal_ros.lab.evaluation.evaluate import FOG_LEFT, STREAKS_ALONE, Evaluation, EvaluationSettings
 from rain_removal_ros.lab.evaluation.hard_dry import hard_dry_image, measure_hard_dry
@@ -516,13 +519,13 @@ def test_the_command_compares_networks_and_writes_a_report(tmp_path, judge_files
     arguments += ["--weather", write_weather(tmp_path / "weather"), "--consistency", 1]
     assert main([str(argument) for argument in arguments]) == 0
 
-    report = json.loads((tmp_path / "out" / "report.json").read_text())
-    results = report["results"]
+    written = json.loads((tmp_path / "out" / "report.json").read_text())
+    results = written["results"]
     assert set(results["networks"]) == {"one", "two"}
     assert {"clean", "rainy", "one", "two", "one, streaks alone", FOG_LEFT} <= set(results["sources"])
     assert {"miou/ours", "miou/other", "miou/mask"} <= set(results["sources"]["one"]["heavy"][MEAN])
     assert set(results["real_weather"]["one"]) == {"fog", "rain"} and "all" in results["hard_dry"]["two"]
-    conditions = report["conditions"]
+    conditions = written["conditions"]
     assert conditions["command"].startswith("derain ")
     assert conditions["protocol"] == "full" and conditions["dataset"]["examples"] == 2
     assert conditions["networks"]["one"]["weights_sha256"] != conditions["networks"]["two"]["weights_sha256"]
@@ -547,6 +550,47 @@ def test_the_command_compares_networks_and_writes_a_report(tmp_path, judge_files
     assert "Mean over groups" in capsys.readouterr().out
 
 
+class Unlabelled(Street):
+    """The same views, nothing of which is labelled."""
+
+    def __getitem__(self, index: int) -> Example:
+        example = super().__getitem__(index)
+        assert example.labels is not None
+        return replace(example, labels=np.full_like(example.labels, 255))
+
+
+def test_labels_that_say_nothing_lose_no_evaluation():
+    street = Unlabelled()
+    judged = measured(street, {"near": Oracle(street, error=3)}, {"shy": rain_shy_judge}, levels=("heavy",))
+    json.dumps(judged, allow_nan=False)
+    assert judged["counts"]["labelled_images"] == 0
+    heavy = judged["sources"]["near"]["heavy"][MEAN]
+    assert heavy["psnr"] > 30 and 0 < heavy["agreement/shy"] <= 1 and "miou/shy" not in heavy
+
+
+def test_real_weather_of_which_nothing_is_labelled_is_shown_without_a_judgement(tmp_path):
+    root = write_weather(tmp_path)
+    cv2.imwrite(str(root / "fog" / "labels" / "0.png"), np.full((HEIGHT, WIDTH), 255, np.uint8))
+    testbed = Testbed({"blue": BlueSky(Street())}, {"shy": rain_shy_judge}, class_set="camvid11")
+    summary, views = measure_weather(open_weather(root), testbed)
+    json.dumps(summary, allow_nan=False)
+    assert len(views) == 2 and summary["blue"]["fog"] == {"images": 1}
+    assert 0 < summary["blue"]["rain"]["miou/shy"] <= 1
+    fog, rain = report._weather({"real_weather": summary}).splitlines()[-2:]
+    assert fog.startswith("| fog") and "→" not in fog and rain.count("→") == 1
+
+
+def test_a_full_disk_leaves_no_half_report(tmp_path, monkeypatch):
+    def full(self, content):
+        self.touch()
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(OutputError, match=r"report\.json cannot be written \(No space left on device\)"):
+        command._write_report(tmp_path, {}, {})
+    assert not list(tmp_path.iterdir())
+
+
 def test_the_command_names_what_is_wrong(tmp_path, capsys):
     output = ["--output", str(tmp_path / "out")]
     assert main(["evaluate", "--data", str(tmp_path / "none"), *output]) == 1
@@ -563,8 +607,10 @@ def test_the_command_names_what_is_wrong(tmp_path, capsys):
         == 1
     )
     assert "a has no inverse depth" in capsys.readouterr().err
+    assert main(["evaluate", "--dataset", "drive", "--output", str(tmp_path / "a.png")]) == 1
+    assert "a.png cannot be written" in capsys.readouterr().err
     assert main(["evaluate", "--weather", str(tmp_path), *output]) == 1
     assert "WEATHER/image" in capsys.readouterr().err
     with pytest.raises(SystemExit):
         main(["evaluate", "--data", str(tmp_path), "--limit", "0", *output])
-    assert "'0' is not a number of images" in capsys.readouterr().err
+    assert "0 is too small; give 1 or more" in capsys.readouterr().err

@@ -4,7 +4,6 @@ worse for a segmentation network, and an overcast sky is to stay what it is.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -99,9 +98,13 @@ def measure_weather(datasets: dict[str, FolderDataset], testbed: Testbed) -> tup
 def _figures(network: str, views: list[WeatherView]) -> dict[str, float | int]:
     figures: dict[str, float | int] = {"images": len(views)}
     for judge in views[0].before:
-        figures[f"miou_before/{judge}"] = _mean_iou(view.before[judge] for view in views)
+        matrices = {f"miou_before/{judge}": [view.before[judge] for view in views]}
         if judge in views[0].after[network]:
-            figures[f"miou/{judge}"] = _mean_iou(view.after[network][judge] for view in views)
+            matrices[f"miou/{judge}"] = [view.after[network][judge] for view in views]
+        for figure, of_views in matrices.items():
+            mean = metrics.mean_iou(np.sum(of_views, axis=0))
+            if np.isfinite(mean):  # nothing is labelled otherwise
+                figures[figure] = mean
     shifts = [asdict(view.shifts[network]) for view in views if network in view.shifts]
     for quantity in shifts[0] if shifts else ():
         values = [shift[quantity] for shift in shifts]
@@ -109,7 +112,3 @@ def _figures(network: str, views: list[WeatherView]) -> dict[str, float | int]:
         figures[f"sky_{quantity}_worst"] = float(max(values, key=abs))
     rain = [view.rain[network] for view in views if network in view.rain]
     return figures | ({"rain": float(np.mean(rain)), "rain_worst": max(rain)} if rain else {})
-
-
-def _mean_iou(matrices: Iterable[np.ndarray]) -> float:
-    return metrics.mean_iou(np.sum(list(matrices), axis=0))

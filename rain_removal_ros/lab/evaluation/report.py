@@ -26,28 +26,13 @@ class Column:
     write: Callable[[float], str]
 
 
-def _decibels(value: float) -> str:
-    return f"{value:.2f}"
-
-
-def _gain(value: float) -> str:
-    return f"{value:+.2f}"
-
-
-def _ratio(value: float) -> str:
-    return f"{value:.3f}"
+_decibels, _gain = "{:.2f}".format, "{:+.2f}".format
+_levels, _signed_levels = "{:.1f}".format, "{:+.1f}".format
+_ratio = "{:.3f}".format
 
 
 def _percent(value: float) -> str:
     return f"{100 * value:.1f} %"
-
-
-def _levels(value: float) -> str:
-    return f"{value:.1f}"
-
-
-def _signed_levels(value: float) -> str:
-    return f"{value:+.1f}"
 
 
 def _cell(figures: dict, column: Column) -> str:
@@ -300,14 +285,16 @@ def _weather(results: dict) -> str:
         "## Real weather\n\nmIoU before → after; how the sky moved, the mean image's and the farthest's.\n"
     ]
     for name, weathers in results["real_weather"].items():
-        judges = [f.removeprefix("miou/") for f in next(iter(weathers.values())) if f.startswith("miou/")]
+        all_figures = dict.fromkeys(figure for figures in weathers.values() for figure in figures)
+        judges = [f.removeprefix("miou/") for f in all_figures if f.startswith("miou/")]
         header = ["weather", "images", *judges, "sky brighter", "bluer", "more structure", "rain?", "at most"]
         rows = []
         for weather, figures in weathers.items():
             row = [weather, str(figures["images"])]
-            for judge in judges:
-                before, after = figures[f"miou_before/{judge}"], figures[f"miou/{judge}"]
-                row.append(f"{_percent(before)} → {_percent(after)}")
+            for judge in judges:  # of weather of which nothing is labelled there is no mIoU
+                before, after = (figures.get(f"{figure}/{judge}") for figure in ("miou_before", "miou"))
+                known = before is not None and after is not None
+                row.append(f"{_percent(before)} → {_percent(after)}" if known else "")
             for quantity in ("brightness", "blueness", "structure"):
                 figure = f"sky_{quantity}"
                 row.append(
