@@ -61,7 +61,7 @@ setup(
         ],
         "tensorrt": ["torch-tensorrt>=2.8"],
         "tensorrt-rtx": ["torch-tensorrt-rtx>=2.11"],
-        "bags": ["rosbags>=0.11", "mcap>=1.2", "zstandard", "matplotlib", "aiohttp"],
+        "bags": ["rosbags>=0.11", "ruamel.yaml", "mcap>=1.2", "zstandard", "matplotlib", "aiohttp"],
         "archives": ["ray>=2.40"],
         "scenes": ["embreex"],
         "training": [

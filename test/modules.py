@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
+import pytest
+
 TESTS = Path(__file__).resolve().parent
 PACKAGE = "rain_removal_ros"
 
@@ -42,6 +44,13 @@ def file_of(name: str) -> Path | None:
 @cache
 def is_installed(module: str) -> bool:
     return module in sys.modules or importlib.util.find_spec(module) is not None
+
+
+def skip_without_the_modules_of(subcommand: str) -> None:
+    """Skip the test that runs where a module of this subcommand of `derain` is missing."""
+    absent = missing_modules(TESTS.parent / PACKAGE / "commands" / f"{subcommand}.py")
+    if absent:
+        pytest.skip(f"derain {subcommand} does not run without {', '.join(sorted(absent))}")
 
 
 def missing_modules(path: Path) -> set[str]:

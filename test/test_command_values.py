@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from modules import skip_without_the_modules_of
 
 from rain_removal_ros.commands.main import main
 from rain_removal_ros.commands.values import image_size, positive, whole_number
@@ -32,6 +33,7 @@ REFUSED = {
 def test_a_number_that_cannot_be_is_wrong_usage_and_says_what_can_be(
     arguments, capsys, tmp_path, monkeypatch
 ):
+    skip_without_the_modules_of(arguments.split()[0])
     monkeypatch.chdir(tmp_path)
     with pytest.raises(SystemExit) as ended:
         main(arguments.split())

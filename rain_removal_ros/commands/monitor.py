@@ -13,9 +13,9 @@ from tqdm import tqdm
 from rain_removal_ros.commands.runtime_options import (
     add_runtime_arguments,
     add_weights_arguments,
-    image_size,
     settings_from,
 )
+from rain_removal_ros.commands.values import image_size
 from rain_removal_ros.errors import ParameterError
 from rain_removal_ros.lab.data.datasets import DriveDataset
 from rain_removal_ros.lab.evaluation import monitor
