@@ -44,6 +44,7 @@ ARGUMENTS = (
     ),
     ("rate", "1.0", "Times the bag's own pace."),
     ("loop", "false", "Begin again at the end."),
+    ("every", "false", "Derain every image: the bag waits for the node where that is slower."),
     ("start", "0.0", "Begin so many seconds in."),
     ("duration", "", "Play so many seconds; empty: to the end."),
     ("record", "", "Record the node's outputs into this new bag."),
@@ -88,6 +89,8 @@ def _start(context: LaunchContext) -> list:
     player += ["--node-name", text("name"), "--cameras", *(camera.camera.topic.name for camera in cameras)]
     for name in ("rate", "start", "duration", "record"):
         player += [f"--{name}", text(name)] if text(name) else []
+    every = launch_switch("every", text("every"))
+    player += ["--every"] if every else []
     player += ["--loop"] if launch_switch("loop", text("loop")) else []
     player += ["--segmentation"] if launch_switch("segmentation", segmentation) else []
     player += ["--serve"] if viewer == "web" else []
@@ -97,7 +100,7 @@ def _start(context: LaunchContext) -> list:
             PythonLaunchDescriptionSource(str(share_file("launch/derain.launch.py"))),
             launch_arguments={
                 **{name: text(name) for name in HANDED_ON},
-                **node_parameters(cameras),
+                **node_parameters(cameras, every),
                 "autostart": "true",
                 "remap": remap,
             }.items(),

@@ -209,6 +209,21 @@ def image_fields(pixels: np.ndarray, encoding: str) -> dict[str, Any]:
     }
 
 
+def write_jpeg(rgb: np.ndarray, encoding: str, quality: int) -> tuple[str, np.ndarray]:
+    """(format of a CompressedImage, uint8 data) of a uint8 (H, W, 3) RGB image as JPEG of quality 1 to 100.
+
+    `encoding`: the picture's own; the format names it as image_transport does, if that has 8 bits. Raises
+    ImageError.
+    """
+    grey = encoding.startswith("mono")
+    pixels = cv2.cvtColor(rgb, cv2.COLOR_RGB2GRAY if grey else cv2.COLOR_RGB2BGR)
+    done, data = cv2.imencode(".jpg", pixels, [cv2.IMWRITE_JPEG_QUALITY, quality])
+    if not done:
+        raise ImageError(f"image of {rgb.shape[1]}x{rgb.shape[0]} pixels cannot be written as JPEG")
+    named = encoding if encoding in ("rgb8", "bgr8") else "mono8" if grey else "rgb8"
+    return f"{named}; jpeg compressed {'mono8' if grey else 'bgr8'}", data
+
+
 def interleaved_picture(source: np.ndarray, encoding: str) -> Picture:
     """The picture of pixels (H, W, C) in one of INTERLEAVED's encodings, in either byte order."""
     pixels = INTERLEAVED[encoding]

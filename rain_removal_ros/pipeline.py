@@ -93,12 +93,14 @@ class Options:
 
     serve_while_building: whether a stand-in serves while the network is being compiled.
     inference_timeout_s: an inference that takes longer hangs.
+    queue_length: frames of a camera that may wait; 1: the newest wins.
     bypass_when_dry: publish frames as they came while it is dry, which dry_thresholds say.
     """
 
     serve_while_building: bool = False
     on_failure: OnFailure = OnFailure.DROP
     inference_timeout_s: float = 5.0
+    queue_length: int = 1
     bypass_when_dry: bool = False
     dry_thresholds: DryThresholds = field(default_factory=DryThresholds)
 
@@ -185,8 +187,8 @@ class _Camera:
     name: str
     handler: FrameHandler
     statistics: CameraStatistics
-    waiting: _Frame | None = None
-    blocked_since: float | None = None  # its waiting frame can be served only after a build
+    waiting: deque[_Frame] = field(default_factory=deque)  # the oldest first
+    blocked_since: float | None = None  # the first of them can be served only after a build
     desired: Key | None = None  # what it has no graph of its own for
     served: Key | None = None  # what its last restored frame needed
     watch: DryWatch = field(default_factory=DryWatch)
@@ -270,14 +272,20 @@ class Pipeline:
     # -- called from any thread --------------------------------------------------------------------
 
     def submit(self, camera: str, message: Any) -> None:
-        """Store a message as its camera's newest; an older one still waiting is dropped and counted."""
+        """Store a message as its camera's newest; where more wait than may, the oldest is dropped and
+        counted.
+        """
         now = time.perf_counter()
         with self._changed:
             state = self._cameras[camera]
             state.statistics.on_received(now)
-            state.statistics.dropped += state.waiting is not None
-            state.waiting = _Frame(message, now)
-            state.blocked_since = None  # it may be of another size
+            before = state.waiting[0] if state.waiting else None
+            state.waiting.append(_Frame(message, now))
+            while len(state.waiting) > self._options().queue_length:
+                state.waiting.popleft()
+                state.statistics.dropped += 1
+            if state.waiting[0] is not before:
+                state.blocked_since = None  # it may be of another size
             self._changed.notify_all()
 
     def clear(self) -> None:
@@ -289,8 +297,9 @@ class Pipeline:
 
     def _drop_waiting(self) -> None:
         for camera in self._cameras.values():
-            camera.statistics.dropped += camera.waiting is not None
-            camera.waiting = camera.blocked_since = camera.desired = None
+            camera.statistics.dropped += len(camera.waiting)
+            camera.waiting.clear()
+            camera.blocked_since = camera.desired = None
 
     def build(self, size: Size, outputs: Outputs) -> None:
         """Have the network compiled for this size (height, width) and these outputs; returns at once."""
@@ -400,10 +409,12 @@ class Pipeline:
             if self._stopping or crew != self._crew:
                 return None
             camera = self._next_camera()
-            assert camera is not None and camera.waiting is not None  # it was waited for
+            assert camera is not None and camera.waiting  # it was waited for
             self._turns.remove(camera)
             self._turns.append(camera)  # its next turn comes after all others'
-            frame, camera.waiting = camera.waiting, None
+            frame = camera.waiting.popleft()
+            if camera.waiting:
+                camera.blocked_since = None  # the next may be of another size
             self._busy = camera
             self._stage = "conversion", time.perf_counter()
             return camera, frame
@@ -596,8 +607,9 @@ class Pipeline:
 
     def _block(self, camera: _Camera, frame: _Frame) -> None:
         """Have a frame wait for the next build, unless a newer one has come."""
-        if camera.waiting is None:
-            camera.waiting, camera.blocked_since = frame, time.perf_counter()
+        if len(camera.waiting) < self._options().queue_length:
+            camera.waiting.appendleft(frame)
+            camera.blocked_since = time.perf_counter()
         else:
             camera.statistics.dropped += 1
         self._changed.notify_all()

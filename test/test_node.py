@@ -12,7 +12,7 @@ from diagnostic_msgs.msg import DiagnosticStatus
 from pipeline_fakes import FakeRestorer
 from rcl_interfaces.msg import ParameterType
 from rclpy.parameter import Parameter
-from rclpy.qos import HistoryPolicy, ReliabilityPolicy
+from rclpy.qos import HistoryPolicy, QoSProfile, ReliabilityPolicy
 from ros_harness import (
     ACTIVATE,
     CLEANUP,
@@ -29,9 +29,9 @@ from ros_harness import (
     image_of,
     values_of,
 )
-from sensor_msgs.msg import CameraInfo, Image
+from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 
-from rain_removal_ros.encodings import INTERLEAVED, SUPPORTED
+from rain_removal_ros.encodings import INTERLEAVED, SUPPORTED, read_compressed
 from rain_removal_ros.errors import BackendError, ParameterError, WeightsError
 from rain_removal_ros.ros import camera_topics
 from rain_removal_ros.ros.node import DerainNode
@@ -99,6 +99,63 @@ def test_a_compressed_stream_gives_raw_derained_images(make_restorer):
         derained = round_trip(peer, camera, compressed_of(jpeg, 7), outputs)
         assert derained.header == header_of(7) and derained.encoding == "rgb8"
         np.testing.assert_array_equal(array_of(derained, 3), GREY + 10)
+
+
+def test_raw_and_compressed_cameras_are_served_side_by_side(make_restorer):
+    jpeg = cv2.imencode(".jpg", GREY)[1].tobytes()
+    parameters = {"cameras": ["front", "rear"], "image_transport": "raw, compressed"}
+    with derain_node(make_restorer, **parameters) as peer:
+        front, rear = peer.output(Output.IMAGE, "front"), peer.output(Output.IMAGE, "rear")
+        round_trip(peer, peer.camera("front"), image_of(GREY, second=7), front)
+        round_trip(peer, peer.camera("rear", transport="compressed"), compressed_of(jpeg, 8), rear)
+        assert (front[-1].header, rear[-1].header) == (header_of(7), header_of(8))
+
+
+@pytest.mark.parametrize("encoding", ["rgb8", "bgr8", "mono8", "rgb16", "rgba8"])
+def test_a_subscriber_of_the_compressed_image_gets_a_jpeg_that_is_read_as_the_raw_one(
+    make_restorer, encoding
+):
+    with derain_node(make_restorer, jpeg_quality=100) as peer:
+        outputs = peer.subscribe(CompressedImage, "camera/derained/image/compressed")
+        peer.wait_for(lambda: outputs.publishers)
+        peer.status("derain: camera", lambda s: values_of(s)["outputs with subscribers"] == "image")
+        layout = INTERLEAVED[encoding]
+        pixels = np.full(
+            (HEIGHT, WIDTH, layout.channels), 100 if layout.depth == 1 else 100 << 8, layout.dtype
+        )
+        derained = round_trip(peer, peer.camera(), image_of(pixels, encoding, second=7), outputs)
+        assert derained.header == header_of(7) and "; jpeg compressed" in derained.format
+        picture = read_compressed(derained)
+        assert picture.encoding == (encoding if encoding in ("bgr8", "mono8") else "rgb8")
+        assert picture.rgb.shape == (HEIGHT, WIDTH, 3)
+        assert abs(picture.rgb.astype(int) - 110).max() <= 2
+
+
+def test_no_jpeg_is_made_for_nobody(make_restorer, monkeypatch):
+    made = []
+    monkeypatch.setattr("rain_removal_ros.ros.camera_topics.jpeg_message", lambda *_: made.append(_))
+    with derain_node(make_restorer) as peer:
+        images = peer.output(Output.IMAGE)
+        round_trip(peer, peer.camera(), image_of(GREY, second=7), images)
+        assert made == []
+
+
+def test_transports_that_do_not_fit_the_cameras_are_refused(make_restorer):
+    with derain_node(make_restorer, cameras=["front", "rear"], autostart=False) as peer:
+        refused = peer.set_parameter("image_transport", "raw,raw,raw")
+        assert not refused.successful and "3 transports for 2 cameras" in refused.reason
+
+
+def test_with_a_queue_every_image_of_a_burst_comes_back_in_order(make_restorer):
+    with derain_node(make_restorer, queue_length=50) as peer:
+        images = peer.subscribe(Image, "camera/derained/image", QoSProfile(depth=50))
+        peer.wait_for(lambda: images.publishers)
+        peer.status("derain: camera", lambda s: values_of(s)["outputs with subscribers"] == "image")
+        camera = peer.camera(qos=QoSProfile(depth=50))
+        for second in range(1, 41):
+            camera.publish(image_of(GREY, second=second))
+        peer.wait_for(lambda: len(images) == 40, "for every image")
+        assert [message.header.stamp.sec for message in images] == list(range(1, 41))
 
 
 def test_every_output_of_every_camera_has_the_image_header(make_restorer, restorer):
@@ -422,6 +479,8 @@ def test_what_configures_the_network_can_change_only_while_unconfigured(make_res
 @pytest.mark.parametrize(
     ("name", "value", "reason"),
     [
+        ("image_transport", "raw,raw,compressed", "names 3 transports for 1 cameras; give one for all"),
+        ("bypass.dry_below", 0.5, "bypass.dry_below is 0.5 and bypass.wet_above is 0.15"),
         ("backend", "vulkan", "must be one of"),
         ("cameras", ["front", "front"], "twice"),
         ("cameras", ["2nd"], "cannot name a topic"),

@@ -16,6 +16,7 @@ from rain_removal_ros.ros.parameters import (
     PARAMETERS,
     check,
     image_sizes,
+    image_transports,
     launch_parameters,
     launch_remappings,
     markdown_table,
@@ -102,6 +103,8 @@ def test_a_launch_argument_becomes_a_value_of_the_parameters_type(name, text, va
         ("cameras", "[a b]", "cannot name a topic"),
         ("cameras", "[a, a]", "twice"),
         ("cache_limit_mb", "-1", "from 0 to"),
+        ("image_transport", "raw,theora", "holds 'theora'; it must be one of raw, compressed"),
+        ("image_transport", "", "holds ''"),
         ("image_sizes", "1280X720", "WIDTHxHEIGHT"),
         (
             "image_sizes",
@@ -121,6 +124,20 @@ def test_a_launch_argument_that_cannot_be_is_refused_with_the_reason(name, text,
 def test_launch_arguments_that_are_not_given_leave_the_parameters_to_the_file():
     arguments = dict.fromkeys(DEFAULTS, "") | {"segmentation": "true", "cameras": "[front]"}
     assert launch_parameters(arguments) == {"cameras": ["front"], "segmentation": True}
+
+
+def test_one_transport_is_for_all_cameras_or_each_has_its_own():
+    cameras = {"cameras": ["front", "rear"]}
+    assert image_transports({**cameras, "image_transport": "compressed"}) == {
+        "front": "compressed",
+        "rear": "compressed",
+    }
+    assert image_transports({**cameras, "image_transport": "raw, compressed"}) == {
+        "front": "raw",
+        "rear": "compressed",
+    }
+    with pytest.raises(ParameterError, match="names 3 transports for 2 cameras"):
+        image_transports({**cameras, "image_transport": "raw,raw,raw"})
 
 
 def test_remappings_are_read_in_pairs():

@@ -285,6 +285,69 @@ def test_a_long_or_wild_text_of_an_error_is_told_short_and_printable(make, handl
     assert len(told) < 3000 and told.isprintable()
 
 
+def held(pipeline: Pipeline, restorer: FakeRestorer, frames: int) -> None:
+    """Submit frames while the first is in the network's hands, then let them all go."""
+    restorer.gate.clear()
+    pipeline.submit("front", (0, *SIZE))
+    assert restorer.working.acquire(timeout=PATIENCE)
+    for number in range(1, frames):
+        pipeline.submit("front", (number, *SIZE))
+    restorer.gate.set()
+
+
+def test_with_a_queue_every_frame_is_processed_in_its_turn(make, restorer, handler):
+    pipeline = built(make(options=lambda: Options(queue_length=8)))
+    held(pipeline, restorer, 9)
+    handler.wait_for(lambda: len(handler.published) == 9)
+    assert [number for _, number, _ in handler.published] == list(range(9))
+    wait_until_idle(pipeline)
+    assert pipeline.snapshot()["front"].dropped == 0
+
+
+def test_a_full_queue_drops_its_oldest_and_counts_it(make, restorer, handler):
+    pipeline = built(make(options=lambda: Options(queue_length=3)))
+    held(pipeline, restorer, 10)
+    handler.wait_for(lambda: len(handler.published) == 4)
+    assert [number for _, number, _ in handler.published] == [0, 7, 8, 9]
+    wait_until_idle(pipeline)
+    assert pipeline.snapshot()["front"].dropped == 6
+
+
+def test_frames_of_several_sizes_that_queue_for_their_builds_keep_their_order(make, restorer, handler):
+    restorer.build_gate.clear()
+    pipeline = make(options=lambda: Options(queue_length=10))
+    for number in range(8):
+        pipeline.submit("front", (number, 72 + 8 * (number % 3), 96))
+    assert restorer.building.acquire(timeout=PATIENCE)
+    assert handler.published == []
+    restorer.build_gate.set()
+    handler.wait_for(lambda: len(handler.published) == 8)
+    assert [number for _, number, _ in handler.published] == list(range(8))
+
+
+def test_a_long_queue_of_one_camera_does_not_keep_another_waiting(make, restorer, handler):
+    pipeline = built(make("front", "rear", options=lambda: Options(queue_length=20)))
+    restorer.gate.clear()
+    for number in range(12):
+        pipeline.submit("front", (number, *SIZE))
+    pipeline.submit("rear", (100, *SIZE))
+    restorer.gate.set()
+    handler.wait_for(lambda: len(handler.published) == 13)
+    assert ("rear", 100, IMAGE) in handler.published[:3]
+
+
+def test_what_queues_is_dropped_and_counted_when_the_pipeline_is_cleared(make, restorer, handler):
+    pipeline = make(options=lambda: Options(queue_length=5))
+    restorer.build_gate.clear()
+    for number in range(4):
+        pipeline.submit("front", (number, *SIZE))
+    assert restorer.building.acquire(timeout=PATIENCE)
+    pipeline.clear()
+    snapshot = pipeline.snapshot()["front"]
+    assert (snapshot.received, snapshot.dropped, snapshot.published) == (4, 4, 0)
+    restorer.build_gate.set()
+
+
 def test_while_it_is_dry_frames_go_out_as_they_came_and_the_network_looks_now_and_then(
     make, restorer, handler, monkeypatch
 ):

@@ -14,16 +14,19 @@ import pytest
 from bag_fixtures import LATCHED as LATCHED_QOS
 from bag_fixtures import SECOND, SENSOR, START, Sent, compressed, drive, image, record, text
 from pipeline_fakes import FakeRestorer
+from rclpy.qos import QoSProfile
 from ros_harness import LATCHED, PATIENCE, derain_node, values_of
 from rosbags.rosbag2 import Reader
 from rosgraph_msgs.msg import Clock
 from runtime_fixtures import write_weights
+from sensor_msgs.msg import Image
 from std_msgs.msg import String
 from test_node_process import environment
 
 from rain_removal_ros.bags.cameras import find_cameras
 from rain_removal_ros.bags.storage import Bag
 from rain_removal_ros.errors import BagError, RainRemovalError
+from rain_removal_ros.ros import replay as replay_module
 from rain_removal_ros.ros.replay import (
     Player,
     ReplayOptions,
@@ -53,23 +56,24 @@ def playing(path: Path, said: list[str] | None = None, **options) -> Iterator[Pl
             yield player
 
 
-def node_for(path: Path, fake: FakeRestorer, **changes):
+def node_for(path: Path, fake: FakeRestorer, every: bool = False, **changes):
     """The node as the replay starts it for this bag, with a fake network."""
     with Bag(path) as bag:
-        parameters = node_parameters(played_cameras(find_cameras(bag), print))
+        parameters = node_parameters(played_cameras(find_cameras(bag), print), every)
     return derain_node(
         lambda settings, progress: fake,
         cameras=parameters["cameras"].strip("[]").split(", "),
         image_transport=parameters["image_transport"],
         image_sizes=parameters["image_sizes"],
         use_sim_time=True,
+        queue_length=int(parameters.get("queue_length", 1)),
         **changes,
     )
 
 
 def test_every_image_is_played_at_its_time_and_comes_back(tmp_path):
     path, said = record(tmp_path / "drive", drive(8)), []
-    with node_for(path, FakeRestorer()) as peer, playing(path, said) as player:
+    with node_for(path, FakeRestorer(), every=True) as peer, playing(path, said, every=True) as player:
         images = peer.output(Output.IMAGE, "front")
         clock = peer.subscribe(Clock, "/clock")
         player.wait_until_ready(timeout=PATIENCE)
@@ -102,7 +106,10 @@ def test_playing_begins_when_the_network_is_compiled(tmp_path):
 
 def test_the_node_goes_on_when_a_loop_throws_the_clock_back(tmp_path):
     path = record(tmp_path / "drive", drive(3))
-    with node_for(path, FakeRestorer()) as peer, playing(path, loop=True, rate=2.0) as player:
+    with (
+        node_for(path, FakeRestorer(), every=True) as peer,
+        playing(path, loop=True, rate=2.0, every=True) as player,
+    ):
         images = peer.output(Output.IMAGE, "front")
         player.wait_until_ready(timeout=PATIENCE)
         thread = threading.Thread(target=player.play)
@@ -164,7 +171,7 @@ def test_cameras_of_different_rates_and_compressed_images_are_played(tmp_path):
             small = compressed(number, height=70, width=100)
             sent.append(Sent("rear/image_raw/compressed", COMPRESSED, time + 9, small, (SENSOR,)))
     path, fake = record(tmp_path / "drive", sent, "sqlite3"), FakeRestorer()
-    with node_for(path, fake) as peer, playing(path) as player:
+    with node_for(path, fake, every=True) as peer, playing(path, every=True) as player:
         front, rear = peer.output(Output.IMAGE, "front"), peer.output(Output.IMAGE, "rear")
         player.wait_until_ready(timeout=PATIENCE)
         player.play()
@@ -197,6 +204,67 @@ def test_a_bag_with_outputs_of_an_earlier_run_is_played_without_them(tmp_path):
     path, said = record(tmp_path / "drive", [old, *drive(1)]), []
     with playing(path, said):
         assert any("/front/derained/image is not played" in text for text in said)
+
+
+def test_raw_and_compressed_cameras_of_one_bag_are_played_together(tmp_path):
+    sent = drive(4)
+    for number in range(4):
+        time = START + number * SECOND // 10 + 7
+        sent.append(Sent("/rear/image_raw/compressed", COMPRESSED, time, compressed(number), (SENSOR,)))
+    path = record(tmp_path / "drive", sorted(sent, key=lambda each: each.time))
+    with node_for(path, FakeRestorer(), every=True) as peer, playing(path, every=True) as player:
+        front, rear = peer.output(Output.IMAGE, "front"), peer.output(Output.IMAGE, "rear")
+        assert [(each.name, each.camera.compressed) for each in player.cameras] == [
+            ("front", False),
+            ("rear", True),
+        ]
+        player.wait_until_ready(timeout=PATIENCE)
+        player.play()
+        peer.wait_for(lambda: len(front) == len(rear) == 4, "for every image of both")
+        assert stamps(front) == stamps(rear) == drive_stamps(4)
+
+
+def test_of_one_camera_that_is_there_raw_and_compressed_the_raw_images_are_derained(tmp_path):
+    sent = [*drive(1), Sent("/front/image_raw/compressed", COMPRESSED, START, compressed(0))]
+    said: list[str] = []
+    with Bag(record(tmp_path / "drive", sent)) as bag:
+        named = ["/front/image_raw/compressed", "/front/image_raw"]
+        (camera,) = played_cameras(find_cameras(bag, named), said.append)
+    assert not camera.camera.compressed
+    assert said == ["/front/image_raw/compressed is not derained; /front/image_raw is the same camera's"]
+
+
+class SlowRestorer(FakeRestorer):
+    """Far slower than the bag is played."""
+
+    def __call__(self, *arguments, **options):
+        threading.Event().wait(0.03)
+        return super().__call__(*arguments, **options)
+
+
+def test_a_replay_of_every_image_loses_none_however_fast_it_is(tmp_path):
+    path = record(tmp_path / "drive", drive(40))
+    with node_for(path, SlowRestorer(), every=True) as peer, playing(path, rate=100, every=True) as player:
+        images = peer.subscribe(Image, "front/derained/image", QoSProfile(depth=50))
+        player.wait_until_ready(timeout=PATIENCE)
+        peer.wait_for(lambda: images.publishers, "for the node")
+        played = player.play()
+        peer.wait_for(lambda: len(images) == 40, "for every image")
+        assert stamps(images) == drive_stamps(40)
+        peer.wait_for(lambda: played.derained["front"] == 40)
+        assert values_of(peer.status("derain: front", lambda s: True))["dropped"] == "0"
+
+
+def test_a_replay_of_every_image_goes_on_when_some_never_come_back(tmp_path, monkeypatch):
+    monkeypatch.setattr(replay_module, "EVERY_PATIENCE_S", 0.2)
+    broken = FakeRestorer()
+    broken.fail_frames = RuntimeError("of no use")
+    path = record(tmp_path / "drive", drive(8))
+    with node_for(path, broken, every=True) as peer, playing(path, rate=100, every=True) as player:
+        peer.output(Output.IMAGE, "front")
+        player.wait_until_ready(timeout=PATIENCE)
+        played = player.play()
+        assert played.sent["/front/image_raw"] == 8 and played.derained["front"] == 0
 
 
 def test_topics_are_remapped_to_the_nodes_where_they_are_called_otherwise(tmp_path):

@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 
 import pytest
-from bag_fixtures import START, Sent, drive, image, record
+from bag_fixtures import START, Sent, compressed, drive, image, record
 from launch_stand_in import Shutdown, launch
 from ruamel.yaml import YAML
 
@@ -17,11 +17,12 @@ from rain_removal_ros.commands import replay as replay_command
 from rain_removal_ros.errors import BagError, ParameterError
 from rain_removal_ros.ros.layouts import write_layout
 from rain_removal_ros.ros.parameters import PARAMETERS
-from rain_removal_ros.ros.replay import played_cameras
+from rain_removal_ros.ros.replay import EVERY_QUEUE, played_cameras
 from rain_removal_ros.share import share_file
 
 REPLAY = share_file("launch/replay.launch.py")
 DERAIN = "derain.launch.py"
+COMPRESSED = "sensor_msgs/msg/CompressedImage"
 
 
 def test_the_replay_starts_the_node_and_a_player_for_what_the_bag_holds(tmp_path):
@@ -52,6 +53,7 @@ def test_the_replay_takes_every_parameter_that_the_bag_leaves_open(tmp_path):
     path = record(tmp_path / "drive", drive(1))
     decided = {"cameras", "image_transport", "image_sizes", "autostart", "build_only"}
     given = {p.name: p.choices[-1] for p in PARAMETERS if p.choices and p.name not in decided}
+    assert given
     (node,) = launch(REPLAY, bag=str(path), **given).included[DERAIN].nodes
     (values,) = [parameters for parameters in node.parameters if "cameras" in parameters]
     assert {name: values[name] for name in given} == given
@@ -69,6 +71,18 @@ def test_the_replay_plays_the_cameras_that_are_named(tmp_path):
         launch(REPLAY, bag=str(path), viewer="tv")
     with pytest.raises(AssertionError, match="argument bag is required"):
         launch(REPLAY)
+
+
+def test_raw_and_compressed_cameras_of_a_bag_are_played_together_and_every_image_on_request(tmp_path):
+    sent = [*drive(1), Sent("/rear/image_raw/compressed", COMPRESSED, START, compressed(0))]
+    path = record(tmp_path / "drive", sent)
+    launched = launch(REPLAY, bag=str(path), every="true")
+    (node,) = launched.included[DERAIN].nodes
+    (values,) = [parameters for parameters in node.parameters if "cameras" in parameters]
+    assert (values["cameras"], values["image_transport"]) == (["front", "rear"], "raw,compressed")
+    assert values["queue_length"] == EVERY_QUEUE
+    (process,) = launched.processes
+    assert "--every" in process.command
 
 
 def test_viewers_open_with_a_layout_of_the_bags_camera(tmp_path):

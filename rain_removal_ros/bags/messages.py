@@ -9,7 +9,6 @@ from collections.abc import Callable
 from functools import cache
 from typing import Any
 
-import cv2
 import numpy as np
 from rosbags.serde import SerdeError
 from rosbags.typesys import Stores, TypesysError, get_types_from_msg, get_typestore
@@ -75,18 +74,9 @@ def image_message(pixels: np.ndarray, encoding: str, header: Any) -> Any:
 
 
 def jpeg_message(rgb: np.ndarray, encoding: str, quality: int, header: Any) -> Any:
-    """A CompressedImage, JPEG, of a uint8 (H, W, 3) RGB image.
-
-    `encoding`: the picture's own; the format names it as image_transport does, if that has 8 bits.
-    """
-    grey = encoding.startswith("mono")
-    pixels = cv2.cvtColor(rgb, cv2.COLOR_RGB2GRAY if grey else cv2.COLOR_RGB2BGR)
-    done, data = cv2.imencode(".jpg", pixels, [cv2.IMWRITE_JPEG_QUALITY, quality])
-    if not done:
-        raise ImageError(f"image of {rgb.shape[1]}x{rgb.shape[0]} pixels cannot be written as JPEG")
-    named = encoding if encoding in ("rgb8", "bgr8") else "mono8" if grey else "rgb8"
-    text = f"{named}; jpeg compressed {'mono8' if grey else 'bgr8'}"
-    return typestore().types[COMPRESSED_IMAGE](header=header, format=text, data=data)
+    """A CompressedImage, JPEG, of a uint8 (H, W, 3) RGB image that came in this encoding."""
+    named, data = encodings.write_jpeg(rgb, encoding, quality)
+    return typestore().types[COMPRESSED_IMAGE](header=header, format=named, data=data)
 
 
 def camera_info_message(info: Any, header: Any) -> Any:

@@ -25,6 +25,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     parser.add_argument("--rate", type=float, default=1.0, metavar="X", help="times the bag's own pace")
     parser.add_argument("--loop", action="store_true", help="begin again at the end, until interrupted")
+    parser.add_argument(
+        "--every", action="store_true",
+        help="derain every image: the bag waits for the node where that is slower",
+    )  # fmt: skip
     parser.add_argument("--start", type=float, default=0.0, metavar="S", help="begin so many seconds in")
     parser.add_argument("--duration", type=float, metavar="S", help="play so many seconds (to the end)")
     parser.add_argument("--record", type=Path, metavar="OUT", help="record the node's outputs into a new bag")
@@ -35,7 +39,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--host", default="localhost", help="who may see that page; 0.0.0.0: everybody")
     parser.add_argument("--segmentation", action="store_true", help="have the node make masks too")
     parser.add_argument(
-        "--no-node", action="store_true", help="start no node; one runs already (with use_sim_time:=true)"
+        "--no-node",
+        action="store_true",
+        help="start no node; one runs already (use_sim_time:=true; for --every, queue_length:=16)",
     )
     parser.add_argument("--node-name", default="derain", help="name of that node (%(default)s)")
     add_weights_arguments(parser)
@@ -52,7 +58,9 @@ def run(arguments: argparse.Namespace) -> int:
     from rain_removal_ros.ros import replay
     from rain_removal_ros.ros.process import running_node
 
-    options = replay.ReplayOptions(arguments.rate, arguments.loop, arguments.start, arguments.duration)
+    options = replay.ReplayOptions(
+        arguments.rate, arguments.loop, arguments.start, arguments.duration, arguments.every
+    )
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     with ExitStack() as stack:
         bar = stack.enter_context(tqdm(total=0.0, desc="replay", file=sys.stderr, bar_format=BAR))
@@ -67,7 +75,7 @@ def run(arguments: argparse.Namespace) -> int:
         process: subprocess.Popen | None = None
         try:
             if not arguments.no_node:
-                parameters = {**replay.node_parameters(cameras), **_node_options(arguments)}
+                parameters = {**replay.node_parameters(cameras, arguments.every), **_node_options(arguments)}
                 remappings = [rule for camera in cameras for rule in camera.remappings]
                 process = stack.enter_context(running_node(parameters, None, remappings))
             if arguments.serve is not None:
@@ -90,7 +98,8 @@ def run(arguments: argparse.Namespace) -> int:
         print(
             f"{camera.name}: {sent} images played, {player.played.derained[camera.name]} derained came back"
         )
-    print("The node takes the newest image; derain bag derains every one.")
+    if not arguments.every:
+        print("The node takes the newest image; --every derains every one, and so does derain bag.")
     return 0
 
 

@@ -26,10 +26,11 @@ from rain_removal_ros.cityscapes import palette
 from rain_removal_ros.encodings import Picture, write_image
 from rain_removal_ros.pipeline import Outputs
 from rain_removal_ros.rain_monitor import Weather
-from rain_removal_ros.ros.messages import READERS, camera_info_message, image_message
+from rain_removal_ros.ros.messages import READERS, camera_info_message, image_message, jpeg_message
 from rain_removal_ros.runtime import Output, Restored
 
 INPUT_QOS = QoSProfile(history=HistoryPolicy.KEEP_LAST, depth=1, reliability=ReliabilityPolicy.BEST_EFFORT)
+"""Where the newest image wins. Where images queue, reliable, and as deep as the queue."""
 INFO_QOS = QoSProfile(history=HistoryPolicy.KEEP_LAST, depth=8, reliability=ReliabilityPolicy.BEST_EFFORT)
 LATCHED_INFO_QOS = QoSProfile(
     history=HistoryPolicy.KEEP_LAST,
@@ -61,7 +62,17 @@ class Outgoing:
     """What is to be published for one frame."""
 
     publisher: Publisher
-    message: Image | Float32
+    message: Image | CompressedImage | Float32
+
+
+@dataclass(frozen=True)
+class TopicOptions:
+    """Of one camera's topics: the node's parameters of the same names."""
+
+    image_transport: str = "raw"
+    segmentation: bool = False
+    queue_length: int = 1
+    jpeg_quality: int = 95
 
 
 class CameraTopics:
@@ -73,14 +84,14 @@ class CameraTopics:
         self,
         node: LifecycleNodeMixin,
         name: str,
-        image_transport: str,
-        segmentation: bool,
+        options: TopicOptions,
         on_image: Callable[[str, InputMessage], None],
     ):
         self._node: Any = node  # LifecycleNodeMixin alone does not say that it is a Node too
         self._name, self._on_image = name, on_image
-        self._message_type, self._read = READERS[image_transport]
-        suffix = "/compressed" if image_transport == "compressed" else ""
+        self._message_type, self._read = READERS[options.image_transport]
+        self._queue_length, self._jpeg_quality = options.queue_length, options.jpeg_quality
+        suffix = "/compressed" if options.image_transport == "compressed" else ""
         self._image_topic = f"{name}/image_raw{suffix}"
         self._subscriptions: list[Subscription] = []
         self._infos: tuple[CameraInfo, ...] = ()
@@ -89,10 +100,12 @@ class CameraTopics:
         self._publishers: list[Publisher] = []
         try:
             self._image = self._publisher(Image, "derained/image")
+            self._jpeg = self._publisher(CompressedImage, "derained/image/compressed")
             self._info = self._publisher(CameraInfo, "derained/camera_info")
             self._depth = self._publisher(Image, "depth/inverse_depth")
-            self._mask = self._publisher(Image, "segmentation/mask") if segmentation else None
-            self._color_mask = self._publisher(Image, "segmentation/color_mask") if segmentation else None
+            masks = options.segmentation
+            self._mask = self._publisher(Image, "segmentation/mask") if masks else None
+            self._color_mask = self._publisher(Image, "segmentation/color_mask") if masks else None
             self._rain = self._publisher(Float32, "weather/rain")
             self._fog = self._publisher(Float32, "weather/fog")
             self._visibility = self._publisher(Float32, "weather/visibility")
@@ -135,8 +148,11 @@ class CameraTopics:
     def open(self) -> None:
         """Subscribe to images and camera_info; leaves nothing behind where it fails."""
         info_options = QoSOverridingOptions(policy_kinds=INFO_POLICIES)
+        input_qos = copy(INPUT_QOS)
+        if self._queue_length > 1:
+            input_qos.depth, input_qos.reliability = self._queue_length, ReliabilityPolicy.RELIABLE
         subscriptions = (
-            (self._message_type, self._image_topic, self._on_input, INPUT_QOS, DEFAULT_OVERRIDES),
+            (self._message_type, self._image_topic, self._on_input, input_qos, DEFAULT_OVERRIDES),
             (CameraInfo, f"{self._name}/camera_info", self._on_info, INFO_QOS, info_options),
             (CameraInfo, f"{self._name}/camera_info", self._on_info, LATCHED_INFO_QOS, None),
         )
@@ -167,7 +183,7 @@ class CameraTopics:
     def wanted(self) -> Outputs:
         """The outputs that have subscribers now; weather comes with the image."""
         publishers = {
-            Output.IMAGE: (self._image, self._rain, self._fog, self._visibility),
+            Output.IMAGE: (self._image, self._jpeg, self._rain, self._fog, self._visibility),
             Output.INVERSE_DEPTH: (self._depth,),
             Output.LABELS: (self._mask, self._color_mask),
         }
@@ -193,6 +209,9 @@ class CameraTopics:
         if restored.image is not None and _has_subscribers(self._image):
             image = image_message(write_image(picture, restored.image), picture.encoding, header)
             outgoing.append(Outgoing(self._image, image))
+        if restored.image is not None and _has_subscribers(self._jpeg):
+            jpeg = jpeg_message(restored.image, picture.encoding, self._jpeg_quality, header)
+            outgoing.append(Outgoing(self._jpeg, jpeg))
         if restored.inverse_depth is not None:
             outgoing.append(Outgoing(self._depth, image_message(restored.inverse_depth, "32FC1", header)))
         if restored.labels is not None and self._mask is not None and _has_subscribers(self._mask):
@@ -246,8 +265,10 @@ class CameraTopics:
         self._infos = (*self._infos[1 - INFOS_KEPT :], message)  # replaced whole: the worker reads it
 
     def _publisher(self, message_type: type, topic: str) -> Publisher:
+        qos = copy(OUTPUT_QOS)
+        qos.depth = self._queue_length  # where every image counts, a slow subscriber's wait as well
         publisher = self._node.create_lifecycle_publisher(
-            message_type, f"{self._name}/{topic}", copy(OUTPUT_QOS), qos_overriding_options=DEFAULT_OVERRIDES
+            message_type, f"{self._name}/{topic}", qos, qos_overriding_options=DEFAULT_OVERRIDES
         )
         self._publishers.append(publisher)
         return publisher

@@ -13,7 +13,7 @@ from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from std_msgs.msg import Header
 
 from rain_removal_ros import encodings
-from rain_removal_ros.encodings import SUPPORTED, Picture, counts_numbers, read_compressed
+from rain_removal_ros.encodings import SUPPORTED, Picture, counts_numbers, read_compressed, write_jpeg
 from rain_removal_ros.errors import ImageError
 
 try:
@@ -43,6 +43,14 @@ def image_message(pixels: np.ndarray, encoding: str, header: Header) -> Image:
     message.data.frombytes(
         memoryview(pixels.data).cast("B")
     )  # assigning an array would copy it element by element
+    return message
+
+
+def jpeg_message(rgb: np.ndarray, encoding: str, quality: int, header: Header) -> CompressedImage:
+    """A CompressedImage, JPEG, of a uint8 (H, W, 3) RGB image that came in this encoding."""
+    named, data = write_jpeg(rgb, encoding, quality)
+    message = CompressedImage(header=header, format=named)
+    message.data.frombytes(memoryview(data.data).cast("B"))
     return message
 
 

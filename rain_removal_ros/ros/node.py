@@ -50,7 +50,7 @@ from rain_removal_ros.extras import missing
 from rain_removal_ros.pipeline import Build, OnFailure, Options, Pipeline, Problem
 from rain_removal_ros.rain_monitor import DryThresholds
 from rain_removal_ros.ros import parameters
-from rain_removal_ros.ros.camera_topics import CameraTopics, InputMessage
+from rain_removal_ros.ros.camera_topics import CameraTopics, InputMessage, TopicOptions
 from rain_removal_ros.ros.diagnostics import (
     CameraState,
     Limits,
@@ -280,10 +280,14 @@ class DerainNode(LifecycleNodeMixin, Node):
                 )
         restorer = self._make_restorer(settings, self._on_load_progress)
         try:
-            for name in values["cameras"]:
-                self._topics[name] = CameraTopics(
-                    self, name, values["image_transport"], segmentation, self._on_image
+            for name, transport in parameters.image_transports(values).items():
+                options = TopicOptions(
+                    image_transport=transport,
+                    segmentation=segmentation,
+                    queue_length=values["queue_length"],
+                    jpeg_quality=values["jpeg_quality"],
                 )
+                self._topics[name] = CameraTopics(self, name, options, self._on_image)
         except Exception:
             restorer.close()
             raise
@@ -347,6 +351,7 @@ class DerainNode(LifecycleNodeMixin, Node):
             serve_while_building=self._value("while_building") == "torch",
             on_failure=OnFailure(self._value("on_failure")),
             inference_timeout_s=self._value("inference_timeout_s"),
+            queue_length=self._value("queue_length"),
             bypass_when_dry=self._value("bypass_when_dry"),
             dry_thresholds=DryThresholds(
                 dry_below=self._value("bypass.dry_below"),

@@ -58,8 +58,24 @@ PARAMETERS: tuple[Parameter, ...] = (
     Parameter(
         "image_transport",
         "raw",
-        "Subscribe to C/image_raw (raw) or to C/image_raw/compressed (compressed).",
-        choices=("raw", "compressed"),
+        "Subscribe to C/image_raw (raw) or to C/image_raw/compressed (compressed); one for all cameras, or "
+        "one for each in the order of `cameras`, as raw,compressed.",
+    ),
+    Parameter(
+        "queue_length",
+        1,
+        "Images of a camera that may wait. 1: the newest wins. More: every image is processed in its turn "
+        "while no more than these wait, which trades age for completeness; the subscription then is "
+        "reliable.",
+        minimum=1,
+        maximum=1000,
+    ),
+    Parameter(
+        "jpeg_quality",
+        95,
+        "Of C/derained/image/compressed.",
+        minimum=1,
+        maximum=100,
     ),
     Parameter("segmentation", False, "Also publish C/segmentation/mask and C/segmentation/color_mask."),
     Parameter(
@@ -208,6 +224,8 @@ PARAMETERS: tuple[Parameter, ...] = (
 
 BY_NAME: Mapping[str, Parameter] = {parameter.name: parameter for parameter in PARAMETERS}
 
+IMAGE_TRANSPORTS = ("raw", "compressed")
+
 _CAMERA_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*(/[A-Za-z][A-Za-z0-9_]*)*")
 _SWITCH = {
     **dict.fromkeys(("true", "1", "yes", "on"), True),
@@ -230,6 +248,8 @@ def check(name: str, value: Any) -> None:
         _check_cameras(value)
     elif name == "image_sizes":
         image_sizes(value)
+    elif name == "image_transport":
+        _transports(value)
 
 
 def check_together(values: Mapping[str, Any]) -> None:
@@ -240,6 +260,31 @@ def check_together(values: Mapping[str, Any]) -> None:
             f"parameter bypass.dry_below is {dry} and bypass.wet_above is {wet}; "
             "the first must be at most the second"
         )
+    image_transports(values)
+
+
+def image_transports(values: Mapping[str, Any]) -> dict[str, str]:
+    """The image transport of every camera. Raises ParameterError where there are too few or too many."""
+    cameras, transports = list(values["cameras"]), _transports(values["image_transport"])
+    if len(transports) == 1:
+        transports *= len(cameras)
+    if len(transports) != len(cameras):
+        raise ParameterError(
+            f"parameter image_transport names {len(transports)} transports for {len(cameras)} cameras; "
+            "give one for all, or one for each"
+        )
+    return dict(zip(cameras, transports, strict=True))
+
+
+def _transports(text: str) -> list[str]:
+    transports = [part.strip() for part in text.split(",")]
+    for transport in transports:
+        if transport not in IMAGE_TRANSPORTS:
+            raise ParameterError(
+                f"parameter image_transport holds '{transport}'; it must be one of "
+                f"{', '.join(IMAGE_TRANSPORTS)}, for all cameras, or one for each, as raw,compressed"
+            )
+    return transports
 
 
 def _check_cameras(names: Iterable[str]) -> None:

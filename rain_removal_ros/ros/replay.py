@@ -56,6 +56,15 @@ STAMPS_KEPT = 100
 LOOP_PAUSE_S = 0.5
 """Between a loop's end and the next, so that the last image is not overtaken by the first."""
 
+EVERY_AHEAD = 4
+"""Where every image is to come back, so many of a camera are under way at most."""
+
+EVERY_QUEUE = 16
+"""What the node lets wait then: more than are ever under way, so that it drops none."""
+
+EVERY_PATIENCE_S = 10.0
+"""An image that has not come back after this long will not: it was refused, or its inference failed."""
+
 NODE = "derain"
 CLOCK_QOS = QoSProfile(depth=1, reliability=ReliabilityPolicy.BEST_EFFORT)
 DEFAULT_QOS = QoSProfile(depth=10)
@@ -65,12 +74,16 @@ MOST_LATCHED = 1000
 
 @dataclass(frozen=True)
 class ReplayOptions:
-    """How a bag is played. start, duration: seconds of the bag; duration None: to its end."""
+    """How a bag is played. start, duration: seconds of the bag; duration None: to its end.
+
+    every: where the node is slower than the bag, the bag waits for it, so that every image comes back.
+    """
 
     rate: float = 1.0
     loop: bool = False
     start: float = 0.0
     duration: float | None = None
+    every: bool = False
 
     def __post_init__(self) -> None:
         if not 0.01 <= self.rate <= 100:
@@ -99,22 +112,27 @@ class PlayedCamera:
 
 
 def played_cameras(cameras: Sequence[Camera], say: Callable[[str], None]) -> list[PlayedCamera]:
-    """The cameras that one node can take: the raw ones; the compressed ones where none is raw."""
-    raw = [camera for camera in cameras if not camera.compressed]
-    taken = raw or list(cameras)
-    for camera in cameras:
-        if camera not in taken:
-            say(f"{camera.topic.name} is compressed and others are raw; play it by itself with --cameras")
-    return [PlayedCamera(_camera_name(camera.base), camera) for camera in taken]
+    """The cameras as the node knows them; of one that the bag holds raw and compressed, the raw images."""
+    taken: dict[str, Camera] = {}
+    for camera in sorted(cameras, key=lambda each: each.compressed):
+        name = _camera_name(camera.base)
+        if name in taken:
+            say(f"{camera.topic.name} is not derained; {taken[name].topic.name} is the same camera's")
+        else:
+            taken[name] = camera
+    played = {camera.topic: PlayedCamera(name, camera) for name, camera in taken.items()}
+    return [played[camera.topic] for camera in cameras if camera.topic in played]
 
 
-def node_parameters(cameras: Sequence[PlayedCamera]) -> dict[str, str]:
-    """What the node has to be told about the bag."""
+def node_parameters(cameras: Sequence[PlayedCamera], every: bool = False) -> dict[str, str]:
+    """What the node has to be told about the bag. every: it is to process every image."""
     sizes = dict.fromkeys(f"{c.camera.width}x{c.camera.height}" for c in cameras)
+    transports = ["compressed" if each.camera.compressed else "raw" for each in cameras]
     return {
+        **({"queue_length": str(EVERY_QUEUE)} if every else {}),
         "use_sim_time": "true",
         "cameras": f"[{', '.join(camera.name for camera in cameras)}]",
-        "image_transport": "compressed" if cameras[0].camera.compressed else "raw",
+        "image_transport": ",".join(transports if len(set(transports)) > 1 else transports[:1]),
         "image_sizes": ",".join(sizes),
     }
 
@@ -173,6 +191,8 @@ class Player:
         self._stopped = threading.Event()
         self.position = 0.0, 0.0  # seconds into the bag, and of how many
         self._came = False  # an output, since it was last asked
+        self._by_topic = {camera.camera.topic: camera.name for camera in cameras}
+        self._under_way = dict.fromkeys(self._by_topic.values(), 0)
         self._time = bag.bounds[0]  # simulated, ns
         self._clock = self._node.create_publisher(Clock, "/clock", CLOCK_QOS)
         self._publishers = dict(self._make_publishers(say))
@@ -303,6 +323,7 @@ class Player:
                 previous = log_time
                 if not self._wait_until(due, log_time):
                     return
+                due += self._wait_for_room(item.record.topic)
                 self._publish(item.record)
                 self.position = played, total
                 on_time(played, total)
@@ -324,6 +345,22 @@ class Player:
                 return not self._stopped.is_set()
             if self._stopped.wait(min(left, CLOCK_EVERY_S)):
                 return False
+
+    def _wait_for_room(self, topic: Topic) -> float:
+        """Where every image is to come back, wait until the node has done with those of this camera.
+
+        Simulated time stands still meanwhile. Gives the seconds waited.
+        """
+        name = self._by_topic.get(topic)
+        if name is None or not self._options.every:
+            return 0.0
+        began = time.monotonic()
+        with self._changed:
+            there_is_room = self._changed.wait_for(
+                lambda: self._stopped.is_set() or self._under_way[name] < EVERY_AHEAD, EVERY_PATIENCE_S
+            )
+            self._under_way[name] = self._under_way[name] + 1 if there_is_room else 1
+        return time.monotonic() - began
 
     def _publish_time(self, nanoseconds: int) -> None:
         self._time = max(0, nanoseconds)
@@ -381,7 +418,10 @@ class Player:
             if message_type is None or topic.serialization != "cdr":
                 say(f"{name} is not played: {topic.type} is not installed here")
                 continue
-            yield topic, self._node.create_publisher(message_type, name, _profile(topic))
+            profile = _profile(topic)
+            if self._options.every and topic in self._by_topic:
+                profile = QoSProfile(depth=EVERY_QUEUE, reliability=ReliabilityPolicy.RELIABLE)
+            yield topic, self._node.create_publisher(message_type, name, profile)
 
     # -- the executor's thread ---------------------------------------------------------------------
 
@@ -401,6 +441,7 @@ class Player:
         name = topic.removeprefix("/").removesuffix("/derained/image")
         with self._changed:
             self.played.derained[name] += 1
+            self._under_way[name] -= self._under_way[name] > 0
             self._came = True
             self._changed.notify_all()
 
