@@ -28,6 +28,11 @@ READY_WITHIN_S = 300.0
 DRAIN_S = 3.0
 """So long is waited for the last frames to come back."""
 
+SETTLE_S = 12.0
+"""What keeps a window of ten seconds has filled it before anything is measured."""
+
+MEMORY_SAMPLES = 12
+
 
 @dataclass(frozen=True)
 class LoadRow:
@@ -45,8 +50,7 @@ class LoadRow:
     first_third_p99_ms: float
     last_third_p99_ms: float
     cpu_cores: float  # the node's processor time over the run's
-    memory_start_mib: float
-    memory_end_mib: float
+    memory_mib: tuple[float, ...]  # the node's, resident, at even times from start to end
     handles_start: int
     handles_end: int
     threads_start: int
@@ -98,9 +102,10 @@ def run_load(
         with running_node(parameters, Path(folder) / "node.log") as process, _cameras(names) as player:
             player.wait_until_ready()
             images = [np.roll(street_like(height, width), 8 * n, axis=1) for n in range(4)]
-            player.play(images, rate, max(10, int(2 * rate)))  # buffers and caches fill
+            player.play(images, rate, max(10, int(SETTLE_S * rate)))
             before, began = _Process.of(process.pid), time.perf_counter()
-            player.play(images, rate, frames)
+            with _sampled_memory(process.pid, frames / rate / MEMORY_SAMPLES) as samples:
+                player.play(images, rate, frames)
             seconds = time.perf_counter() - began
             after = _Process.of(process.pid)
             player.drain()
@@ -120,8 +125,7 @@ def run_load(
         first_third_p99_ms=_ms(np.quantile(thirds[0], 0.99)),
         last_third_p99_ms=_ms(np.quantile(thirds[-1], 0.99)),
         cpu_cores=round((after.cpu_s - before.cpu_s) / seconds, 2),
-        memory_start_mib=before.memory_mib,
-        memory_end_mib=after.memory_mib,
+        memory_mib=(before.memory_mib, *samples, after.memory_mib),
         handles_start=before.handles,
         handles_end=after.handles,
         threads_start=before.threads,
@@ -157,6 +161,25 @@ class _Process:
             threads=len(list((folder / "task").iterdir())),
             shared_memory_files=len(list(Path("/dev/shm").iterdir())),
         )
+
+
+@contextmanager
+def _sampled_memory(process_id: int, every_s: float) -> Iterator[list[float]]:
+    """The process's memory, MiB, every so many seconds while the block lasts."""
+    samples: list[float] = []
+    ended = threading.Event()
+
+    def sample() -> None:
+        while not ended.wait(every_s):
+            samples.append(_Process.of(process_id).memory_mib)
+
+    thread = threading.Thread(target=sample, name="memory")
+    thread.start()
+    try:
+        yield samples
+    finally:
+        ended.set()
+        thread.join()
 
 
 @contextmanager
@@ -299,10 +322,13 @@ def load_table(rows: Sequence[LoadRow]) -> str:
 
 def soak_lines(row: LoadRow) -> str:
     """What must not grow, in sentences."""
-    growth = 100 * (row.memory_end_mib / row.memory_start_mib - 1)
+    quarter = max(1, len(row.memory_mib) // 4)
+    first, last = np.mean(row.memory_mib[:quarter]), np.mean(row.memory_mib[-quarter:])
+    growth = 100 * (last / first - 1)
     return (
         f"{row.back} of {row.sent} frames came back in {row.seconds:.0f} s; "
-        f"memory {row.memory_start_mib:.0f} to {row.memory_end_mib:.0f} MiB ({growth:+.2f} %), "
+        f"memory {first:.1f} MiB in the first quarter, {last:.1f} in the last ({growth:+.2f} %), "
+        f"from {min(row.memory_mib):.1f} to {max(row.memory_mib):.1f}; "
         f"handles {row.handles_start} to {row.handles_end}, "
         f"threads {row.threads_start} to {row.threads_end}, files in "
         f"/dev/shm {row.shared_memory_files_start} to {row.shared_memory_files_end}; "
