@@ -7,6 +7,7 @@ import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any, TypeAlias
 
 from rain_removal_ros.commands.runtime_options import add_runtime_arguments, settings_from
 from rain_removal_ros.commands.values import image_size, positive, whole_number
@@ -17,6 +18,8 @@ from rain_removal_ros.runtime import RuntimeSettings
 YARDSTICKS = ("fast", "paper", "dgnl-fast")
 SIZES = ((512, 1024),)
 """(height, width)"""
+
+Keep: TypeAlias = Callable[[str, list[Any]], None]  # told a part of the results and its rows
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -80,9 +83,9 @@ def run(arguments: argparse.Namespace) -> int:
     from rain_removal_ros.lab.benchmark.machine import describe_machine, versions
 
     say = benchmark.say_on_stderr
-    results: dict = {"machine": describe_machine(), "versions": versions()}
+    results: dict[str, Any] = {"machine": describe_machine(), "versions": versions()}
 
-    def keep(part: str, rows: list) -> None:
+    def keep(part: str, rows: list[Any]) -> None:
         results[part] = benchmark.as_data(rows)
         if arguments.json:
             write_text(arguments.json, json.dumps(results, indent=2) + "\n")
@@ -95,9 +98,10 @@ def run(arguments: argparse.Namespace) -> int:
     presets = (arguments.presets or YARDSTICKS) if arguments.weights is None else [settings.preset]
     sizes = arguments.sizes or SIZES
     precisions = [arguments.precision, *(["fp32"] if arguments.both_precisions else [])]
-    rows = benchmark.benchmark_inference(settings, presets, sizes, precisions, arguments.frames, say)
-    keep("inference", rows)
-    print(benchmark.inference_table(rows))
+    inference = benchmark.benchmark_inference(settings, presets, sizes, precisions, arguments.frames, say)
+    keep("inference", inference)
+    print(benchmark.inference_table(inference))
+    rows: list[object] = [*inference]
     if arguments.memory_frames:
         memory = benchmark.benchmark_memory(settings, presets[0], sizes[0], arguments.memory_frames, say)
         keep("memory", [memory])
@@ -117,7 +121,7 @@ def _run_load(
     arguments: argparse.Namespace,
     settings: RuntimeSettings,
     say: Callable[[str], None],
-    keep: Callable[[str, list], None],
+    keep: Keep,
 ) -> int:
     from rain_removal_ros.lab.benchmark import load
 
@@ -139,11 +143,11 @@ def _import_ros() -> None:
     import rclpy  # noqa: F401
 
 
-def _settings(arguments: argparse.Namespace):
+def _settings(arguments: argparse.Namespace) -> RuntimeSettings:
     return settings_from(argparse.Namespace(**vars(arguments), preset="fast"))
 
 
-def _run_gpu(arguments: argparse.Namespace, say, keep) -> int:
+def _run_gpu(arguments: argparse.Namespace, say: Callable[[str], None], keep: Keep) -> int:
     from rain_removal_ros.lab.benchmark import benchmark
     from rain_removal_ros.lab.benchmark import gpu as gpu_benchmark
     from rain_removal_ros.runtime.selection import choose

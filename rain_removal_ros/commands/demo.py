@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from fractions import Fraction
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
@@ -23,6 +25,10 @@ from rain_removal_ros.lab.evaluation.sheet import SheetRow, draw_sheet
 from rain_removal_ros.lab.weather import PAPER_LEVELS, Rain, level_parameters
 from rain_removal_ros.output import make_folder, write_text
 from rain_removal_ros.tables import plain
+
+if TYPE_CHECKING:
+    from rain_removal_ros.lab.demo.playback import Recording
+    from rain_removal_ros.lab.scenes import DriveFrame
 
 READY_WITHIN = 900.0
 """Seconds in which the node must be ready, a TensorRT engine built included."""
@@ -143,13 +149,19 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def summarise(frames, rainy, recording, camera: dict[str, str], runtime: dict[str, str]) -> Summary:
+def summarise(
+    frames: Sequence[DriveFrame],
+    rainy: Sequence[np.ndarray],
+    recording: Recording,
+    camera: dict[str, str],
+    runtime: dict[str, str],
+) -> Summary:
     """The figures of a recording; `camera` and `runtime` are the node's last diagnostics."""
     pairs = [(frames[i].image, rainy[i], recording.derained[i]) for i in sorted(recording.derained)]
-    errors = [
+    measured = [
         depth_errors(recording.inverse_depth[i], frames[i].inverse_depth) for i in recording.inverse_depth
     ]
-    errors = [error for error in errors if error is not None]
+    errors = [error for error in measured if error is not None]
     latency = {
         stage: {part: float(camera[f"{stage} {part} (ms)"]) for part in ("median", "p95", "p99")}
         for stage in STAGES
@@ -205,7 +217,13 @@ def table(summary: Summary) -> str:
     )
 
 
-def draw_results(frames, rainy, recording, output: Path, rate: float) -> None:
+def draw_results(
+    frames: Sequence[DriveFrame],
+    rainy: Sequence[np.ndarray],
+    recording: Recording,
+    output: Path,
+    rate: float,
+) -> None:
     """Write the contact sheet, the video (rainy, derained, inverse depth, truth) and one frame."""
     from rain_removal_ros.files.video import VideoSink
 

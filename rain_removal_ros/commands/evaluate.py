@@ -6,8 +6,9 @@ import argparse
 import json
 import os
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from tqdm import tqdm
@@ -18,7 +19,8 @@ from rain_removal_ros.commands.values import image_size, positive, whole_number
 from rain_removal_ros.errors import ParameterError
 from rain_removal_ros.files.images import write_image
 from rain_removal_ros.lab.benchmark.machine import describe_machine, versions
-from rain_removal_ros.lab.data.datasets import DATASET_KINDS, SPLITS, Dataset, DriveDataset, open_dataset
+from rain_removal_ros.lab.data.datasets import DATASET_KINDS, SPLITS, DriveDataset, open_dataset
+from rain_removal_ros.lab.data.examples import Dataset
 from rain_removal_ros.lab.evaluation import metrics, sheet
 from rain_removal_ros.lab.evaluation.conditions import LEVELS
 from rain_removal_ros.lab.evaluation.evaluate import Evaluation, EvaluationSettings
@@ -135,7 +137,7 @@ def run(arguments: argparse.Namespace) -> int:
     networks, files = _open_networks(arguments)
     testbed = _testbed(arguments, networks, files, judges)
     make_folder(arguments.output)
-    results: dict = {}
+    results: dict[str, Any] = {}
     conditions = _conditions(arguments, dataset, networks, judges)
     evaluation = None if dataset is None else Evaluation(dataset, testbed, _settings(arguments))
     try:
@@ -168,7 +170,7 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _write_report(folder: Path, conditions: dict, results: dict) -> str:
+def _write_report(folder: Path, conditions: dict[str, Any], results: dict[str, Any]) -> str:
     """Writes what has been measured so far, and gives it as Markdown."""
     report = {"conditions": conditions, "results": results}
     write_text(folder / "report.json", json.dumps(report, indent=1, allow_nan=False) + "\n")
@@ -222,8 +224,8 @@ def _testbed(
     )
 
 
-def _track(items: Iterable, total: int, what: str) -> Iterator:
-    return iter(tqdm(items, total=total, desc=what, file=sys.stderr, mininterval=1))
+def _track(items: Iterable[Any], total: int, what: str) -> Iterable[Any]:
+    return tqdm(items, total=total, desc=what, file=sys.stderr, mininterval=1)
 
 
 def _open_judges(texts: list[str]) -> dict[str, Judge]:
@@ -262,7 +264,7 @@ def _conditions(
     dataset: Dataset | None,
     networks: dict[str, Restorer],
     judges: dict[str, Judge],
-) -> dict:
+) -> dict[str, Any]:
     data = arguments.data
     described = {
         "kind": arguments.dataset,

@@ -72,7 +72,7 @@ def run(arguments: argparse.Namespace) -> int:
             say(text)
         say(f"cameras: {', '.join(f'{each.name} from {each.camera}' for each in cameras)}")
         player = stack.enter_context(replay.Player(bag, cameras, options, say, arguments.node_name))
-        process: subprocess.Popen | None = None
+        process: subprocess.Popen[bytes] | None = None
         try:
             if not arguments.no_node:
                 parameters = {**replay.node_parameters(cameras, arguments.every), **_node_options(arguments)}
@@ -106,7 +106,7 @@ def run(arguments: argparse.Namespace) -> int:
 BAR = "{desc}: {n:.1f} of {total:.1f} s |{bar}| {postfix}"
 
 
-def _fate(process: subprocess.Popen | None) -> str | None:
+def _fate(process: subprocess.Popen[bytes] | None) -> str | None:
     if process is None or process.poll() is None:
         return None
     return f"ended with status {process.poll()}"

@@ -5,6 +5,7 @@ from rain_removal_ros.network.presets import MAX_PIXELS_PER_METRE, PRESETS, STRI
 from rain_removal_ros.network.weights import (
     build_network,
     load_network,
+    preset_of,
     register_family,
     require_layers,
     save_network,
@@ -20,6 +21,7 @@ __all__ = [
     "build_network",
     "get_preset",
     "load_network",
+    "preset_of",
     "register_family",
     "require_layers",
     "save_network",

@@ -8,6 +8,7 @@ import dataclasses
 import json
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
+from typing import Any, cast
 
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
@@ -30,17 +31,20 @@ __all__ = [
     "FAMILIES",
     "build_network",
     "load_network",
+    "preset_of",
     "register_family",
     "require_layers",
     "save_network",
     "sha256_of",
 ]
 
-FAMILIES: dict[str, Callable[[Preset], nn.Module]] = {
+FAMILIES: dict[str, Callable[[Any], nn.Module]] = {
     "fast": FastDerainNetwork,
     "segmentation": SegmentationNetwork,
 }
-"""What builds the network of a preset, by its family. Others add theirs with `register_family`."""
+"""What builds the network of a preset of the family's kind, by the family. Others add theirs with
+`register_family`.
+"""
 
 _PRESET_KINDS = {"fast": DerainPreset, "segmentation": SegmentationPreset}
 
@@ -64,7 +68,12 @@ def build_network(preset: Preset | str) -> nn.Module:
     return FAMILIES[preset.family](preset)
 
 
-def save_network(network: nn.Module, path: Path, training: dict) -> None:
+def preset_of(network: nn.Module) -> Preset:
+    """The preset that a network of ours was built from."""
+    return cast(Preset, network.preset)
+
+
+def save_network(network: nn.Module, path: Path, training: Mapping[str, Any]) -> None:
     """Write weights with their preset and a JSON-able description of their training; atomic, readable by whom
     the umask allows. Raises OutputError.
 
@@ -72,7 +81,7 @@ def save_network(network: nn.Module, path: Path, training: dict) -> None:
     rest in float32.
     """
     metadata = {
-        "preset": json.dumps(dataclasses.asdict(network.preset)),
+        "preset": json.dumps(dataclasses.asdict(preset_of(network))),
         "training": json.dumps(training, default=str),
     }
     tensors = {
@@ -82,7 +91,7 @@ def save_network(network: nn.Module, path: Path, training: dict) -> None:
     write_bytes(path, save(tensors, metadata))
 
 
-def load_network(path: Path) -> tuple[nn.Module, dict]:
+def load_network(path: Path) -> tuple[nn.Module, dict[str, Any]]:
     """The network that a weights file describes, in evaluation mode, and the description of its training.
 
     Raises WeightsError where the file is missing, damaged, or not one of ours.
@@ -137,6 +146,6 @@ def require_layers(network: nn.Module, layers: Iterable[str]) -> None:
     for layer in layers:
         if not layer or layer not in modules:
             raise PresetError(
-                f"preset {network.preset.name} has no layer {layer!r}; its parts are "
+                f"preset {preset_of(network).name} has no layer {layer!r}; its parts are "
                 f"{', '.join(name for name, _ in network.named_children())}, and what they hold"
             )

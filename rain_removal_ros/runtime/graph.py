@@ -7,7 +7,8 @@ float32, so that low precision never bands a sky.
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -46,10 +47,10 @@ class LevelsGraph(nn.Module):
             raise ValueError(f"outputs {outputs!r} are not a selection of {[o.value for o in Output]}")
         if Output.LABELS in self.outputs and segmentation is None:
             raise ValueError("labels were asked for without a segmentation network")
-        self.network = network
+        self.network: Any = network  # nn.Module alone does not tell what the family's networks have
         self.segmentation = segmentation if Output.LABELS in self.outputs else None
         self.height, self.width, self.dtype = height, width, dtype
-        stride = network.stride
+        stride = cast(int, network.stride)
         bottom, right = -height % stride, -width % stride
         # reflection needs more image than padding; replication serves every size without black bars
         self.padding = (right // 2, right - right // 2, bottom // 2, bottom - bottom // 2)
@@ -90,7 +91,7 @@ def _as_row(weather: Weather | None, levels: Tensor) -> Tensor:
 
 def to_bytes(outputs: Collection[Output], results: Collection[Tensor]) -> tuple[Tensor, ...]:
     """What a LevelsGraph gives -> what a FrameGraph gives, on the device."""
-    converted = {
+    converted: dict[Output, Callable[[Tensor], Tensor]] = {
         Output.IMAGE: lambda levels: levels.permute(0, 2, 3, 1).to(
             torch.uint8, memory_format=torch.contiguous_format
         ),

@@ -9,15 +9,14 @@ import re
 from collections.abc import Collection, Mapping
 from functools import cache
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import nn
 
 import rain_removal_ros
 from rain_removal_ros.errors import WeightsError, shown
-from rain_removal_ros.network import get_preset, load_network, register_family
-from rain_removal_ros.network.presets import Preset
+from rain_removal_ros.network import get_preset, load_network, preset_of, register_family
 from rain_removal_ros.network.weights import FAMILIES
 from rain_removal_ros.runtime import Output, RuntimeSettings
 from rain_removal_ros.share import share_folder
@@ -37,7 +36,7 @@ class Networks:
         self.weights = settings.weights or share_folder() / "models" / f"{settings.preset}.safetensors"
         self._files: dict[str, bytes] = {}
         self.derain, self.weights_sha256 = self._load("derain", self.weights)
-        preset = cast(Preset, self.derain.preset)
+        preset = preset_of(self.derain)
         if preset.family == "segmentation":
             raise WeightsError(
                 f"weights file {self.weights} holds a segmentation network; give it as segmentation_weights"
@@ -55,7 +54,7 @@ class Networks:
         if self._segmentation is None:
             path = self._segmentation_weights or share_folder() / "models" / "segmentation.safetensors"
             network, digest = self._load("segmentation", path)
-            preset = cast(Preset, network.preset)
+            preset = preset_of(network)
             if preset.family != "segmentation":
                 raise WeightsError(
                     f"weights file {path} holds {preset.name!r}, which is not a segmentation network"
@@ -106,7 +105,7 @@ def unpacked(files: Mapping[str, bytes], families: Mapping[str, str]) -> Network
 
 def _check(network: nn.Module, path: Path) -> None:
     """Raise WeightsError for what a damaged training or a forged file may hold."""
-    name = cast(Preset, network.preset).name
+    name = preset_of(network).name
     if not _PRESET_NAME.fullmatch(name):
         raise WeightsError(
             f"weights file {path} names its preset {shown(name)}; "

@@ -15,7 +15,7 @@ from rain_removal_ros.network.presets import MAX_PIXELS_PER_METRE, STRIDE, Basel
 DILATIONS = (1, 2, 2, 4, 8, 4, 2, 2, 1)
 
 
-def normalised(convolution: nn.Module) -> nn.Sequential:
+def normalised(convolution: nn.Conv2d | nn.ConvTranspose2d) -> nn.Sequential:
     """Convolution, GroupNorm of 32 groups, SELU."""
     return nn.Sequential(convolution, nn.GroupNorm(32, convolution.out_channels), nn.SELU())
 
@@ -23,9 +23,9 @@ def normalised(convolution: nn.Module) -> nn.Sequential:
 class DepthNetwork(nn.Module):
     """A U-shaped network from the image to inverse depth at 1/4, scaled to [0, 1]."""
 
-    def __init__(self, channels: tuple[int, int, int]):
+    def __init__(self, channels: tuple[int, ...]):
         super().__init__()
-        fine, middle, coarse = channels
+        fine, middle, coarse = channels  # at 1/4, 1/8 and 1/16
         self.down4 = normalised(nn.Conv2d(3, fine, 8, stride=4, padding=2))
         self.down8 = normalised(nn.Conv2d(fine, middle, 4, stride=2, padding=1))
         self.down16 = normalised(nn.Conv2d(middle, coarse, 4, stride=2, padding=1))

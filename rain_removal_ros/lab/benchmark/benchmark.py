@@ -114,7 +114,7 @@ class Failure:
     error: str
 
 
-def _serve(connection: Connection, function: Callable[..., Any], arguments: tuple) -> None:
+def _serve(connection: Connection, function: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
     try:
         connection.send((True, function(*arguments)))
     except RainRemovalError as error:

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -99,11 +100,11 @@ def _reference(networks: Networks, images: np.ndarray, device: torch.device) -> 
         ]
 
 
-def _compiled(graph: torch.nn.Module) -> Callable:
+def _compiled(graph: torch.nn.Module) -> Callable[..., Any]:
     return torch.compile(graph, dynamic=False)
 
 
-def _engine(networks: Networks, height: int, width: int, batch: int, device: int, cuda_graph: bool):
+def _engine(networks: Networks, height: int, width: int, batch: int, device: int, cuda_graph: bool) -> Any:
     compiler = TorchTensorRTCompiler(device, cuda_graph)
     graph = levels_graph(networks, height, width, FRAME, "fp16")
     plan = compiler.build(graph, torch.zeros(batch, 3, height, width, dtype=torch.float16))
@@ -160,7 +161,8 @@ def measure_reuse(weights: Path, height: int, width: int, device_index: int) -> 
     """Build an engine through the cache, then find it again as a new process would."""
     image = street_like(height, width)
     compiler = TorchTensorRTCompiler(device_index)
-    results, seconds, said = [], [], []
+    results, seconds = [], []
+    said: list[str] = []
     with tempfile.TemporaryDirectory() as folder:
         for _ in range(2):
             cache = EngineCache(Path(folder), 1 << 34, said.append)
@@ -173,6 +175,8 @@ def measure_reuse(weights: Path, height: int, width: int, device_index: int) -> 
             restorer.close()
         (entry,) = cache.entries()
     first, second = results
+    assert first.image is not None and second.image is not None  # FRAME asks for it
+    assert first.inverse_depth is not None and second.inverse_depth is not None
     return EngineReuse(
         preset=networks.preset,
         size=f"{width}x{height}",
@@ -181,7 +185,8 @@ def measure_reuse(weights: Path, height: int, width: int, device_index: int) -> 
         engine_bytes=entry.bytes,
         found_again=any("loaded from the cache" in line for line in said),
         same_output=bool(
-            (first.image == second.image).all() and (first.inverse_depth == second.inverse_depth).all()
+            np.array_equal(first.image, second.image)
+            and np.array_equal(first.inverse_depth, second.inverse_depth)
         ),
         precision=restorer.info.precision,
         versions=compiler.versions(),
@@ -191,7 +196,7 @@ def measure_reuse(weights: Path, height: int, width: int, device_index: int) -> 
 def benchmark_gpu(
     device_index: int,
     say: Callable[[str], None],
-    keep: Callable[[list], None],
+    keep: Callable[[list[Any]], None],
     presets: Sequence[str] = PRESETS,
     sizes: Sequence[tuple[int, int]] = SIZES,
     batches: Sequence[int] = BATCHES,
@@ -207,7 +212,7 @@ def benchmark_gpu(
     with tempfile.TemporaryDirectory() as folder:
         files = {preset: weights_of(preset, Path(folder)) for preset in presets}
         cells = [(size, preset, batch) for batch in batches for size in sizes for preset in presets]
-        tasks = [
+        tasks: list[tuple[Any, ...]] = [
             (f"engine reuse {preset} {width}x{height}", measure_reuse, files[preset][0], height, width)
             for (height, width), preset in ((sizes[0], preset) for preset in presets)
         ]

@@ -29,6 +29,13 @@ class Example:
     group: str | None = None  # the place or drive whose figures are taken together; None: unsaid
     focal_px: float | None = None  # the camera's focal length in pixels of this image; None: unsaid
 
+    @property
+    def clean_image(self) -> np.ndarray:
+        """The clean image. Raises DatasetError where there is none."""
+        if self.clean is None:
+            raise DatasetError(f"{self.name} has no clean image to hold anything against")
+        return self.clean
+
 
 class Dataset(Protocol):
     """A sequence of examples; every call of [] reads the files anew."""

@@ -83,7 +83,7 @@ class Player:
         self._node.destroy_node()
         rclpy.try_shutdown()
 
-    def wait_until_ready(self, process: subprocess.Popen, log: Path, timeout: float) -> None:
+    def wait_until_ready(self, process: subprocess.Popen[bytes], log: Path, timeout: float) -> None:
         """Wait until the node is active, its network compiled, and its subscription found.
 
         Raises RainRemovalError, with the end of the node's log, where that does not come about.

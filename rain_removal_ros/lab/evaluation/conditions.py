@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 
 from rain_removal_ros.errors import DatasetError
-from rain_removal_ros.lab.data.datasets import Example
+from rain_removal_ros.lab.data.examples import Example
 from rain_removal_ros.lab.weather import (
     PAPER_LEVELS,
     PATTERNS,
@@ -60,7 +60,7 @@ def rain_on(example: Example, index: int, level: str, time: float = 0.0) -> Obse
 
     Raises DatasetError where the example has no depth to render rain with.
     """
-    return Observed(_render(example, index, parameters_of(level, index), time=time), example.clean)
+    return Observed(_render(example, index, parameters_of(level, index), time=time), example.clean_image)
 
 
 def fog_of(example: Example, index: int, level: str) -> np.ndarray:
@@ -133,7 +133,9 @@ def _damaged(damage: Callable[[np.ndarray, int], np.ndarray], reference_too: boo
 
 def _jpeg(image: np.ndarray, index: int) -> np.ndarray:
     _, encoded = cv2.imencode(".jpg", image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 40])
-    return np.ascontiguousarray(cv2.imdecode(encoded, cv2.IMREAD_COLOR)[..., ::-1])
+    decoded = cv2.imdecode(encoded, cv2.IMREAD_COLOR)
+    assert decoded is not None  # it has just been encoded
+    return np.ascontiguousarray(decoded[..., ::-1])
 
 
 def _noise(image: np.ndarray, index: int) -> np.ndarray:
@@ -151,7 +153,7 @@ def _night(example: Example, index: int) -> Observed:
     table = np.stack([_table(255 * share * levels) for share in (0.28, 0.30, 0.36)], axis=-1).reshape(
         1, 256, 3
     )
-    dark = cv2.LUT(example.clean, table)
+    dark = cv2.LUT(example.clean_image, table)
     parameters = level_parameters(ROBUSTNESS_LEVEL, index % PATTERNS)
     parameters = replace(
         parameters,
@@ -167,7 +169,7 @@ def _streaks(change: Callable[[StreakLayer], StreakLayer], bend: float = 0.0):
     def observe(example: Example, index: int) -> Observed:
         parameters = level_parameters(ROBUSTNESS_LEVEL, index % PATTERNS)
         parameters = replace(parameters, layers=tuple(change(layer) for layer in parameters.layers))
-        return Observed(_render(example, index, parameters, bend=bend), example.clean)
+        return Observed(_render(example, index, parameters, bend=bend), example.clean_image)
 
     return observe
 

@@ -15,7 +15,7 @@ import numpy as np
 
 from rain_removal_ros.cityscapes import UNLABELLED
 from rain_removal_ros.errors import DatasetError, ParameterError
-from rain_removal_ros.lab.data.datasets import Dataset, Example
+from rain_removal_ros.lab.data.examples import Dataset, Example
 from rain_removal_ros.lab.evaluation import metrics
 from rain_removal_ros.lab.evaluation.conditions import (
     LEVELS,
@@ -191,9 +191,11 @@ class Evaluation:
         truth: _Truth | None = None
 
         def add(level: str, source: str, figures: dict, labels: dict[str, np.ndarray]) -> None:
+            assert truth is not None  # it comes with the first view
+            known = truth.labels
             confusions = {}
-            if truth.labels is not None:
-                confusions = {judge: metrics.confusion(truth.labels, seen) for judge, seen in labels.items()}
+            if known is not None:
+                confusions = {judge: metrics.confusion(known, seen) for judge, seen in labels.items()}
             scored.records.append(Record(index, example.name, group, level, source, figures, confusions))
 
         for view in views_of(example, index, self.settings):
@@ -218,15 +220,16 @@ class Evaluation:
         if example.labels is not None and example.label_kind != "pseudo":
             folded = self.testbed.fold(example.labels)
             labels = folded if (folded != UNLABELLED).any() else None
-        return _Truth(example.clean, below, sky, labels, self.testbed.judged_before(example.clean))
+        clean = example.clean_image
+        return _Truth(clean, below, sky, labels, self.testbed.judged_before(clean))
 
     def _dry(self, example: Example, truth: _Truth) -> dict[str, tuple[dict, dict]]:
         """Figures and labels of the dry image, by network."""
         results = {}
         for name in self.testbed.networks:
-            restored = self.testbed.restore(name, example.clean, example.focal_px)
+            restored = self.testbed.restore(name, truth.clean, example.focal_px)
             labels = self.testbed.judged_after(restored)
-            figures = _likeness(restored.image, truth) | _harm(restored.image, example.clean, truth)
+            figures = _likeness(restored.image, truth) | _harm(restored.image, truth.clean, truth)
             figures |= restored.opinion | _agreements(labels, truth)
             results[name] = figures, labels
         return results
@@ -248,12 +251,12 @@ class Evaluation:
         if view.fog is not None and self.testbed.streak_stages:
             labels = self.testbed.judged_before(view.fog)
             add(view.level, FOG_LEFT, compared(view.fog, labels, whole=False), labels)
-        for name in self.testbed.streak_stages if view.fog is not None else ():
-            cleared = self.testbed.without_streaks(name, view.rainy)
-            labels = self.testbed.judged(cleared)
-            figures = compared(cleared, labels, whole=False)
-            figures["psnr_to_fog"] = metrics.psnr(cleared, view.fog)
-            add(view.level, STREAKS_ALONE.format(name), figures, labels)
+            for name in self.testbed.streak_stages:
+                cleared = self.testbed.without_streaks(name, view.rainy)
+                labels = self.testbed.judged(cleared)
+                figures = compared(cleared, labels, whole=False)
+                figures["psnr_to_fog"] = metrics.psnr(cleared, view.fog)
+                add(view.level, STREAKS_ALONE.format(name), figures, labels)
         for name in self.testbed.networks:
             restored = self.testbed.restore(name, view.rainy, example.focal_px)
             labels = self.testbed.judged_after(restored)
@@ -280,7 +283,7 @@ class Evaluation:
 
         def score(index: int) -> list[dict[str, tuple[float, float]]]:
             example = self._prepared(index)
-            rows = []
+            rows: list[dict[str, tuple[float, float]]] = []
             for row in ROBUSTNESS:
                 seen = row.observe(example, index)
                 before = metrics.psnr(seen.rainy, seen.reference)
@@ -342,7 +345,7 @@ class Evaluation:
 
         def score(index: int) -> dict[str, tuple[float, float]]:
             example = self._prepared(index)
-            if min(example.clean.shape[:2]) * 0.6 < MIN_SIDE:
+            if min(example.clean_image.shape[:2]) * 0.6 < MIN_SIDE:
                 return {}
             rainy = rain_on(example, index, ROBUSTNESS_LEVEL).rainy
             return {name: self._consistency(name, rainy, example.focal_px) for name in self.testbed.networks}
@@ -373,15 +376,15 @@ class Evaluation:
         judged = whole > 0.01
         if not judged.any():
             return 0.0, 0.0
-        ratios = (np.abs(other[judged] / whole[judged] - 1) for other in (of_crop, of_zoom))
-        return tuple(float(np.median(ratio)) for ratio in ratios)
+        cropped, zoomed = (np.abs(other[judged] / whole[judged] - 1) for other in (of_crop, of_zoom))
+        return float(np.median(cropped)), float(np.median(zoomed))
 
     def add_latency(self, results: dict) -> None:
         """Adds milliseconds of a call on one image of `latency_size`, one at a time: to be done after all
         else, as nothing else may run meanwhile, and a runtime may leave the calling thread tied to one core.
         """
         height, width = self.settings.latency_size
-        clean = self._prepared(self.indices[0]).clean
+        clean = self._prepared(self.indices[0]).clean_image
         image = cv2.resize(clean, (width, height), interpolation=cv2.INTER_LINEAR)
         calls, outputs = self.settings.latency_calls, OUTPUTS[:2]
         for name, restorer in self.testbed.networks.items():

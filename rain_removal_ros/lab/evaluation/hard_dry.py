@@ -10,7 +10,7 @@ import numpy as np
 
 from rain_removal_ros.cityscapes import UNLABELLED
 from rain_removal_ros.errors import DatasetError
-from rain_removal_ros.lab.data.datasets import Dataset, Example
+from rain_removal_ros.lab.data.examples import Dataset, Example
 from rain_removal_ros.lab.evaluation import metrics
 from rain_removal_ros.lab.evaluation.testbed import Testbed
 from rain_removal_ros.lab.weather.lookalikes import LOOKALIKES

@@ -18,7 +18,7 @@ import numpy as np
 
 from rain_removal_ros.errors import ParameterError, WeightsError
 from rain_removal_ros.lab.evaluation.metrics import CLASSES
-from rain_removal_ros.network import load_network, sha256_of
+from rain_removal_ros.network import load_network, preset_of, sha256_of
 from rain_removal_ros.network.presets import SegmentationPreset
 
 STRIDE = 32
@@ -123,9 +123,10 @@ class Judge:
             return _compiled_for_every_size(lambda example: model.clone())
         if path.suffix == ".safetensors":
             network, _ = load_network(path)
-            if not isinstance(network.preset, SegmentationPreset):
+            preset = preset_of(network)
+            if not isinstance(preset, SegmentationPreset):
                 raise WeightsError(
-                    f"judge {path} holds the network {network.preset.name!r}, not a segmentation network"
+                    f"judge {path} holds the network {preset.name!r}, not a segmentation network"
                 )
         else:
             try:
@@ -188,7 +189,7 @@ class KeptJudge:
 
     def __call__(self, image: np.ndarray) -> np.ndarray:
         key = hashlib.sha256(f"{self._judge.identity} {image.shape}".encode())
-        key.update(np.ascontiguousarray(image))
+        key.update(np.ascontiguousarray(image).data)
         path = self._folder / f"{key.hexdigest()[:40]}.png"
         labels = cv2.imread(str(path), cv2.IMREAD_UNCHANGED) if path.is_file() else None
         if labels is None or labels.shape != image.shape[:2]:

@@ -40,7 +40,7 @@ def psnr(image: np.ndarray, reference: np.ndarray, where: np.ndarray | None = No
     squared_error = cv2.norm(image, reference, cv2.NORM_L2SQR, mask)
     if squared_error == 0:
         return MAX_PSNR
-    count = image.size if where is None else 3 * cv2.countNonZero(mask)
+    count = image.size if mask is None else 3 * cv2.countNonZero(mask)
     return min(MAX_PSNR, float(10 * np.log10(255**2 * count / squared_error)))
 
 
@@ -190,7 +190,8 @@ class Flicker:
     """
 
     def __init__(self) -> None:
-        self._count, self._mean, self._scatter = 0, np.float64(0), np.float64(0)
+        self._count = 0
+        self._mean, self._scatter = np.zeros(1), np.zeros(1)  # (H, W, 3) from the first frame on
 
     def add(self, frame: np.ndarray) -> None:
         """Count one uint8 frame in (Welford's update)."""

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 import cv2
 import numpy as np
 
-from rain_removal_ros.lab.data.datasets import Example
+from rain_removal_ros.lab.data.examples import Example
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ Knows restorers and judges by their call, and what cameras' images are, not what
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
@@ -20,7 +20,7 @@ from rain_removal_ros.runtime import Output, Restorer
 
 JudgeFunction = Callable[[np.ndarray], np.ndarray]  # uint8 (H, W, 3) RGB -> uint8 (H, W) train ids
 ImageFunction = Callable[[np.ndarray], np.ndarray]  # uint8 (H, W, 3) RGB -> the like
-Track = Callable[[Iterator, int, str], Iterator]
+Track = Callable[[Iterable, int, str], Iterable]
 
 MASK = "mask"
 """The judge's name under which the labels that a network itself publishes are judged."""

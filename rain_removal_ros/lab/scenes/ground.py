@@ -31,11 +31,11 @@ class Course:
     amplitude: float
     period: float
 
-    def offset(self, z: np.ndarray) -> np.ndarray:
+    def offset(self, z: np.ndarray | float) -> np.ndarray:
         """World x of the centre line at z."""
         return self.amplitude * (1 - np.cos(2 * np.pi / self.period * z))
 
-    def slope(self, z: np.ndarray) -> np.ndarray:
+    def slope(self, z: np.ndarray | float) -> np.ndarray:
         """dx/dz of the centre line at z."""
         return self.amplitude * 2 * np.pi / self.period * np.sin(2 * np.pi / self.period * z)
 

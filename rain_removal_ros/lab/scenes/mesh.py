@@ -11,13 +11,15 @@ from dataclasses import dataclass, fields
 
 import numpy as np
 
+Colour = tuple[float, float, float]  # display-referred RGB, 0 to 1
+
 
 @dataclass(frozen=True)
 class Surface:
     """What a part of a mesh is made of. `tile` is the size in metres of one repetition of the texture."""
 
     label: int  # Cityscapes train id
-    colour: tuple[float, float, float] = (1.0, 1.0, 1.0)  # display-referred RGB, 0-1; multiplies the texture
+    colour: Colour = (1.0, 1.0, 1.0)  # multiplies the texture
     texture: int = 0  # index into the texture atlas; 0 is plain white
     tile: tuple[float, float] = (1.0, 1.0)
     gloss: float = 0.0  # 0 matt, 1 reflects the sky like glass
@@ -71,10 +73,11 @@ def triangles(
         flat = cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
         flat /= np.sqrt((flat**2).sum(1, keepdims=True)) + 1e-12
         normals = np.repeat(flat[:, None], 3, axis=1)
+    tiles = np.zeros((count, 3, 2)) if uv is None else uv / np.asarray(surface.tile)
     return Mesh(
         corners=corners,
         normals=np.asarray(normals, np.float32),
-        uv=np.zeros((count, 3, 2), np.float32) if uv is None else np.float32(uv / np.asarray(surface.tile)),
+        uv=np.asarray(tiles, np.float32),
         colour=np.repeat(np.array([surface.colour], np.float32), count, axis=0),
         texture=np.repeat(np.int32(surface.texture), count),
         gloss=np.repeat(np.float32(surface.gloss), count),
@@ -97,7 +100,7 @@ def quad(points: np.ndarray, surface: Surface, uv: np.ndarray | None = None) -> 
     if uv is None:
         width = np.linalg.norm(points[1] - points[0])
         height = np.linalg.norm(points[3] - points[0])
-        uv = [[0, 0], [width, 0], [width, height], [0, height]]
+        uv = np.array([[0, 0], [width, 0], [width, height], [0, height]])
     uv = np.asarray(uv, np.float32)
     order = [[0, 1, 2], [0, 2, 3]]
     return triangles(points[order], surface, uv[order])

@@ -6,7 +6,7 @@ import multiprocessing
 import os
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 
 from rain_removal_ros.errors import RainRemovalError
@@ -46,7 +46,7 @@ def render_frames(
 def _spread(drive: Drive, indices: Sequence[int], processes: int) -> Iterator[DriveFrame]:
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(processes, context, initializer=_take, initargs=(drive,)) as pool:
-        pending: deque = deque()
+        pending: deque[Future[DriveFrame]] = deque()
         remaining = iter(indices)
         try:
             for _ in indices:

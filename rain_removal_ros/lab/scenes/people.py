@@ -31,7 +31,9 @@ def _torso(surface: Surface, lower: float, upper: float, lean: float) -> Mesh:
     return loft(rings, surface)
 
 
-def _head(label: int, skin: tuple, hair: tuple, z: float, y: float) -> list[Mesh]:
+def _head(
+    label: int, skin: tuple[float, float, float], hair: tuple[float, float, float], z: float, y: float
+) -> list[Mesh]:
     return [
         tube(np.array([[0, y - 0.2, z], [0, y - 0.08, z]]), 0.055, Surface(label, skin), 8),
         ellipsoid((0, y, z + 0.01), (0.078, 0.115, 0.095), Surface(label, skin)),

@@ -223,7 +223,9 @@ class Renderer:
         colour = colour * ((0.74 + 0.72 * worn) * np.where(road, gutter * tracks, 1.0))[:, None]
         paint = ground.marking(t, z, width[:, 0], width[:, 1], street.crossings) * road
         paint = paint * np.clip(0.55 + 1.9 * (worn - 0.20), 0.35, 0.92)
-        surfaces.albedo[chosen] = colour + (np.float32((0.84, 0.84, 0.81)) - colour) * paint[:, None]
+        surfaces.albedo[chosen] = (
+            colour + (np.array((0.84, 0.84, 0.81), np.float32) - colour) * paint[:, None]
+        )
         surfaces.gloss[chosen] = 0.03 * road
         surfaces.label[chosen] = label
 
@@ -238,7 +240,16 @@ class Renderer:
         sideways = (normal @ steps.T) / slant[:, None]  # (N, 2)
         return depth[:, None, None] * (steps[None] - sideways[..., None] * rays[:, None])
 
-    def _light(self, view: View, geometries, u, v, surfaces: _Surfaces, hit, occlusion) -> np.ndarray:
+    def _light(
+        self,
+        view: View,
+        geometries: list[Geometry],
+        u: np.ndarray,
+        v: np.ndarray,
+        surfaces: _Surfaces,
+        hit: np.ndarray,
+        occlusion: np.ndarray,
+    ) -> np.ndarray:
         """Linear radiance (N, 3) of all rays through (u, v), those that met nothing included."""
         sky = self.sky
         rays = view.directions(u, v)
@@ -277,13 +288,15 @@ class Renderer:
         result[hit] = colour * clear + sky.horizon * (1 - clear)
         return result
 
-    def _ambient_occlusion(self, view: View, geometries, surfaces: _Surfaces, hit: np.ndarray) -> np.ndarray:
+    def _ambient_occlusion(
+        self, view: View, geometries: list[Geometry], surfaces: _Surfaces, hit: np.ndarray
+    ) -> np.ndarray:
         """Share (H*W,) of the surroundings that light reaches from; measured on a coarse grid, spread along
         surfaces."""
         count = view.height * view.width
-        index = np.full(count, -1, np.int32)
-        index[hit] = np.arange(len(hit), dtype=np.int32)
-        index = index.reshape(view.height, view.width)
+        flat = np.full(count, -1, np.int32)
+        flat[hit] = np.arange(len(hit), dtype=np.int32)
+        index = flat.reshape(view.height, view.width)
         half = OCCLUSION_STEP // 2
         coarse = index[half::OCCLUSION_STEP, half::OCCLUSION_STEP]
         chosen = np.flatnonzero(coarse.ravel() >= 0)
@@ -308,11 +321,9 @@ class Renderer:
             blocked |= geometry.caster.blocked(starts, directions, OCCLUSION_REACH)
         open_share = 1 - 0.85 * blocked.reshape(-1, OCCLUSION_RAYS).mean(1)
 
-        place = np.zeros(
-            (count, 4), np.float32
-        )  # what neighbours must have in common: log depth and direction
-        place[hit, 0], place[hit, 1:] = np.log(surfaces.depth), surfaces.facing
-        place = place.reshape(view.height, view.width, 4)
+        common = np.zeros((count, 4), np.float32)  # of neighbours: log depth and direction
+        common[hit, 0], common[hit, 1:] = np.log(surfaces.depth), surfaces.facing
+        place = common.reshape(view.height, view.width, 4)
         coarse_place = np.ascontiguousarray(place[half::OCCLUSION_STEP, half::OCCLUSION_STEP])
         rows, columns = np.arange(coarse.shape[0]), np.arange(coarse.shape[1])
         measured = np.zeros(coarse.shape, np.float32)

@@ -62,8 +62,8 @@ class Street:
 
     def moving(self, time: float, z: float) -> Mesh | None:
         """The actors' triangles at `time` seconds as seen from around `z`; None if there are none."""
-        meshes = [actor.mesh_at(time, self.course, (z - 25, z + 260)) for actor in self.actors]
-        meshes = [mesh for mesh in meshes if mesh is not None]
+        near = (actor.mesh_at(time, self.course, (z - 25, z + 260)) for actor in self.actors)
+        meshes = [mesh for mesh in near if mesh is not None]
         return join(meshes) if meshes else None
 
 
@@ -117,11 +117,11 @@ def build_street(seed: int, drive_length: float, drive_speed: float) -> Street:
     materials = _paint(rng, atlas)
     course = ground.Course(rng.choice([-1, 1]) * rng.uniform(3.0, 7.0), rng.uniform(340, 480))
     start, end = -BEHIND, np.ceil((drive_length + AHEAD) / 60) * 60
-    crossings, z = [-BEHIND - 40], rng.uniform(38, 75)  # the first lies out of sight
+    middles, z = [-BEHIND - 40], rng.uniform(38, 75)  # the first lies out of sight
     while z < end - 45:
-        crossings.append(z)
+        middles.append(z)
         z += rng.uniform(75, 120)
-    crossings = np.asarray(crossings)
+    crossings = np.asarray(middles)
     edges = [start, *crossings[1:], end]
     urban = rng.uniform(0.35, 1.0)
     parts: list[Mesh] = []
@@ -212,7 +212,7 @@ def _terrace(rng: np.random.Generator, z0: float, z1: float, side: int, material
         index = (index + 1) % len(materials.styles) if index == previous else index
         previous = index
         style = materials.styles[index]
-        bays = int(min(rng.integers(3, 7), (last - z) // style.bay))
+        bays = min(int(rng.integers(3, 7)), int((last - z) // style.bay))
         if bays < 2:
             break
         storeys = max(2, common + int(rng.integers(-1, 2)))

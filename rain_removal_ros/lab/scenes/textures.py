@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import cv2
 import numpy as np
+from numpy.typing import ArrayLike
 
 BAYS = 4  # facade textures show BAYS x BAYS window bays and storeys; shop fronts BAYS x 1
 BAY_PIXELS = 128
@@ -32,6 +33,10 @@ def _with_gloss(rgb: np.ndarray, gloss: np.ndarray | float = 0.0) -> np.ndarray:
 
 def _grey(level: np.ndarray, tint: tuple[float, float, float] = (1, 1, 1)) -> np.ndarray:
     return level[..., None] * np.asarray(tint, np.float32)
+
+
+def _rgb(colour: tuple[float, float, float]) -> np.ndarray:
+    return np.asarray(colour, np.float32)
 
 
 def asphalt(rng: np.random.Generator) -> np.ndarray:
@@ -76,7 +81,7 @@ def brickwork(
     wall = np.asarray(colour, np.float32) * (shade * (1 + 0.05 * fractal_noise(rng, size, 1.3)))[..., None]
     joint = max(1, height // 7)
     mortar = (np.mod(y, height) < joint) | (np.mod(along, 1.0) * (size / per_course) < joint)
-    wall[mortar] = 0.62 * wall[mortar] + 0.38 * np.float32((168, 160, 150))
+    wall[mortar] = 0.62 * wall[mortar] + 0.38 * _rgb((168, 160, 150))
     return wall
 
 
@@ -109,7 +114,7 @@ def wall(
     return {"brick": brickwork, "plaster": plaster, "stone": stonework}[kind](rng, colour, size)
 
 
-def _rectangle(picture: np.ndarray, x0: float, y0: float, x1: float, y1: float, colour) -> None:
+def _rectangle(picture: np.ndarray, x0: float, y0: float, x1: float, y1: float, colour: ArrayLike) -> None:
     picture[max(0, round(y0)) : max(0, round(y1)), max(0, round(x0)) : max(0, round(x1))] = colour
 
 
@@ -118,15 +123,15 @@ def _window(
     picture: np.ndarray,
     gloss: np.ndarray,
     area: tuple[int, int, int, int],
-    panes,
-    frame,
+    panes: tuple[int, int],
+    frame: ArrayLike,
 ) -> None:
     """One window: recess shadow, frame, panes with what can be seen behind them."""
     x0, y0, x1, y1 = area
-    _rectangle(picture, x0, y0, x1, y1, np.float32(frame) * 0.55)  # recess in its own shadow
+    _rectangle(picture, x0, y0, x1, y1, np.asarray(frame, np.float32) * 0.55)  # recess in its own shadow
     _rectangle(picture, x0 + 3, y0 + 4, x1, y1, frame)
     columns, rows = panes
-    inside = np.float32(rng.choice([30, 38, 48, 60])) * np.float32((0.92, 1.0, 1.06))
+    inside = np.float32(rng.choice([30, 38, 48, 60])) * _rgb((0.92, 1.0, 1.06))
     curtain = rng.random()
     bar = 3
     left, top, right, bottom = x0 + 6, y0 + 7, x1 - 3, y1 - 3
@@ -134,7 +139,7 @@ def _window(
     picture[top:bottom, left:right] = inside * ramp
     if curtain < 0.28:  # curtains at both sides
         width = (right - left) * rng.uniform(0.15, 0.3)
-        cloth = np.float32(rng.choice([150, 185, 120])) * np.float32((1.0, 0.96, 0.9))
+        cloth = np.float32(rng.choice([150, 185, 120])) * _rgb((1.0, 0.96, 0.9))
         _rectangle(picture, left, top, left + width, bottom, cloth)
         _rectangle(picture, right - width, top, right, bottom, cloth * 0.93)
     elif curtain < 0.5:  # a blind
@@ -144,10 +149,10 @@ def _window(
             top,
             right,
             top + (bottom - top) * rng.uniform(0.2, 0.8),
-            np.float32((168, 165, 156)),
+            _rgb((168, 165, 156)),
         )
     elif curtain < 0.56:  # a lamp is on
-        picture[top:bottom, left:right] = np.float32((190, 160, 105)) * ramp
+        picture[top:bottom, left:right] = _rgb((190, 160, 105)) * ramp
     gloss[top:bottom, left:right] = 0.75
     for column in range(1, columns):
         x = left + (right - left) * column / columns
@@ -164,11 +169,11 @@ def facade(rng: np.random.Generator, kind: str, colour: tuple[float, float, floa
     size = BAYS * BAY_PIXELS
     gloss = np.zeros((size, size), np.float32)
     if kind == "glass":
-        picture = np.tile(np.float32(colour) * 0.5, (size, size, 1))
+        picture = np.tile(_rgb(colour) * 0.5, (size, size, 1))
         for row in range(BAYS):
             for column in range(BAYS):
                 x, y = column * BAY_PIXELS, row * BAY_PIXELS
-                spandrel = np.float32(colour) * rng.normal(1.0, 0.03)
+                spandrel = _rgb(colour) * rng.normal(1.0, 0.03)
                 _rectangle(picture, x, y + 84, x + BAY_PIXELS, y + BAY_PIXELS, spandrel)
                 _window(rng, picture, gloss, (x + 2, y + 4, x + BAY_PIXELS - 2, y + 86), (2, 1), (88, 90, 94))
         return _with_gloss(picture, gloss)
@@ -176,9 +181,9 @@ def facade(rng: np.random.Generator, kind: str, colour: tuple[float, float, floa
     picture = wall(rng, kind, colour, size)
     light_trim = rng.random() < 0.6
     frame = (226, 224, 216) if rng.random() < 0.7 else (84, 66, 54)
-    trim = np.float32((214, 208, 196) if light_trim else np.float32(colour) * 0.75)
+    trim = _rgb((214, 208, 196)) if light_trim else _rgb(colour) * 0.75
     shutters = kind == "plaster" and rng.random() < 0.35
-    shutter_colour = np.float32([(70, 92, 74), (92, 66, 52), (74, 84, 104)][rng.integers(3)])
+    shutter_colour = _rgb([(70, 92, 74), (92, 66, 52), (74, 84, 104)][rng.integers(3)])
     width = rng.uniform(0.36, 0.46) if shutters else rng.uniform(0.40, 0.62)
     height = rng.uniform(0.50, 0.66)
     panes = [(2, 1), (2, 2), (1, 2), (2, 3)][rng.integers(4)]
@@ -229,7 +234,8 @@ SHOP_NAMES = (
 def shop_front(rng: np.random.Generator, kind: str, colour: tuple[float, float, float]) -> np.ndarray:
     """The ground storey of a house, BAYS bays wide: shops, doors, windows, a garage."""
     width, height = BAYS * BAY_PIXELS, BAY_PIXELS
-    picture = wall(rng, kind, tuple(np.float32(colour) * 0.92), width)[:height].copy()
+    red, green, blue = (_rgb(colour) * 0.92).tolist()
+    picture = wall(rng, kind, (red, green, blue), width)[:height].copy()
     gloss = np.zeros((height, width), np.float32)
     picture[-10:] *= 0.6  # plinth
     door_bay = rng.integers(BAYS)
@@ -251,11 +257,11 @@ def shop_front(rng: np.random.Generator, kind: str, colour: tuple[float, float, 
             board = picture[8:34, x + 4 : x + 124].astype(np.uint8)
             cv2.putText(board, name, (6, 20), cv2.FONT_HERSHEY_SIMPLEX, 0.62, (235, 232, 220), 2, cv2.LINE_AA)
             picture[8:34, x + 4 : x + 124] = board
-            _window(rng, picture, gloss, (x + 6, 36, x + 122, height - 18), (2, 1), tuple(paint * 0.45))
+            _window(rng, picture, gloss, (x + 6, 36, x + 122, height - 18), (2, 1), paint * 0.45)
             _rectangle(picture, x + 6, height - 18, x + 122, height, paint * 0.55)
             for _ in range(9):  # things on display
-                left, size = x + rng.integers(14, 104), rng.integers(6, 15)
-                top = height - 22 - rng.integers(size, 3 * size)
+                left, size = x + int(rng.integers(14, 104)), int(rng.integers(6, 15))
+                top = height - 22 - int(rng.integers(size, 3 * size))
                 _rectangle(picture, left, top, left + size, height - 22, rng.uniform(40, 200, 3))
         elif rng.random() < 0.2:
             _rectangle(picture, x + 10, 34, x + 118, height, paint * 0.4 + 70)
@@ -282,21 +288,21 @@ def grass(rng: np.random.Generator) -> np.ndarray:
     """Mown grass with bare spots; 4 m a tile."""
     noise = fractal_noise(rng, 256, 0.7)
     patches = fractal_noise(rng, 256, 1.8)[..., None]
-    green = np.float32((86, 108, 52)) * (1 + 0.16 * noise[..., None])
-    return _with_gloss(green + patches * np.float32((8, 3, 2)))
+    green = _rgb((86, 108, 52)) * (1 + 0.16 * noise[..., None])
+    return _with_gloss(green + patches * _rgb((8, 3, 2)))
 
 
 def foliage(rng: np.random.Generator) -> np.ndarray:
     """The clipped leaves of a hedge; 1.5 m a tile."""
     noise = fractal_noise(rng, 256, 0.55)
-    return _with_gloss(np.float32((70, 98, 44)) * np.clip(1 + 0.36 * noise, 0.25, 1.9)[..., None])
+    return _with_gloss(_rgb((70, 98, 44)) * np.clip(1 + 0.36 * noise, 0.25, 1.9)[..., None])
 
 
 def bark(rng: np.random.Generator) -> np.ndarray:
     """Furrowed bark; 1 m a tile."""
     noise = np.tile(fractal_noise(rng, 128, 0.5), (3, 1))
     furrows = cv2.GaussianBlur(noise, (0, 0), sigmaX=0.8, sigmaY=6)[128:256]
-    return _with_gloss(np.float32((96, 80, 66)) * (1 + 0.8 * furrows)[..., None])
+    return _with_gloss(_rgb((96, 80, 66)) * (1 + 0.8 * furrows)[..., None])
 
 
 def concrete(rng: np.random.Generator) -> np.ndarray:
