@@ -45,7 +45,7 @@ from rain_removal_ros.bags.cameras import find_cameras
 from rain_removal_ros.bags.convert import Options, convert
 from rain_removal_ros.bags.report import drive_seconds
 from rain_removal_ros.bags.storage import Bag
-from rain_removal_ros.bags.writing import BagWriter
+from rain_removal_ros.bags.writing import BagWriter, Split
 from rain_removal_ros.commands.main import main
 from rain_removal_ros.encodings import MOSAICS, PACKED_YUV, PLANAR_YUV
 from rain_removal_ros.errors import BagError, ParameterError
@@ -158,6 +158,73 @@ def test_another_makers_library_reads_the_mcap_file(tmp_path):
         assert {chunk.compression for chunk in summary.chunk_indexes} == {"zstd"}
         read = [(channel.topic, message.log_time) for _, channel, message in reader.iter_messages()]
     assert [time for _, time in read] == sorted(time for _, time in read)
+
+
+@pytest.mark.parametrize(
+    ("storage", "compression", "split", "files"),
+    [
+        ("mcap", "none", Split(seconds=0.35), 3),
+        ("sqlite3", "zstd", Split(size=70_000, seconds=0.35), 4),
+        ("mcap", "zstd", Split(size=1000), 21),  # smaller than an image, which is never cut
+        ("sqlite3", "none", Split(size=10**9), 1),
+    ],
+)
+def test_a_bag_in_several_files_holds_the_same_and_each_file_can_be_played_by_itself(
+    tmp_path, storage, compression, split, files
+):
+    source, target = record(tmp_path / "in", drive(10)), tmp_path / "out"
+    with (
+        Bag(source) as bag,
+        BagWriter(target, bag.topics, storage=storage, compression=compression, split=split) as writer,
+    ):
+        for each in bag.messages():
+            writer.write(each.topic, each.log_time, each.data)
+    assert contents(target) == contents(source)
+    metadata = YAML(typ="safe").load((target / "metadata.yaml").read_text())["rosbag2_bagfile_information"]
+    names = metadata["relative_file_paths"]
+    suffix = {"mcap": "mcap", "sqlite3": "db3"}[storage]
+    assert len(names) == files and names == [f"out_{number}.{suffix}" for number in range(files)]
+    assert [file["path"] for file in metadata["files"]] == names
+    assert sorted(path.name for path in target.iterdir()) == sorted([*names, "metadata.yaml"])
+    assert sum(file["message_count"] for file in metadata["files"]) == metadata["message_count"] == 31
+    assert sum(t["message_count"] for t in metadata["topics_with_message_count"]) == 31
+    starts = [file["starting_time"]["nanoseconds_since_epoch"] for file in metadata["files"]]
+    lengths = [file["duration"]["nanoseconds"] for file in metadata["files"]]
+    assert starts == sorted(starts) and starts[0] == metadata["starting_time"]["nanoseconds_since_epoch"]
+    assert starts[-1] + lengths[-1] == starts[0] + metadata["duration"]["nanoseconds"]
+    for name, start, length in zip(names, starts, lengths, strict=True):
+        with Bag(target / name) as part:
+            topics = {topic.name: topic for topic in part.topics}
+            assert topics["/map"].qos == (LATCHED,) and topics["/front/image_raw"].qos == (SENSOR,)
+            assert part.bounds == (start, start + length) and part.message_count > 0
+            if split.seconds:
+                assert length < split.seconds * 1e9
+
+
+def test_a_split_bag_is_whole_or_not_there_at_all(tmp_path):
+    with (
+        Bag(record(tmp_path / "in", drive(4))) as bag,
+        pytest.raises(KeyboardInterrupt),
+        BagWriter(tmp_path / "out", bag.topics, split=Split(seconds=0.1)) as writer,
+    ):
+        for each in bag.messages():
+            writer.write(each.topic, each.log_time, each.data)
+        raise KeyboardInterrupt
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["in"]
+
+
+def test_a_conversion_splits_its_bag(tmp_path):
+    source = record(tmp_path / "in", drive(10))
+    derained(source, tmp_path / "out", split_seconds=0.35)
+    assert len(list((tmp_path / "out").glob("out_*.mcap"))) == 3
+    assert len(messages(tmp_path / "out", "/front/derained/image")) == 10
+    assert (tmp_path / "out/derain_report.json").is_file()
+
+
+def test_a_split_that_cannot_be_is_refused():
+    for wrong in ({"split_megabytes": -1.0}, {"split_seconds": float("nan")}):
+        with pytest.raises(ParameterError, match=r"split (size|duration) is (-1|nan)"):
+            Options(**wrong)
 
 
 def test_a_bag_for_humble_says_so(tmp_path):

@@ -36,7 +36,7 @@ from rain_removal_ros.bags.messages import (
 )
 from rain_removal_ros.bags.report import CameraReport, Frame, Report
 from rain_removal_ros.bags.storage import Bag, Record, Topic
-from rain_removal_ros.bags.writing import BagWriter, check_free
+from rain_removal_ros.bags.writing import BagWriter, Split, check_free
 from rain_removal_ros.camera_info import focal_length, mismatch
 from rain_removal_ros.encodings import Picture, write_image
 from rain_removal_ros.errors import BagError, ImageError, InferenceError, ParameterError
@@ -55,6 +55,7 @@ class Options:
     jpeg_quality: of the derained images, 1 to 100; None: compressed ones become JPEG of quality 95, raw ones
     stay raw.
     replace: the derained image takes the place of the rainy one instead of a topic of its own.
+    split_megabytes, split_seconds: the new bag goes on in another file after so many; 0: it is one file.
     again: outputs of an earlier run that the bag holds are left out; otherwise they are an error.
     Raises ParameterError where they contradict each other.
     """
@@ -67,10 +68,17 @@ class Options:
     storage: str = "mcap"
     compression: str = "none"
     metadata: str = "jazzy"
+    split_megabytes: float = 0.0
+    split_seconds: float = 0.0
 
     def __post_init__(self) -> None:
         if self.jpeg_quality is not None and not 1 <= self.jpeg_quality <= 100:
             raise ParameterError(f"JPEG quality is {self.jpeg_quality}; it must be from 1 to 100")
+        for name, value in (("size", self.split_megabytes), ("duration", self.split_seconds)):
+            if not 0 <= value < float("inf"):
+                raise ParameterError(
+                    f"split {name} is {value:g}; give more than 0, or none for a single file"
+                )
         if not self.outputs:
             raise ParameterError("no outputs are asked for; ask for the image at least")
         if self.replace and Output.IMAGE not in self.outputs:
@@ -190,6 +198,7 @@ def convert(
             storage=options.storage,
             compression=options.compression,
             metadata=options.metadata,
+            split=Split(int(options.split_megabytes * 1e6), options.split_seconds),
             custom_data={**bag.custom_data, f"rain_removal_ros {__version__}": about},
         ) as writer:
             report = _Conversion(bag, writer, restorer, outputs, set(copied), options, on_step, say).run()

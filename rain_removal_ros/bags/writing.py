@@ -7,15 +7,17 @@ import shutil
 import sqlite3
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Literal
 
 from rosbags.interfaces import Connection
 from rosbags.rosbag2 import CompressionFormat, CompressionMode, StoragePlugin, Writer, WriterError
+from ruamel.yaml import YAML
 
 from rain_removal_ros.bags.messages import definition_of, hash_of
-from rain_removal_ros.bags.storage import Topic
+from rain_removal_ros.bags.storage import METADATA, Topic
 from rain_removal_ros.errors import BagError
 
 STORAGES = {"mcap": StoragePlugin.MCAP, "sqlite3": StoragePlugin.SQLITE3}
@@ -23,8 +25,26 @@ COMPRESSIONS = ("none", "zstd")
 METADATA_VERSIONS: Mapping[str, Literal[8, 9]] = {"jazzy": 9, "humble": 8}
 """The metadata.yaml that each distribution and the ones after it read."""
 
+PARTS = "parts"
+INFORMATION = "rosbag2_bagfile_information"
+
 UNKNOWN_HASH = "RIHS01_" + "0" * 64
 """Written for a type whose definition neither the bag nor ROS 2 Jazzy holds."""
+
+
+@dataclass(frozen=True)
+class Split:
+    """When a bag goes on in another file; 0: not for this reason.
+
+    size: bytes of the messages, before compression. seconds: of the bag's time. A message is never cut, and
+    each file names every topic with its quality of service, so that it can be played by itself.
+    """
+
+    size: int = 0
+    seconds: float = 0.0
+
+    def __bool__(self) -> bool:
+        return bool(self.size or self.seconds)
 
 
 class BagWriter:
@@ -42,6 +62,7 @@ class BagWriter:
         compression: str = "none",
         metadata: str = "jazzy",
         custom_data: Mapping[str, str] | None = None,
+        split: Split | None = None,
     ):
         """Raises BagError where the bag exists, another run writes it, or its folder cannot be written."""
         self.path = path
@@ -54,17 +75,18 @@ class BagWriter:
             self._lock = (self._partial / "lock").open("w")
             self._take_lock()
             self._inside = self._partial / path.name
-            shutil.rmtree(self._inside, ignore_errors=True)
-            self._writer = Writer(
-                self._inside, version=METADATA_VERSIONS[metadata], storage_plugin=STORAGES[storage]
-            )
-            if compression == "zstd":  # chunks of MCAP, as every viewer reads them; SQLite has none
-                mode = CompressionMode.STORAGE if storage == "mcap" else CompressionMode.MESSAGE
-                self._writer.set_compression(mode, CompressionFormat.ZSTD)
-            for key, value in (custom_data or {}).items():
-                self._writer.set_custom_data(key, value)
-            self._writer.open()
-            self._connections: dict[Topic, Connection] = {topic: self._add(topic) for topic in topics}
+            for old in (self._inside, self._partial / PARTS):
+                shutil.rmtree(old, ignore_errors=True)
+            self._topics, self._split = tuple(topics), split or Split()
+            self._storage, self._version = storage, METADATA_VERSIONS[metadata]
+            self._zstd, self._custom_data = compression == "zstd", dict(custom_data or {})
+            self._parts: list[Path] = []
+            self._began: int | None = None  # of the first message in this file, ns
+            if self._split:
+                self._inside.mkdir()
+                self._open(self._partial / PARTS / f"{path.name}_0")
+            else:
+                self._open(self._inside)
         except OSError as error:
             raise self._failed(error) from error
 
@@ -94,14 +116,67 @@ class BagWriter:
     def write(self, topic: Topic, log_time: int, data: bytes | memoryview) -> None:
         """Add a message. Raises BagError where the disk is full or gone."""
         try:
+            if self._is_full(log_time, len(data)):
+                self._writer.close()
+                self._open(self._partial / PARTS / f"{self.path.name}_{len(self._parts)}")
             self._writer.write(self._connections[topic], log_time, data)
+            self._bytes += len(data)
+            self._began = log_time if self._began is None else self._began
         except (OSError, sqlite3.Error) as error:
             raise self._failed(error) from error
 
+    def _open(self, folder: Path) -> None:
+        """Begin a file, in a bag of its own."""
+        self._writer = Writer(folder, version=self._version, storage_plugin=STORAGES[self._storage])
+        if self._zstd:  # chunks of MCAP, as every viewer reads them; SQLite has none
+            mode = CompressionMode.STORAGE if self._storage == "mcap" else CompressionMode.MESSAGE
+            self._writer.set_compression(mode, CompressionFormat.ZSTD)
+        for key, value in self._custom_data.items():
+            self._writer.set_custom_data(key, value)
+        self._writer.open()
+        self._parts.append(folder)
+        self._bytes = 0
+        self._began = None
+        self._connections: dict[Topic, Connection] = {topic: self._add(topic) for topic in self._topics}
+
+    def _is_full(self, log_time: int, size: int) -> bool:
+        """Whether the next message belongs into another file."""
+        if self._began is None:
+            return False
+        if self._split.size and self._bytes + size > self._split.size:
+            return True
+        return bool(self._split.seconds) and log_time - self._began >= self._split.seconds * 1e9
+
     def _finish(self) -> None:
         self._writer.close()
+        if self._split:
+            self._join()
         check_free(self.path)
         self._inside.rename(self.path)
+
+    def _join(self) -> None:
+        """Make one bag of the parts: their files, and a metadata.yaml of them all."""
+        yaml = YAML(typ="safe")
+        yaml.default_flow_style = False
+        parts = [yaml.load((part / METADATA).read_text("utf-8"))[INFORMATION] for part in self._parts]
+        whole = dict(parts[0])
+        whole["relative_file_paths"] = [name for part in parts for name in part["relative_file_paths"]]
+        whole["files"] = [file for part in parts for file in part["files"]]
+        whole["message_count"] = sum(part["message_count"] for part in parts)
+        starts = [part["starting_time"]["nanoseconds_since_epoch"] for part in parts]
+        lengths = [part["duration"]["nanoseconds"] for part in parts]
+        end = max(start + length for start, length in zip(starts, lengths, strict=True))
+        whole["starting_time"] = {"nanoseconds_since_epoch": min(starts)}
+        whole["duration"] = {"nanoseconds": end - min(starts)}
+        topics = zip(*(part["topics_with_message_count"] for part in parts), strict=True)
+        whole["topics_with_message_count"] = [
+            {**same[0], "message_count": sum(each["message_count"] for each in same)} for same in topics
+        ]
+        for part, written in zip(self._parts, parts, strict=True):
+            for name in written["relative_file_paths"]:
+                (part / name).rename(self._inside / name)
+        with (self._inside / METADATA).open("w", encoding="utf-8") as file:
+            yaml.dump({INFORMATION: whole}, file)
 
     def _take_lock(self) -> None:
         try:

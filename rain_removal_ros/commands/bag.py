@@ -65,6 +65,14 @@ def add_conversion_arguments(parser: argparse.ArgumentParser) -> None:
         help="of MCAP chunks or SQLite messages (%(default)s)",
     )  # fmt: skip
     group.add_argument(
+        "--split-size", type=float, default=0.0, metavar="MB",
+        help="go on in another file after so many megabytes of messages, before compression (one file)",
+    )  # fmt: skip
+    group.add_argument(
+        "--split-duration", type=float, default=0.0, metavar="S",
+        help="go on in another file after so many seconds of the bag (one file)",
+    )  # fmt: skip
+    group.add_argument(
         "--metadata", choices=("jazzy", "humble"), default="jazzy",
         help="the oldest distribution whose ros2 bag is to read it (%(default)s)",
     )  # fmt: skip
@@ -83,6 +91,8 @@ def options_from(arguments: argparse.Namespace) -> Options:
         storage=arguments.storage,
         compression=arguments.compression,
         metadata=arguments.metadata,
+        split_megabytes=arguments.split_size,
+        split_seconds=arguments.split_duration,
     )
 
 
