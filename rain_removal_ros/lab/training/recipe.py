@@ -40,7 +40,19 @@ _LABELLED = SampleSettings(size=192, scales=(0.5, 1.3))
 _SEGMENTATION = TrainingSettings(
     get_preset("segmentation"), steps=1500, samples=_LABELLED, frozen=EARLY, class_balance=0
 )
-_FOG = TrainingSettings(get_preset("fast"), steps=2600, part="fog", batch=6, seen_at=2)
+_FOG_SAMPLES = SampleSettings(
+    dry_share=0.18, fog_only_share=0.2, streaks_only_share=0.07, lookalike_share=0.2
+)
+_FOG_WEIGHTS = LossWeights(depth=1.0, extinction=0.05)
+_FOG = TrainingSettings(
+    get_preset("fast"),
+    steps=7000,
+    part="fog",
+    batch=6,
+    seen_at=2,
+    samples=_FOG_SAMPLES,
+    weights=_FOG_WEIGHTS,
+)
 
 RECIPES: dict[str, tuple[Stage, ...]] = {
     "fast": (
@@ -60,12 +72,11 @@ RECIPES: dict[str, tuple[Stage, ...]] = {
             "streaks-refined",
             TrainingSettings(
                 get_preset("fast"),
-                steps=900,
+                steps=2600,
                 part="streaks",
-                batch=6,
-                learning_rate=4e-4,
-                samples=SampleSettings(size=224, dry_share=0.22, fog_only_share=0.2, lookalike_share=0.2),
-                weights=LossWeights(presence=0.08),
+                learning_rate=6e-4,
+                samples=SampleSettings(size=192, dry_share=0.16, fog_only_share=0.14, lookalike_share=0.2),
+                weights=LossWeights(presence=0.08, semantic=0.08, perceptual=0.2),
             ),
             start_from="streaks",
             teacher="segmentation",

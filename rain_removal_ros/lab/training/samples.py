@@ -21,6 +21,7 @@ from rain_removal_ros.lab.weather import (
     PAPER_LEVELS,
     PATTERNS,
     Rain,
+    dense_parameters,
     distance_from_inverse_depth,
     level_parameters,
     rain_transmission,
@@ -40,7 +41,7 @@ class SampleSettings:
     fog_only_share: float = 0.16
     streaks_only_share: float = 0.18
     lookalike_share: float = 0.14  # scenes that look like rain or fog, of which most stay dry
-    level_share: float = 0.3  # of streaks: RainCityscapes' three strengths, with patterns of our own
+    level_share: float = 0.3  # of streaks: RainCityscapes' three strengths and dense rain, other patterns
     paper_fog_share: float = 0.55  # of fog: around RainCityscapes' three strengths
     overcast_share: float = 0.5  # of fog: before a sky of the fog's own light, as rain's and fog's skies are
     light_share: float = 0.3
@@ -159,7 +160,7 @@ class RainySamples(TorchDataset):
             "streaks": planes(weathered.streaks.astype(np.float16)),
             "leftover": torch.tensor(leftover, dtype=torch.float32),
             "pixels_per_metre": torch.from_numpy((view.inverse_depth * view.focal_px).astype(np.float16)),
-            "depth_weight": torch.tensor(1.0 if view.measured else 0.4),
+            "depth_weight": torch.tensor(1.0 if view.measured else 0.3),
             "rain": torch.tensor(weathered.rain, dtype=torch.float32),
             "fog": torch.tensor(weathered.fog, dtype=torch.float32),
             "extinction": torch.tensor(weathered.extinction * view.focal_px, dtype=torch.float32),
@@ -227,12 +228,16 @@ class RainySamples(TorchDataset):
         )
 
     def _pattern(self, view: _View, generator: np.random.Generator) -> np.ndarray:
-        """Float32 (S, S) in [0, 1]: rain of one of RainCityscapes' strengths, or out of the bank."""
+        """Float32 (S, S) in [0, 1]: rain of one of RainCityscapes' strengths, dense rain, or the bank's."""
         size = self.settings.size
         if generator.random() >= self.settings.level_share:
             return self._bank.pattern(size, size, generator)
-        level = list(PAPER_LEVELS)[generator.integers(len(PAPER_LEVELS))]
-        parameters = level_parameters(level, seed=PATTERNS + int(generator.integers(1 << 30)))
+        seed = PATTERNS + int(generator.integers(1 << 30))
+        level = int(generator.integers(len(PAPER_LEVELS) + 1))
+        if level < len(PAPER_LEVELS):
+            parameters = level_parameters(list(PAPER_LEVELS)[level], seed)
+        else:
+            parameters = dense_parameters(seed)
         return Rain(parameters, size, size, int(generator.integers(1 << 31)), view.reference_height).pattern()
 
 
