@@ -41,7 +41,7 @@ _SEGMENTATION = TrainingSettings(
     get_preset("segmentation"), steps=1500, samples=_LABELLED, frozen=EARLY, class_balance=0
 )
 _FOG_SAMPLES = SampleSettings(
-    dry_share=0.18, fog_only_share=0.2, streaks_only_share=0.07, lookalike_share=0.2
+    dry_share=0.18, fog_only_share=0.2, streaks_only_share=0.07, lookalike_share=0.2, overcast_share=0.3
 )
 _FOG_WEIGHTS = LossWeights(depth=1.0, extinction=0.05)
 _FOG = TrainingSettings(
