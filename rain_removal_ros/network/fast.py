@@ -56,7 +56,7 @@ class Atmosphere(nn.Module):
 
     def __init__(self, channels: int):
         super().__init__()
-        self.estimate = GlobalEstimate(channels, start=(0.0, 1.73, 0.0))  # airlight 0.85, no fog
+        self.estimate = GlobalEstimate(channels, start=(0.0, 1.73, 1.0))  # airlight 0.85
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Features -> float32 (N, 1, 1, 1) each: logit of whether there is fog; airlight A0 in [0, 1]; the
@@ -71,11 +71,10 @@ class FastDerainNetwork(nn.Module):
     whose features depth transforms at 1/16, 1/8 and 1/4.
 
     The imaging model O = I (1 - R - A) + R + A0 A makes the clean image affine in the rainy one. Without
-    streaks, I - A0 = (O - A0) / t, where t = exp(-beta d) is the fog's transmission. So the network estimates
-    the airlight A0 and the extinction beta f, one number each for the image; with the depth head's f / d they
-    give the thickness of the fog before every pixel, to which the head adds what it sees there, and an
-    offset. A gate for the whole image says whether there is fog at all. Where fog left nothing, nothing is
-    painted: training asks for a calm guess there.
+    streaks, I - O = (1 / t - 1) (O - A0), where t = 1 - A is the fog's transmission. So the network estimates
+    the airlight A0, one number for the image, and the head gives a gain, which brings back the contrast about
+    the airlight that fog took, full detail and all, and an offset. A gate for the whole image says whether
+    there is fog at all. Where fog left nothing, nothing is painted: training asks for a calm guess there.
     """
 
     stride = STRIDE
@@ -147,44 +146,13 @@ class FastDerainNetwork(nn.Module):
             x = self.stages[level](x)
         detail = self.detail(F.pixel_unshuffle(as_weights(self, image), 2))
         x = self.fine(self.up_fine(x) + detail)
-        thickness, offset = self.output(x).float().split((4, 12), dim=1)
-        if self.preset.depth_guided:
-            thickness = thickness + optical_thickness(depth.detach(), fog[2])
-        thickness = F.pixel_shuffle(thickness, 2)
-        gain = contrast_gain(thickness)
-        correction = gate(fog[0]) * ((image - fog[1]) * gain + F.pixel_shuffle(offset, 2))
+        affine = F.pixel_shuffle(self.output(x).float(), 2)
+        gain, offset = affine[:, :1], affine[:, 1:]
+        # the gate learns from whether there is fog alone: the image's loss would half shut it at first
+        correction = gate(fog[0].detach()) * ((image - fog[1]) * gain + offset)
         return correction, depth, fog
 
 
 def extinction_of_root(root: Tensor) -> Tensor:
     """Extinction times focal length in pixels, from its cube root, which the network estimates."""
     return root.clamp(min=0) ** 3
-
-
-MAX_THICKNESS = 6.0
-"""Optical thickness of fog before a sky: 0.25 % of the light comes through, less than a grey level."""
-
-NOISE = 0.003
-"""Share of the contrast's variance that is noise: contrast of which fog leaves less than a twentieth does not
-come back.
-"""
-
-
-def optical_thickness(depth: Tensor, root: Tensor) -> Tensor:
-    """Thickness of the fog before what is seen, beta d = (beta f) / (f / d), at 1/2 of the image.
-
-    depth: pixels per metre (N, 1, H/4, W/4); root: cube root of beta f (N, 1, 1, 1). At most MAX_THICKNESS.
-    """
-    extinction = extinction_of_root(root)
-    seen = upsample_bilinear(depth.float(), 2)
-    return extinction / (seen + extinction / MAX_THICKNESS + 1e-3)
-
-
-def contrast_gain(thickness: Tensor) -> Tensor:
-    """How much contrast about the airlight is to be added to a pixel behind fog of this thickness.
-
-    1 / t - 1 for t = exp(-thickness), as a Wiener filter tempers it: t (1 + e) / (t^2 + e) - 1, which is 0
-    where there is no fog and -1, the airlight alone, where nothing comes through.
-    """
-    t = torch.exp(-thickness.clamp(min=-1))
-    return t * (1 + NOISE) / (t.square() + NOISE) - 1

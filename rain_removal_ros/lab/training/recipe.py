@@ -43,10 +43,10 @@ _SEGMENTATION = TrainingSettings(
 _FOG_SAMPLES = SampleSettings(
     dry_share=0.18, fog_only_share=0.2, streaks_only_share=0.07, lookalike_share=0.2, overcast_share=0.3
 )
-_FOG_WEIGHTS = LossWeights(depth=1.0, extinction=0.05)
+_FOG_WEIGHTS = LossWeights(depth=1.0, presence=0.05)
 _FOG = TrainingSettings(
     get_preset("fast"),
-    steps=7000,
+    steps=6000,
     part="fog",
     batch=6,
     seen_at=2,
