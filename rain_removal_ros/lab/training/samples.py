@@ -203,7 +203,7 @@ class RainySamples(TorchDataset):
                 thickness = thickness * cv2.resize(coarse, depth.shape[::-1], interpolation=cv2.INTER_CUBIC)
             share = 1 - np.exp(-np.maximum(thickness, 0))
         else:
-            beta, airlight = 0.0, np.ones(3, np.float32)
+            beta, airlight = 0.0, np.ones((1, 1, 3), np.float32)
         scene = clean.astype(np.float32) / 255
         streaks = np.zeros_like(depth)
         glow = 1.0
@@ -295,13 +295,18 @@ def _size_of(example: Example) -> int:
 
 
 def _airlight(clean: np.ndarray, generator: np.random.Generator) -> np.ndarray:
-    """Float32 (3,) in [0, 1]: the fog's light, faintly coloured, bright as RainCityscapes' or as the scene's
-    is.
+    """Float32 (1, 1, 3) or (H, W, 3) in [0, 1]: the fog's light, faintly coloured, bright as RainCityscapes'
+    is or darker, now and then as dark as the scene, or brighter on one side than on the other.
     """
-    light = generator.uniform(0.72, 0.97)
+    light = generator.uniform(0.72, 0.97) if generator.random() < 0.7 else generator.uniform(0.5, 0.8)
     if generator.random() < 0.3:
         light *= 0.3 + 0.7 * min(1.0, clean.mean() / 90)
-    return np.clip(light * generator.normal(1, 0.012, 3), 0, 1).astype(np.float32)
+    field = np.full((1, 1, 3), light * generator.normal(1, 0.012, 3), np.float32)
+    if generator.random() < 0.3:
+        rows, columns = (np.linspace(-0.5, 0.5, side, dtype=np.float32) for side in clean.shape[:2])
+        down, across = generator.uniform(-0.15, 0.15, 2).astype(np.float32)
+        field = field * (1 + down * rows[:, None, None] + across * columns[None, :, None])
+    return np.clip(field, 0, 1)
 
 
 def _sky_share(image: np.ndarray, sky: np.ndarray) -> np.ndarray | None:
@@ -321,7 +326,7 @@ def overcast(
 ) -> np.ndarray:
     """The same scene under a sky of the fog's own light, a little brighter or darker towards the zenith.
 
-    image: uint8 (H, W, 3) RGB; sky: bool (H, W); airlight: (3,) in [0, 1].
+    image: uint8 (H, W, 3) RGB; sky: bool (H, W); airlight: (1, 1, 3) or (H, W, 3) in [0, 1].
     """
     share = _sky_share(image, sky)
     if share is None:
