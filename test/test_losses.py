@@ -139,7 +139,8 @@ def test_every_term_of_a_part_teaches_it_and_leaves_the_rest_and_the_frozen_netw
     terms, _, _ = objective(BATCH)
     named = {term.name for term in dataclasses.fields(LossWeights)}
     own = {"streaks", "structural", "presence", "semantic", "perceptual"}
-    assert set(terms) == (own if part == "streaks" else named - {"streaks"})
+    assert set(terms) == {"streaks": own, "fog": named - {"streaks"}, "all": named}[part]
+    of_parts = {}
     for name, term in terms.items():
         network.zero_grad()
         term.backward(retain_graph=True)
@@ -149,6 +150,15 @@ def test_every_term_of_a_part_teaches_it_and_leaves_the_rest_and_the_frozen_netw
             if parameter.grad is not None and parameter.grad.any()
         }
         assert taught, name
-        assert taught == {"streaks"} if part == "streaks" else "streaks" not in taught, name
+        of_parts[name] = taught
+    reached = set().union(*of_parts.values())
+    if part == "streaks":
+        assert reached == {"streaks"}
+    else:
+        assert {"trunk", "output", "atmosphere", "depth_head"} <= reached
+        assert ("streaks" in reached) is (part == "all")
+        assert ("streaks" in of_parts["image"]) is (part == "all"), (
+            "the whole restoration teaches the streaks"
+        )
     assert all(parameter.grad is None for parameter in frozen.parameters())
     assert not any("decoder" in name for name, _ in objective.named_parameters())

@@ -84,7 +84,16 @@ RECIPES: dict[str, tuple[Stage, ...]] = {
         Stage("fog", _FOG, teacher="segmentation"),
         Stage(
             "fast",
-            replace(_FOG, steps=200, part="all", learning_rate=3e-4, seed=3),
+            replace(
+                _FOG,
+                steps=1800,
+                part="all",
+                learning_rate=3e-4,
+                seed=3,
+                seen_at=1,
+                samples=replace(_FOG_SAMPLES, dry_share=0.14, fog_only_share=0.12, streaks_only_share=0.14),
+                weights=replace(_FOG_WEIGHTS, semantic=0.08, perceptual=0.2),
+            ),
             start_from="fog",
             streaks_from="streaks-refined",
             teacher="segmentation-balanced",

@@ -60,8 +60,9 @@ class LossWeights:
 
 
 PARTS = ("all", "streaks", "fog")
-"""What of the network `fast` a run trains: all of it behind the frozen streak stage; the streak stage alone;
-all but the streak stage, on samples whose streaks were taken off, all but a little, by rendering.
+"""What of the network `fast` a run trains: all of it, where the whole restoration teaches the streak stage
+too; the streak stage alone; all but the streak stage, on samples whose streaks were taken off, all but a
+little, by rendering.
 """
 
 
@@ -152,12 +153,13 @@ class Objective(nn.Module):
             if settings.part == "fog":
                 streaks = batch["streaks"].float() * (1 - batch["leftover"][:, None, None, None])
             else:
-                with torch.no_grad():
-                    streaks = self.network.streaks(rainy).light
+                streaks, rain_logit = self.network.streaks(rainy)
+                terms |= self._streak_terms(streaks, rain_logit, batch)
             seen = rainy - streaks
             correction, depth, (fog_logit, _, root) = self.network.clear_fog(seen)
             restored = seen + correction
-            terms["presence"] = weights.presence * losses.presence(fog_logit, batch["fog"])
+            of_fog = weights.presence * losses.presence(fog_logit, batch["fog"])
+            terms["presence"] = terms["presence"] + of_fog if "presence" in terms else of_fog
             terms["extinction"] = weights.extinction * losses.extinction_l1(root, batch["extinction"])
         else:
             correction, depth, _ = self.network(rainy)
@@ -173,17 +175,21 @@ class Objective(nn.Module):
         return terms, restored, depth
 
     def _streaks(self, rainy: Tensor, batch: dict[str, Tensor]) -> tuple[dict[str, Tensor], Tensor, None]:
-        weights = self.settings.weights
         light, rain_logit = self.network.streaks(rainy)
-        truth = batch["streaks"].float()
-        restored, without = rainy - light, rainy - torch.nan_to_num(truth)
+        restored, without = rainy - light, rainy - torch.nan_to_num(batch["streaks"].float())
         terms = {
-            "streaks": weights.streaks * losses.streaks_l1(light, truth),
-            "structural": weights.structural * losses.structural(restored, without),
-            "presence": weights.presence * losses.presence(rain_logit, batch["rain"]),
+            **self._streak_terms(light, rain_logit, batch),
+            "structural": self.settings.weights.structural * losses.structural(restored, without),
             **self._meaning(restored, without),
         }
         return terms, restored, None
+
+    def _streak_terms(self, light: Tensor, rain_logit: Tensor, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        weights = self.settings.weights
+        return {
+            "streaks": weights.streaks * losses.streaks_l1(light, batch["streaks"].float()),
+            "presence": weights.presence * losses.presence(rain_logit, batch["rain"]),
+        }
 
     def _meaning(self, restored: Tensor, clean: Tensor) -> dict[str, Tensor]:
         """The terms of what a segmentation network sees, where there is one."""
@@ -232,7 +238,7 @@ def choose_part(network: nn.Module, settings: TrainingSettings, datasets: Sequen
         raise DatasetError(
             f"the part {settings.part!r} learns from rendered rain; all the datasets have their own"
         )
-    network.streaks.requires_grad_(settings.part == "streaks")
+    network.streaks.requires_grad_(settings.part != "fog")
     for name, part in network.named_children():
         if name != "streaks":
             part.requires_grad_(settings.part != "streaks")
