@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import cv2
 import numpy as np
 import pytest
@@ -113,7 +115,12 @@ def test_depth_errors_by_hand():
     errors = depth_errors(predicted, truth)
     assert errors.abs_rel == pytest.approx((0.2 + 0.25) / 2, abs=1e-6)
     assert errors.inverse_abs_rel == pytest.approx((0.25 + 0.2) / 2, abs=1e-6)
+    assert errors.abs_rel_80 == errors.abs_rel
     assert depth_errors(np.float32([[0.12, 0.02, 0, 0]]), truth).delta == 0.5
+    beyond = depth_errors(np.float32([[0.1, 0.001]]), np.float32([[0.1, 0.05]]))  # 20 m taken for far away
+    assert beyond.abs_rel == pytest.approx((300 / 20 - 1) / 2, abs=1e-4)
+    assert beyond.abs_rel_80 == pytest.approx((80 / 20 - 1) / 2, abs=1e-4)
+    assert math.isnan(depth_errors(np.float32([[0.01]]), np.float32([[0.01]])).abs_rel_80)
     assert depth_errors(predicted, np.zeros((1, 4), np.float32)) is None
 
 

@@ -464,4 +464,9 @@ def _depth(predicted: np.ndarray, measured: np.ndarray) -> dict[str, float]:
     errors = metrics.depth_errors(predicted, measured)
     if errors is None:
         return {}
-    return {"abs_rel": errors.abs_rel, "inverse_abs_rel": errors.inverse_abs_rel, "delta_1.25": errors.delta}
+    return {
+        "abs_rel": errors.abs_rel,
+        "abs_rel_80": errors.abs_rel_80,
+        "inverse_abs_rel": errors.inverse_abs_rel,
+        "delta_1.25": errors.delta,
+    }

@@ -120,11 +120,16 @@ def _check_alike(image: np.ndarray, reference: np.ndarray) -> None:
         )
 
 
+KITTI_RANGE = 80.0
+"""Metres up to which KITTI's depth is usually scored (Eigen et al., NeurIPS 2014)."""
+
+
 @dataclass(frozen=True)
 class DepthErrors:
     """Errors of one predicted map, over the pixels whose true distance is known and below MAX_DISTANCE."""
 
     abs_rel: float  # mean |d - d*| / d*, d the distance in metres
+    abs_rel_80: float  # the same over what is within KITTI_RANGE, where predictions end too; NaN: nothing is
     inverse_abs_rel: float  # mean |q - q*| / q*, q = 1/d
     delta: float  # share of pixels with max(d/d*, d*/d) < 1.25
 
@@ -139,8 +144,11 @@ def depth_errors(predicted: np.ndarray, truth: np.ndarray) -> DepthErrors | None
         return None
     q, q_true = np.maximum(predicted[judged], 1 / MAX_DISTANCE), truth[judged]
     ratio = q / q_true
+    near = q_true > 1 / KITTI_RANGE
+    ratio_near = np.maximum(q[near], 1 / KITTI_RANGE) / q_true[near]
     return DepthErrors(
         abs_rel=float(np.mean(np.abs(1 / ratio - 1))),
+        abs_rel_80=float(np.mean(np.abs(1 / ratio_near - 1))) if near.any() else float("nan"),
         inverse_abs_rel=float(np.mean(np.abs(ratio - 1))),
         delta=float(np.mean(np.maximum(ratio, 1 / ratio) < 1.25)),
     )

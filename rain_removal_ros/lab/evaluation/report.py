@@ -61,6 +61,7 @@ DRY_COLUMNS = (
 )
 DEPTH = (
     Column("AbsRel (distance)", "abs_rel", _ratio),
+    Column("within 80 m", "abs_rel_80", _ratio),
     Column("AbsRel (inverse depth)", "inverse_abs_rel", _ratio),
     Column("δ < 1.25", "delta_1.25", _percent),
 )
