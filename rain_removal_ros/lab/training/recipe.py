@@ -79,19 +79,21 @@ RECIPES: dict[str, tuple[Stage, ...]] = {
                 weights=LossWeights(presence=0.08, semantic=0.08, perceptual=0.2),
             ),
             start_from="streaks",
-            teacher="segmentation",
+            teacher="segmentation-balanced",
         ),
-        Stage("fog", _FOG, teacher="segmentation"),
+        Stage("fog", _FOG),
         Stage(
             "fast",
             replace(
                 _FOG,
-                steps=1800,
+                steps=1500,
                 part="all",
                 learning_rate=3e-4,
                 seed=3,
                 seen_at=1,
-                samples=replace(_FOG_SAMPLES, dry_share=0.14, fog_only_share=0.12, streaks_only_share=0.14),
+                samples=replace(
+                    _FOG_SAMPLES, size=192, dry_share=0.14, fog_only_share=0.12, streaks_only_share=0.14
+                ),
                 weights=replace(_FOG_WEIGHTS, semantic=0.08, perceptual=0.2),
             ),
             start_from="fog",
