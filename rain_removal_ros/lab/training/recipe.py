@@ -86,7 +86,7 @@ RECIPES: dict[str, tuple[Stage, ...]] = {
             "fast",
             replace(
                 _FOG,
-                steps=1500,
+                steps=2200,
                 part="all",
                 learning_rate=3e-4,
                 seed=3,
