@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import re
 import shutil
 import sqlite3
@@ -515,6 +517,20 @@ def test_compressed_bags_are_read(tmp_path, storage, mode):
     assert derained(source, tmp_path / "out").frames == 3
     before, after = contents(source), contents(tmp_path / "out")
     assert {topic: after[topic] for topic in before} == before
+
+
+def test_no_room_to_unpack_a_bag_is_not_called_damage(tmp_path, monkeypatch):
+    def compress(writer) -> None:
+        writer.set_compression(CompressionMode.FILE, CompressionFormat.ZSTD)
+
+    def full(source, target, length) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    source = record(tmp_path / "in", drive(3), "mcap", prepare=compress)
+    monkeypatch.setattr("rain_removal_ros.bags.storage.shutil.copyfileobj", full)
+    with pytest.raises(BagError, match=r"unpacked into .*No space left.*TMPDIR"):
+        derained(source, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize("storage", STORAGES)

@@ -17,7 +17,7 @@ import torch
 from runtime_fixtures import TINY, TINY_SEGMENTATION
 
 from rain_removal_ros.commands.main import main
-from rain_removal_ros.errors import DatasetError, PresetError, WeightsError
+from rain_removal_ros.errors import DatasetError, OutputError, PresetError, WeightsError
 from rain_removal_ros.lab.data.datasets import Example, FolderDataset
 from rain_removal_ros.lab.training import recipe
 from rain_removal_ros.lab.training.recipe import Stage
@@ -241,6 +241,16 @@ def test_what_cannot_be_started_from_or_trained_alone_is_named(street, tmp_path)
         other = settings(preset=dataclasses.replace(TINY, **changes))
         with pytest.raises(WeightsError, match="do not fit preset fast"):
             train(other, [street], tmp_path / "c", workers=0, start_from=first, show_progress=False)
+
+
+def test_a_sheet_that_cannot_be_written_is_said_and_the_run_goes_on_later(
+    street, tmp_path, monkeypatch
+) -> None:
+    with monkeypatch.context() as patched:
+        patched.setattr("rain_removal_ros.lab.training.trainer.cv2.imwrite", lambda path, sheet: False)
+        with pytest.raises(OutputError, match=r"sheet_0000001.jpg cannot be written"):
+            train(settings(steps=1), [street], tmp_path, workers=0, show_progress=False)
+    assert train(settings(steps=1), [street], tmp_path, workers=0, show_progress=False).is_file()
 
 
 def test_a_repeated_step_stands_in_the_log_once(street, tmp_path) -> None:

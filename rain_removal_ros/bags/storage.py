@@ -152,6 +152,8 @@ class Bag:
                 self._files.append(self._stack.enter_context(closing(self._open_file(path))))
             except PermissionError as error:
                 raise BagError(f"{path} cannot be read: {error.strerror}") from error
+            except BagError:  # no fault of the bag's
+                raise
             except Exception as error:  # as above
                 self._damaged(path.name, f"it cannot be read at all: {_words(error)}")
         if not self._files:
@@ -225,15 +227,26 @@ class Bag:
         return _McapFile(path) if _kind(path) == "mcap" else _Sqlite3File(path)
 
     def _unpack(self, path: Path) -> Path:
+        """The unpacked file, in a temporary folder. Raises BagError where there is no room for it."""
         folder = Path(self._stack.enter_context(tempfile.TemporaryDirectory(prefix="bag-")))
         unpacked = folder / path.stem
-        with path.open("rb") as packed, unpacked.open("wb") as target:
+        with path.open("rb") as packed:
             try:
-                with zstandard.ZstdDecompressor().stream_reader(packed, read_across_frames=True) as source:
-                    shutil.copyfileobj(source, target, 1 << 22)
-            except zstandard.ZstdError as error:
-                self._damaged(path.name, f"unpacked up to the damage only: {error}")
+                with unpacked.open("wb") as target:
+                    self._decompress(packed, target, path.name)
+            except OSError as error:
+                raise BagError(
+                    f"{path} cannot be unpacked into {folder.parent} ({error.strerror}); make room there, or "
+                    "name another folder in TMPDIR"
+                ) from error
         return unpacked
+
+    def _decompress(self, packed: BinaryIO, target: BinaryIO, name: str) -> None:
+        try:
+            with zstandard.ZstdDecompressor().stream_reader(packed, read_across_frames=True) as source:
+                shutil.copyfileobj(source, target, 1 << 22)
+        except zstandard.ZstdError as error:
+            self._damaged(name, f"unpacked up to the damage only: {error}")
 
 
 class _McapFile:

@@ -26,7 +26,7 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, Subset
 from tqdm import tqdm
 
-from rain_removal_ros.errors import DatasetError, PresetError, WeightsError
+from rain_removal_ros.errors import DatasetError, OutputError, PresetError, WeightsError
 from rain_removal_ros.lab.data.examples import Dataset
 from rain_removal_ros.lab.training import losses
 from rain_removal_ros.lab.training.imagenet import load_imagenet
@@ -457,7 +457,9 @@ def train(
             save()
             if restores(settings) and accelerator.is_main_process:
                 sheet = sample_sheet(batch, prediction, depth)
-                cv2.imwrite(str(output / f"sheet_{step:07d}.jpg"), sheet)
+                path = output / f"sheet_{step:07d}.jpg"
+                if not cv2.imwrite(str(path), sheet):
+                    raise OutputError(f"{path} cannot be written; make room, and the same run goes on")
         if out_of_time:
             break
     progress.close()
