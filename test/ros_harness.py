@@ -99,14 +99,14 @@ class Peer:
         self.node.create_subscription(message_type, topic, on_message, qos, event_callbacks=events)
         return received
 
-    def output(self, output: Output, camera: str = "camera") -> Received:
+    def output(self, output: Output, camera: str = "camera", qos: QoSProfile = BEST_EFFORT) -> Received:
         """The messages of one of the node's outputs; returns when node and peer have found each other."""
         topics = {
             Output.IMAGE: "derained/image",
             Output.INVERSE_DEPTH: "depth/inverse_depth",
             Output.LABELS: "segmentation/mask",
         }
-        received = self.subscribe(Image, f"{camera}/{topics[output]}")
+        received = self.subscribe(Image, f"{camera}/{topics[output]}", qos)
         self.wait_for(lambda: received.publishers, f"for the publisher of {topics[output]}")
         wanted = "outputs with subscribers"
         self.status(f"derain: {camera}", lambda s: output.value in values_of(s).get(wanted, "").split("+"))

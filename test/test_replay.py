@@ -19,7 +19,6 @@ from ros_harness import LATCHED, PATIENCE, derain_node, values_of
 from rosbags.rosbag2 import Reader
 from rosgraph_msgs.msg import Clock
 from runtime_fixtures import write_weights
-from sensor_msgs.msg import Image
 from std_msgs.msg import String
 from test_node_process import environment
 
@@ -245,9 +244,8 @@ class SlowRestorer(FakeRestorer):
 def test_a_replay_of_every_image_loses_none_however_fast_it_is(tmp_path):
     path = record(tmp_path / "drive", drive(40))
     with node_for(path, SlowRestorer(), every=True) as peer, playing(path, rate=100, every=True) as player:
-        images = peer.subscribe(Image, "front/derained/image", QoSProfile(depth=50))
+        images = peer.output(Output.IMAGE, "front", QoSProfile(depth=50))
         player.wait_until_ready(timeout=PATIENCE)
-        peer.wait_for(lambda: images.publishers, "for the node")
         played = player.play()
         peer.wait_for(lambda: len(images) == 40, "for every image")
         assert stamps(images) == drive_stamps(40)
