@@ -49,7 +49,6 @@ _FOG = TrainingSettings(
     steps=6000,
     part="fog",
     batch=6,
-    seen_at=2,
     samples=_FOG_SAMPLES,
     weights=_FOG_WEIGHTS,
 )
@@ -90,7 +89,6 @@ RECIPES: dict[str, tuple[Stage, ...]] = {
                 part="all",
                 learning_rate=3e-4,
                 seed=3,
-                seen_at=1,
                 samples=replace(
                     _FOG_SAMPLES, size=192, dry_share=0.14, fog_only_share=0.12, streaks_only_share=0.14
                 ),

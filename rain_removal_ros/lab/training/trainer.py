@@ -159,7 +159,7 @@ class Objective(nn.Module):
             correction, depth, (fog_logit, _, root) = self.network.clear_fog(seen)
             restored = seen + correction
             of_fog = weights.presence * losses.presence(fog_logit, batch["fog"])
-            terms["presence"] = terms["presence"] + of_fog if "presence" in terms else of_fog
+            terms["presence"] = terms.get("presence", 0) + of_fog
             terms["extinction"] = weights.extinction * losses.extinction_l1(root, batch["extinction"])
         else:
             correction, depth, _ = self.network(rainy)
