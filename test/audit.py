@@ -1,8 +1,10 @@
 """Audits what is installed beside the package: complete, of the pinned version, under a known licence.
 
-python test/audit.py [--pins]   a table; exit status 1 where something is wrong. --pins prints constraints.
+python test/audit.py [--pins | --advisories FOLDER]
+    a table; exit status 1 where something is wrong. --pins prints constraints. --advisories looks for known
+    vulnerabilities too, in a clone of https://github.com/pypa/advisory-database or any folder of OSV files.
 
-Knows what distributions say of themselves. It asks nobody else, so it knows nothing of vulnerabilities.
+Otherwise it knows what distributions say of themselves, and asks nobody.
 """
 
 from __future__ import annotations
@@ -16,9 +18,11 @@ from collections.abc import Callable, Iterable, Mapping
 from importlib.metadata import Distribution, PackageNotFoundError
 from pathlib import Path
 
+import yaml
 from packaging.requirements import InvalidRequirement, Requirement
 from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
+from packaging.version import InvalidVersion, Version
 
 from rain_removal_ros.tables import plain
 
@@ -46,6 +50,8 @@ SAID_ELSEWHERE = {
 """Licences that a distribution's own metadata do not name so that KNOWN knows them, looked at one by one."""
 
 Find = Callable[[str], Distribution]
+
+_YAML = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 def needed(
@@ -132,9 +138,52 @@ def is_empty(distribution: Distribution) -> bool:
     return bool(files) and all(".dist-info" in str(file) for file in files)
 
 
+def advisories(folder: Path, found: Mapping[str, Distribution]) -> list[str]:
+    """What a folder of OSV files (https://ossf.github.io/osv-schema, JSON or YAML) says against what is
+    installed, a sentence each. Raises ValueError for a folder without any.
+    """
+    files = [path for path in sorted(folder.rglob("*")) if path.suffix in (".yaml", ".yml", ".json")]
+    known = [yaml.load(path.read_text("utf-8"), Loader=_YAML) for path in files]
+    known = [each for each in known if isinstance(each, dict) and "affected" in each]
+    if not known:
+        raise ValueError(f"{folder} holds no advisories; give a clone of pypa/advisory-database")
+    wrong = []
+    for advisory in known:
+        for affected in advisory["affected"]:
+            name = canonicalize_name(affected.get("package", {}).get("name", ""))
+            hit = name in found and is_affected(found[name].version, affected)
+            if hit and not advisory.get("withdrawn"):
+                wrong.append(f"{name} {found[name].version} has {advisory['id']}: take a version without it")
+    return sorted(set(wrong))
+
+
+def is_affected(version: str, affected: Mapping) -> bool:
+    """Whether a version is among those of an OSV `affected` entry: named, or within a range of events."""
+    if version in affected.get("versions", ()):
+        return True
+    wanted = Version(version)
+    for span in affected.get("ranges", ()):
+        within = False
+        for event in span["events"] if span["type"] == "ECOSYSTEM" else ():
+            [(kind, text)] = event.items()
+            try:
+                reached = text == "0" or Version(text) <= wanted
+                passed = text != "0" and Version(text) < wanted
+            except InvalidVersion:
+                continue
+            if kind == "introduced" and reached:
+                within = True
+            elif (kind == "fixed" and reached) or (kind == "last_affected" and passed):
+                within = False
+        if within:
+            return True
+    return False
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--pins", action="store_true", help="print what is installed, as constraints.txt")
+    parser.add_argument("--advisories", type=Path, metavar="FOLDER", help="known vulnerabilities, OSV files")
     arguments = parser.parse_args()
     found, missing = needed(PACKAGE, EXTRAS)
     others = {name: each for name, each in sorted(found.items()) if name != PACKAGE}
@@ -146,6 +195,8 @@ def main() -> int:
     wrong = problems(found, missing, read_pins((ROOT / "constraints.txt").read_text()))
     checked = subprocess.run([sys.executable, "-m", "pip", "check"], capture_output=True, text=True)
     wrong += checked.stdout.splitlines() if checked.returncode else []
+    if arguments.advisories:
+        wrong += advisories(arguments.advisories, others)
     print(f"{len(others)} distributions, {len(wrong)} problems")
     for problem in wrong:
         print(f"audit: {problem}", file=sys.stderr)

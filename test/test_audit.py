@@ -125,3 +125,35 @@ def test_constraints_pin_whatever_the_package_asks_for_but_tensorrt(monkeypatch)
     assert "numpy" in names and "rosbags" in names
     assert names <= set(audit.read_pins((ROOT / "constraints.txt").read_text()))
     assert set(asked["extras_require"]) == {*audit.EXTRAS, "tensorrt", "tensorrt-rtx"}
+
+
+ADVISORY = """\
+id: PYSEC-1
+affected:
+- package: {ecosystem: PyPI, name: Some_Thing}
+  ranges:
+  - {type: GIT, events: [{introduced: "0"}]}
+  - type: ECOSYSTEM
+    events: [{introduced: "0"}, {fixed: "1.2"}, {introduced: 2.0rc1}, {last_affected: "2.5"}]
+  versions: [0.9-odd]
+"""
+
+
+@pytest.mark.parametrize(
+    ("version", "affected"),
+    [("1.1.9", True), ("1.2", False), ("1.10", False), ("2.0", True), ("2.5", True), ("2.5.1", False)],
+)
+def test_a_known_vulnerability_of_what_is_installed_is_told(tmp_path, version, affected):
+    (tmp_path / "some-thing").mkdir()
+    (tmp_path / "some-thing" / "PYSEC-1.yaml").write_text(ADVISORY)
+    (tmp_path / "other.yaml").write_text("unrelated: true")
+    found = {"some-thing": Made(version), "another": Made("1.1")}
+    told = [f"some-thing {version} has PYSEC-1: take a version without it"] if affected else []
+    assert audit.advisories(tmp_path, found) == told
+    (tmp_path / "some-thing" / "PYSEC-1.yaml").write_text(ADVISORY + "withdrawn: 2020-01-01T00:00:00Z\n")
+    assert audit.advisories(tmp_path, found) == []
+
+
+def test_a_folder_without_advisories_is_no_clean_bill(tmp_path):
+    with pytest.raises(ValueError, match="holds no advisories; give"):
+        audit.advisories(tmp_path, {})

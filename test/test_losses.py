@@ -11,7 +11,14 @@ import torch
 
 from rain_removal_ros.lab.data.datasets import Example
 from rain_removal_ros.lab.training import losses
-from rain_removal_ros.lab.training.trainer import PARTS, LossWeights, Objective, TrainingSettings, choose_part
+from rain_removal_ros.lab.training.trainer import (
+    FIND_DEPTH,
+    PARTS,
+    LossWeights,
+    Objective,
+    TrainingSettings,
+    choose_part,
+)
 from rain_removal_ros.network import MAX_PIXELS_PER_METRE, build_network, get_preset
 
 
@@ -139,7 +146,8 @@ def test_every_term_of_a_part_teaches_it_and_leaves_the_rest_and_the_frozen_netw
     terms, _, _ = objective(BATCH)
     named = {term.name for term in dataclasses.fields(LossWeights)}
     own = {"streaks", "structural", "presence", "semantic", "perceptual"}
-    assert set(terms) == {"streaks": own, "fog": named - {"streaks"}, "all": named}[part]
+    of_part = {"streaks": own, "fog": named - {"streaks"}, "depth": {"depth"}, "all": named}
+    assert set(terms) == of_part[part]
     of_parts = {}
     for name, term in terms.items():
         network.zero_grad()
@@ -154,6 +162,8 @@ def test_every_term_of_a_part_teaches_it_and_leaves_the_rest_and_the_frozen_netw
     reached = set().union(*of_parts.values())
     if part == "streaks":
         assert reached == {"streaks"}
+    elif part == "depth":
+        assert reached == set(FIND_DEPTH)
     else:
         assert {"trunk", "output", "atmosphere", "depth_head"} <= reached
         assert ("streaks" in reached) is (part == "all")

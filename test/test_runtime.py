@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import threading
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,10 +13,13 @@ import numpy as np
 import pytest
 import torch
 from runtime_fixtures import TINY, TINY_SEGMENTATION, random_network, street_like, write_weights
+from safetensors import safe_open
+from safetensors.torch import save_file
 
 from rain_removal_ros.errors import BackendError, ImageError, NotPreparedError, PresetError, WeightsError
-from rain_removal_ros.network import save_network, sha256_of
+from rain_removal_ros.network import load_network, save_network, sha256_of
 from rain_removal_ros.network import weights as weights_module
+from rain_removal_ros.network.quantisation import calibrate, convolutions, quantised
 from rain_removal_ros.runtime import (
     ASSUMED_FOCAL,
     BACKENDS,
@@ -25,10 +30,16 @@ from rain_removal_ros.runtime import (
 )
 from rain_removal_ros.runtime import openvino as openvino_backend
 from rain_removal_ros.runtime.build_process import SHARED
-from rain_removal_ros.runtime.cache import EngineKey
+from rain_removal_ros.runtime.cache import EngineCache, EngineKey
 from rain_removal_ros.runtime.compiled import as_restored
 from rain_removal_ros.runtime.graph import FrameGraph
-from rain_removal_ros.runtime.openvino import computed_precision, native_precisions
+from rain_removal_ros.runtime.networks import Networks
+from rain_removal_ros.runtime.openvino import (
+    OpenVINORestorer,
+    computed_precisions,
+    float_precisions,
+    native_precisions,
+)
 
 EVERYTHING = tuple(Output)
 OPENVINO_BOUNDS = {"fp32": (0.01, 1), "bf16": (1.0, 6), "fp16": (0.2, 2)}
@@ -40,6 +51,17 @@ def folder(tmp_path_factory):
     write_weights(folder / "fast.safetensors")
     write_weights(folder / "segmentation.safetensors", TINY_SEGMENTATION)
     return folder
+
+
+@pytest.fixture(scope="module")
+def calibrated(folder):
+    """The same network as fast.safetensors', calibrated for 8-bit integers."""
+    network = random_network(TINY)
+    images = [torch.from_numpy(street_like(96, 160)).permute(2, 0, 1)[None] / 255]
+    network.input_ranges = calibrate(network, images)
+    path = folder / "calibrated.safetensors"
+    save_network(network, path, {})
+    return path
 
 
 @pytest.fixture
@@ -81,7 +103,7 @@ def test_every_backend_that_can_be_asked_for_can_be_chosen():
 @pytest.mark.parametrize(
     ("backend", "precision", "mean", "largest"),
     [("torch-cpu", "fp32", 0.01, 1), ("torch-cpu", "bf16", 1.0, 6)]
-    + [("openvino", precision, *OPENVINO_BOUNDS[precision]) for precision in native_precisions()],
+    + [("openvino", precision, *OPENVINO_BOUNDS[precision]) for precision in float_precisions()],
 )
 def test_a_backend_gives_what_float32_pytorch_gives(restorer, folder, backend, precision, mean, largest):
     image = street_like(96, 160)
@@ -222,37 +244,76 @@ def test_info_says_what_runs(restorer, folder):
 
 
 @pytest.mark.parametrize("precision", native_precisions())
-def test_the_precision_reported_is_the_one_that_runs(restorer, precision):
-    subject = restorer("openvino", precision)
+def test_the_precision_reported_is_the_one_that_runs(restorer, calibrated, precision):
+    subject = restorer("openvino", precision, weights=calibrated)
     subject.prepare(64, 64, [Output.IMAGE])
     frame = next(iter(subject._compiled.values()))
-    ran = computed_precision(frame._request.get_compiled_model())
-    assert ran == openvino_backend.ELEMENT_TYPES[subject.info.precision]
+    ran = computed_precisions(frame._request.get_compiled_model())
+    floats = float_precisions()[0] if precision == "int8" else precision
     assert subject.info.precision == precision
+    quantised = len(convolutions(random_network(TINY))) if precision == "int8" else 0
+    assert ran["u8"] + ran["i8"] == quantised
+    assert ran[openvino_backend.ELEMENT_TYPES[floats]] > quantised
 
 
 @pytest.mark.parametrize(
-    ("capabilities", "native"),
+    ("capabilities", "vnni", "native"),
     [
-        (["FP32", "INT8"], ("fp32",)),
-        (["FP32", "FP16", "INT8"], ("fp16", "fp32")),
-        (["BF16", "FP32"], ("bf16", "fp32")),
-        (["BF16", "WINOGRAD", "FP32", "FP16"], ("bf16", "fp16", "fp32")),
-        ([], ("fp32",)),
+        (["FP32", "INT8"], False, ("fp32",)),
+        (["FP32", "INT8"], True, ("int8", "fp32")),
+        (["FP32", "FP16", "INT8"], False, ("fp16", "fp32")),
+        (["BF16", "FP32"], False, ("bf16", "fp32")),
+        (["BF16", "WINOGRAD", "FP32", "FP16", "INT8"], True, ("int8", "bf16", "fp16", "fp32")),
+        ([], False, ("fp32",)),
     ],
 )
 def test_auto_takes_the_fastest_precision_of_the_cpu_and_refuses_what_it_lacks(
-    restorer, monkeypatch, capabilities, native
+    restorer, calibrated, monkeypatch, capabilities, vnni, native
 ):
     monkeypatch.setattr(openvino_backend, "cpu_capabilities", lambda: capabilities)
+    monkeypatch.setattr(openvino_backend, "multiplies_integers", lambda: vnni)
     assert native_precisions() == native
-    assert restorer("openvino", "auto").info.precision == native[0]
-    for precision in openvino_backend.ELEMENT_TYPES:
+    assert restorer("openvino", "auto", weights=calibrated).info.precision == native[0]
+    assert restorer("openvino", "auto").info.precision == float_precisions()[0]
+    for precision in ("int8", *openvino_backend.ELEMENT_TYPES):
         if precision in native:
-            assert restorer("openvino", precision).info.precision == precision
+            assert restorer("openvino", precision, weights=calibrated).info.precision == precision
         else:
+            with pytest.raises(BackendError, match=f"choose one of {', '.join(native)} or auto"):
+                OpenVINORestorer(
+                    Networks(RuntimeSettings(weights=calibrated)),
+                    EngineCache(calibrated.parent, 1 << 30),
+                    precision,
+                )
             with pytest.raises(BackendError, match=f"choose {', '.join(native)} or auto"):
-                restorer("openvino", precision)
+                restorer("openvino", precision, weights=calibrated)
+
+
+def test_integers_need_weights_that_were_calibrated(restorer, monkeypatch):
+    monkeypatch.setattr(openvino_backend, "multiplies_integers", lambda: True)
+    with pytest.raises(BackendError, match=r"weights fast.safetensors were not calibrated for int8; train"):
+        restorer("openvino", "int8")
+
+
+def test_integers_give_what_the_quantised_network_gives_and_nearly_what_floats_give(
+    restorer, calibrated, monkeypatch
+):
+    """On a CPU that computes integers as floats too: what is measured is the graph, not its speed."""
+    monkeypatch.setattr(openvino_backend, "multiplies_integers", lambda: True)
+    monkeypatch.setattr(openvino_backend, "cpu_capabilities", lambda: ["FP32"])
+    image = street_like(96, 160)
+    given = restorer("openvino", "int8", weights=calibrated)(image)
+    network = load_network(calibrated)[0]
+    outputs = (Output.IMAGE, Output.INVERSE_DEPTH)
+    expected = []
+    for each in (quantised(network), network):
+        with torch.inference_mode():
+            results = FrameGraph(each, None, 96, 160, outputs).eval()(torch.from_numpy(image)[None])
+        expected.append(as_restored(outputs, [r[0].numpy() for r in results], outputs, (96, 160), 128.0))
+    differences = [np.abs(given.image.astype(int) - truth.image) for truth in expected]
+    assert differences[0].mean() <= 0.2
+    assert differences[1].mean() <= 2.0
+    assert np.abs(expected[1].image.astype(int) - image).mean() > 2, "the network must do something"
 
 
 @pytest.mark.parametrize("precision", openvino_backend.ELEMENT_TYPES)
@@ -271,10 +332,11 @@ def test_each_precision_is_asked_of_openvino_by_its_own_name(restorer, monkeypat
     assert asked == [{"fp32": "f32", "bf16": "bf16", "fp16": "f16"}[precision]]
 
 
-def test_another_precision_than_was_asked_for_is_an_error(restorer, monkeypatch):
+@pytest.mark.parametrize("ran", [{"bf16": 9}, {"f32": 5, "u8": 9}, {}])
+def test_another_precision_than_was_asked_for_is_an_error(restorer, monkeypatch, ran):
     subject = restorer("openvino", "fp32")
-    monkeypatch.setattr(openvino_backend, "computed_precision", lambda model: "bf16")
-    with pytest.raises(BackendError, match="computes in bf16 where f32 was asked for"):
+    monkeypatch.setattr(openvino_backend, "computed_precisions", lambda model: Counter(ran))
+    with pytest.raises(BackendError, match=r"OpenVINO computes .* where fp32 was asked for"):
         subject.prepare(64, 64, [Output.IMAGE])
 
 
@@ -373,6 +435,22 @@ def test_weights_that_are_no_numbers_are_refused(restorer, tmp_path, value):
     save_network(network, tmp_path / "broken.safetensors", {})
     with pytest.raises(WeightsError, match=r"broken.* holds numbers that are not finite"):
         restorer(weights=tmp_path / "broken.safetensors")
+
+
+@pytest.mark.parametrize(
+    "ranges",
+    [{}, {"other": [0, 1]}, [0, 1], "all", None, {"streaks.stem": [0, 1]}]
+    + [{"*": pair} for pair in ([1, 0], [0], [0, 1, 2], ["a", 1], [0, 10**400], [0, float("nan")], 5, None)],
+    ids=str,
+)
+def test_ranges_for_integers_that_cannot_be_are_refused(restorer, calibrated, tmp_path, ranges):
+    with safe_open(calibrated, framework="pt") as file:
+        metadata, tensors = file.metadata(), {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    if isinstance(ranges, dict) and "*" in ranges:
+        ranges = dict.fromkeys(json.loads(metadata["ranges"]), ranges["*"])
+    save_file(tensors, tmp_path / "forged.safetensors", metadata | {"ranges": json.dumps(ranges)})
+    with pytest.raises(WeightsError, match=r"forged.safetensors does not describe a network"):
+        restorer(weights=tmp_path / "forged.safetensors")
 
 
 @pytest.mark.parametrize(

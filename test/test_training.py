@@ -23,6 +23,7 @@ from rain_removal_ros.lab.training import recipe
 from rain_removal_ros.lab.training.recipe import Stage
 from rain_removal_ros.lab.training.samples import CALM_BELOW, RainySamples, SampleSettings, calm, overcast
 from rain_removal_ros.lab.training.trainer import (
+    FIND_DEPTH,
     PARTS,
     LossWeights,
     TrainingSettings,
@@ -30,6 +31,7 @@ from rain_removal_ros.lab.training.trainer import (
     train,
 )
 from rain_removal_ros.network import build_network, get_preset, load_network, sha256_of
+from rain_removal_ros.network.quantisation import convolutions, ranges_of
 
 SMALL = SampleSettings(size=64, pictures=3)
 
@@ -224,9 +226,19 @@ def test_only_the_part_that_is_trained_changes(part: str, street, tmp_path) -> N
     first = train(settings(steps=1), [street], tmp_path / "first", workers=0, show_progress=False)
     changed = changed_by(settings(part=part, learning_rate=3e-3), first, street, tmp_path / "next")
     names = {name.split(".")[0] for name in changed}
-    assert ("streaks" in names) is (part != "fog")
-    assert names == {"streaks"} if part == "streaks" else {"trunk", "output"} <= names
+    assert ("streaks" in names) is (part in ("all", "streaks"))
+    alone = {"streaks": {"streaks"}, "depth": set(FIND_DEPTH)}
+    assert names == alone[part] if part in alone else {"trunk", "depth_head", "output"} <= names
     assert (tmp_path / "next" / "sheet_0000006.jpg").is_file()
+
+
+def test_a_finished_run_is_calibrated_for_8_bit_integers_and_one_under_way_is_not(street, tmp_path) -> None:
+    path = train(settings(steps=20), [street], tmp_path, workers=0, stop_after=0.0, show_progress=False)
+    assert ranges_of(load_network(path)[0]) == {}
+    network = load_network(train(settings(steps=20), [street], tmp_path, workers=0, show_progress=False))[0]
+    assert ranges_of(network).keys() == convolutions(network).keys()
+    least, greatest = ranges_of(network)["streaks.stem"]
+    assert 0 <= least < greatest <= 1, "what the stem takes is the image"
 
 
 def test_what_cannot_be_started_from_or_trained_alone_is_named(street, tmp_path) -> None:

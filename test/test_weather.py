@@ -17,6 +17,7 @@ from rain_removal_ros.lab.weather import (
     compose,
     distance_from_inverse_depth,
     fog,
+    fog_in_linear_light,
     level_parameters,
     rain_transmission,
 )
@@ -51,6 +52,16 @@ def test_an_image_is_composed_as_the_equation_says():
         for value in (200, 100, 0)
     ]
     assert observed[0, 0].tolist() == expected == [226, 191, 156]
+
+
+def test_fog_in_linear_light_adds_light_and_not_grey_levels():
+    scene, airlight = np.float32([[0.1, 0.5, 0.8]]), np.float32(0.8)
+    assert fog_in_linear_light(scene, np.float32(0), airlight) == pytest.approx(scene, abs=1e-6)
+    assert fog_in_linear_light(scene, np.float32(1), airlight) == pytest.approx(airlight)
+    half = fog_in_linear_light(scene, np.float32(0.5), airlight)
+    assert half == pytest.approx(((scene**2.2 + airlight**2.2) / 2) ** (1 / 2.2), abs=1e-6)
+    paled = half - (scene + airlight) / 2
+    assert paled[0, 0] > paled[0, 1] > 0.005 and paled[0, 2] == pytest.approx(0, abs=1e-6)
 
 
 def test_rendering_puts_the_pieces_together_pixel_by_pixel():

@@ -110,7 +110,11 @@ class FastDerainNetwork(nn.Module):
     def depth(self, image: Tensor) -> Tensor:
         """Pixels per metre alone, without what only the image needs."""
         image = image.float()
-        return self.depth_head(self._features(image - self.streaks(image).light))[0]
+        return self.find_depth(image - self.streaks(image).light)
+
+    def find_depth(self, image: Tensor) -> Tensor:
+        """Streak-free image (N, 3, H, W), float32 -> pixels per metre (N, 1, H/4, W/4)."""
+        return self.depth_head(self._features(image))[0]
 
     def _features(self, image: Tensor) -> list[Tensor]:
         *finer, coarsest = self.trunk(as_weights(self, F.avg_pool2d(image, 2)))

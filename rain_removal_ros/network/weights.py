@@ -24,6 +24,7 @@ from rain_removal_ros.network.presets import (
     SegmentationPreset,
     get_preset,
 )
+from rain_removal_ros.network.quantisation import check_ranges, ranges_of
 from rain_removal_ros.network.segmentation import SegmentationNetwork
 from rain_removal_ros.output import write_bytes
 
@@ -74,8 +75,8 @@ def preset_of(network: nn.Module) -> Preset:
 
 
 def save_network(network: nn.Module, path: Path, training: Mapping[str, Any]) -> None:
-    """Write weights with their preset and a JSON-able description of their training; atomic, readable by whom
-    the umask allows. Raises OutputError.
+    """Write weights with their preset, a JSON-able description of their training and, of a calibrated
+    network, the ranges for 8-bit integers; atomic, readable by whom the umask allows. Raises OutputError.
 
     Convolution weights are kept in float16, which halves the file and moves no pixel by a grey level; the
     rest in float32.
@@ -84,6 +85,8 @@ def save_network(network: nn.Module, path: Path, training: Mapping[str, Any]) ->
         "preset": json.dumps(dataclasses.asdict(preset_of(network))),
         "training": json.dumps(training, default=str),
     }
+    if ranges := ranges_of(network):
+        metadata["ranges"] = json.dumps(ranges)
     tensors = {
         name: (tensor.half() if tensor.ndim == 4 else tensor).detach().cpu().contiguous()
         for name, tensor in network.state_dict().items()
@@ -122,7 +125,9 @@ def load_network(path: Path) -> tuple[nn.Module, dict[str, Any]]:
         )
         network = build_network(preset)
         network.load_state_dict(tensors)
-    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        if "ranges" in metadata:
+            network.__dict__["input_ranges"] = check_ranges(network, json.loads(metadata["ranges"]))
+    except (KeyError, TypeError, ValueError, OverflowError, RuntimeError) as error:
         raise WeightsError(
             f"weights file {path} does not describe a network of this package ({error})"
         ) from error

@@ -40,7 +40,8 @@ ASSUMED_FOCAL = 0.8
 
 TENSORRT, TORCH_CUDA, OPENVINO, TORCH_CPU = "tensorrt", "torch-cuda", "openvino", "torch-cpu"
 BACKENDS = ("auto", TENSORRT, TORCH_CUDA, OPENVINO, TORCH_CPU)
-PRECISIONS = ("auto", "fp32", "fp16", "bf16")
+PRECISIONS = ("auto", "fp32", "fp16", "bf16", "int8")
+"""int8 is that of the streak stage, the bulk of the work; the rest runs in the fastest kind of floats."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +66,7 @@ class RuntimeInfo:
 
     backend: str  # one of BACKENDS, never auto
     device: str  # human-readable device name
-    precision: str  # fp32 | fp16 | bf16: what really runs, not what was asked for
+    precision: str  # one of PRECISIONS, never auto: what really runs
     reason: str  # why this backend, and why not the better ones
     preset: str
     weights: str  # file name

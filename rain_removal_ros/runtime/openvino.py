@@ -1,16 +1,21 @@
-"""The CPU backend: OpenVINO, in bfloat16 where the CPU has it natively, through the engine cache."""
+"""The CPU backend: OpenVINO, its streak stage in 8-bit integers and the rest in bfloat16 where the CPU has
+them natively, through the engine cache.
+"""
 
 from __future__ import annotations
 
 import io
 import os
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
 from typing import cast
 
 import numpy as np
 import torch
 
 from rain_removal_ros.errors import BackendError
+from rain_removal_ros.network.quantisation import quantised, ranges_of
 from rain_removal_ros.runtime import Output, Progress
 from rain_removal_ros.runtime.build_process import SHARED, BuildOrder
 from rain_removal_ros.runtime.cache import EngineCache, EngineKey
@@ -21,7 +26,11 @@ from rain_removal_ros.runtime.progress import reporting
 from rain_removal_ros.runtime.sizes import MIN_SIDE
 from rain_removal_ros.runtime.without_telemetry import openvino
 
-ELEMENT_TYPES = {"fp32": "f32", "bf16": "bf16", "fp16": "f16"}
+ELEMENT_TYPES = {"bf16": "bf16", "fp16": "f16", "fp32": "f32"}
+"""What OpenVINO calls the kinds of floats, the fastest first."""
+
+INT8 = "int8"
+INTEGERS = ("u8", "i8")
 
 
 def cpu_capabilities() -> Collection[str]:
@@ -29,20 +38,39 @@ def cpu_capabilities() -> Collection[str]:
     return openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
 
 
-def native_precisions() -> tuple[str, ...]:
-    """What this CPU computes natively, the fastest first; fp32 always."""
+def multiplies_integers() -> bool:
+    """Whether this CPU has instructions that multiply and add 8-bit integers (VNNI): without them integers
+    are no faster, and on some CPUs not exact.
+    """
+    try:
+        return "vnni" in Path("/proc/cpuinfo").read_text()
+    except OSError:
+        return False
+
+
+def float_precisions() -> tuple[str, ...]:
+    """The kinds of floats that this CPU computes natively, the fastest first; fp32 always."""
     capabilities = cpu_capabilities()
-    return tuple(name for name in ("bf16", "fp16", "fp32") if name.upper() in capabilities or name == "fp32")
+    return tuple(name for name in ELEMENT_TYPES if name.upper() in capabilities or name == "fp32")
 
 
-def convert(networks: Networks, height: int, width: int, outputs: Outputs) -> openvino.Model:
-    """The frame graph of this size as an OpenVINO model, uint8 (1, H, W, 3) to the outputs.
+def native_precisions() -> tuple[str, ...]:
+    """What this CPU computes natively, the fastest first; fp32 always. int8 needs calibrated weights."""
+    return ((INT8,) if multiplies_integers() else ()) + float_precisions()
+
+
+def convert(
+    networks: Networks, height: int, width: int, outputs: Outputs, integers: bool = False
+) -> openvino.Model:
+    """The frame graph of this size as an OpenVINO model, uint8 (1, H, W, 3) to the outputs; with `integers`
+    the streak stage of calibrated weights is quantised.
 
     Tracing runs the network once, so it is done on the smallest image that is padded alike and then reshaped.
     """
     stride = cast(int, networks.derain.stride)
     low, narrow = (-(-MIN_SIDE // stride) * stride + side % stride for side in (height, width))
-    graph = FrameGraph(networks.derain, networks.segmentation(outputs), low, narrow, outputs).eval()
+    derain = quantised(networks.derain) if integers else networks.derain
+    graph = FrameGraph(derain, networks.segmentation(outputs), low, narrow, outputs).eval()
     example = torch.zeros(1, low, narrow, 3, dtype=torch.uint8)
     with torch.inference_mode():
         traced = torch.jit.trace(graph, example, check_trace=False)
@@ -58,24 +86,25 @@ def build(
     width: int,
     outputs: Sequence[str],
     configuration: Mapping[str, str | int],
+    integers: bool,
 ) -> bytes:
     """In the build process: an exported engine of this size, see `Networks.packed`."""
-    model = convert(unpacked(files, families), height, width, ordered([Output(name) for name in outputs]))
+    asked = ordered([Output(name) for name in outputs])
+    model = convert(unpacked(files, families), height, width, asked, integers)
     compiled = openvino.Core().compile_model(model, "CPU", dict(configuration))
     stream = io.BytesIO()
     compiled.export_model(stream)
     return stream.getvalue()
 
 
-def computed_precision(model: openvino.CompiledModel) -> str:
-    """The element type that the convolutions of a compiled model really run in."""
-    seen: dict[str, int] = {}
+def computed_precisions(model: openvino.CompiledModel) -> Counter[str]:
+    """How many convolutions of a compiled model really run in which element type."""
+    seen: Counter[str] = Counter()
     for operation in model.get_runtime_model().get_ordered_ops():
         details = operation.get_rt_info()
         if "Convolution" in str(details["layerType"].value):
-            precision = str(details["runtimePrecision"].value)
-            seen[precision] = seen.get(precision, 0) + 1
-    return max(seen, key=lambda precision: seen[precision]) if seen else "none"
+            seen[str(details["runtimePrecision"].value)] += 1
+    return seen
 
 
 class OpenVINOFrame:
@@ -107,22 +136,32 @@ class OpenVINORestorer(CompilingRestorer):
         reason: str = "",
         on_progress: Progress | None = None,
     ):
-        """Raises BackendError where the CPU does not have the precision that was asked for."""
+        """Raises BackendError where the CPU does not have the precision that was asked for, or the weights
+        were not calibrated for it.
+        """
         self._core = openvino.Core()
         native = native_precisions()
-        chosen = native[0] if precision == "auto" else precision
+        calibrated = bool(ranges_of(networks.derain))
+        if precision == INT8 and not calibrated:
+            raise BackendError(
+                f"weights {networks.weights.name} were not calibrated for int8; train them with this version "
+                "(docs/training.md), or choose auto"
+            )
+        able = native if calibrated else float_precisions()
+        chosen = able[0] if precision == "auto" else precision
         if chosen not in native:
             raise BackendError(
                 f"precision {precision} does not run natively on this CPU with OpenVINO; "
                 f"choose one of {', '.join(native)} or auto"
             )
+        self._floats = float_precisions()[0] if chosen == INT8 else chosen
         device = str(self._core.get_property("CPU", "FULL_DEVICE_NAME")).strip()
         super().__init__(networks, device, chosen, reason, on_progress)
         self._cache = cache
         self._threads = threads
         self._configuration = {
             "PERFORMANCE_HINT": "LATENCY",
-            "INFERENCE_PRECISION_HINT": ELEMENT_TYPES[chosen],
+            "INFERENCE_PRECISION_HINT": ELEMENT_TYPES[self._floats],
             **({"INFERENCE_NUM_THREADS": threads} if threads else {}),
         }
 
@@ -156,7 +195,10 @@ class OpenVINORestorer(CompilingRestorer):
                     stage.text = "compiling"
                     files, options = self.networks.packed(outputs)
                     options |= {"height": height, "width": width, "configuration": self._configuration}
-                    options["outputs"] = [output.value for output in outputs]
+                    options |= {
+                        "outputs": [output.value for output in outputs],
+                        "integers": self.precision == INT8,
+                    }
                     order = BuildOrder(f"{__name__}:{build.__name__}", files, options)
                     engine = SHARED.build(order, self._cancellation)
                     stage.text = "saving"
@@ -181,8 +223,11 @@ class OpenVINORestorer(CompilingRestorer):
         return self._core.import_model(io.BytesIO(engine), "CPU", self._configuration)
 
     def _check_precision(self, model: openvino.CompiledModel) -> None:
-        computed, wanted = computed_precision(model), ELEMENT_TYPES[self.precision]
-        if computed != wanted:
+        computed, wanted = computed_precisions(model), ELEMENT_TYPES[self._floats]
+        integers = sum(computed.pop(name, 0) for name in INTEGERS)
+        [(most, _)] = computed.most_common(1) or [("nothing", 0)]
+        if most != wanted or (integers > 0) != (self.precision == INT8):
             raise BackendError(
-                f"OpenVINO computes in {computed} where {wanted} was asked for; choose precision fp32 or auto"
+                f"OpenVINO computes {integers} convolutions in integers and most others in {most} where "
+                f"{self.precision} was asked for; choose precision fp32 or auto"
             )

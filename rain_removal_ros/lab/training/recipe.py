@@ -43,7 +43,7 @@ _SEGMENTATION = TrainingSettings(
 _FOG_SAMPLES = SampleSettings(
     dry_share=0.18, fog_only_share=0.2, streaks_only_share=0.07, lookalike_share=0.2, overcast_share=0.3
 )
-_FOG_WEIGHTS = LossWeights(depth=1.0, presence=0.05)
+_FOG_WEIGHTS = LossWeights(depth=3.0, presence=0.05)
 _FOG = TrainingSettings(
     get_preset("fast"),
     steps=6000,
@@ -80,17 +80,34 @@ RECIPES: dict[str, tuple[Stage, ...]] = {
             start_from="streaks",
             teacher="segmentation-balanced",
         ),
-        Stage("fog", _FOG),
+        Stage(
+            "depth",
+            replace(
+                _FOG,
+                steps=5000,
+                part="depth",
+                batch=4,
+                seed=5,
+                samples=replace(_FOG_SAMPLES, size=352, dry_share=0.3, measured_weight=4.0),
+                weights=LossWeights(depth=5.0),
+            ),
+        ),
+        Stage("fog", _FOG, start_from="depth"),
         Stage(
             "fast",
             replace(
                 _FOG,
-                steps=2200,
+                steps=10_000,
                 part="all",
-                learning_rate=3e-4,
+                batch=4,
+                learning_rate=5e-4,
                 seed=3,
                 samples=replace(
-                    _FOG_SAMPLES, size=192, dry_share=0.14, fog_only_share=0.12, streaks_only_share=0.14
+                    _FOG_SAMPLES,
+                    dry_share=0.14,
+                    fog_only_share=0.12,
+                    streaks_only_share=0.14,
+                    measured_weight=2.0,
                 ),
                 weights=replace(_FOG_WEIGHTS, semantic=0.08, perceptual=0.2),
             ),

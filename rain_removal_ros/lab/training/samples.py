@@ -23,6 +23,7 @@ from rain_removal_ros.lab.weather import (
     Rain,
     dense_parameters,
     distance_from_inverse_depth,
+    fog_in_linear_light,
     level_parameters,
     rain_transmission,
 )
@@ -36,6 +37,7 @@ class SampleSettings:
     """How samples are drawn. Shares are of all samples, or of those that can have what they say."""
 
     size: int = 256  # pixels, a multiple of 32
+    measured_weight: float = 1.0  # how much more often an example is drawn whose depth sensors measured
     scales: tuple[float, float] = (0.4, 1.3)  # how much an example is resized, log-uniform
     dry_share: float = 0.14  # neither streaks nor fog
     fog_only_share: float = 0.16
@@ -43,6 +45,7 @@ class SampleSettings:
     lookalike_share: float = 0.14  # scenes that look like rain or fog, of which most stay dry
     level_share: float = 0.3  # of streaks: RainCityscapes' three strengths and dense rain, other patterns
     paper_fog_share: float = 0.55  # of fog: around RainCityscapes' three strengths
+    linear_fog_share: float = 0.3  # of fog: added in linear light, as a real one's is, not to grey levels
     overcast_share: float = 0.5  # of fog: before a sky of the fog's own light, as rain's and fog's skies are
     light_share: float = 0.3
     noise_share: float = 0.2
@@ -95,7 +98,8 @@ class RainySamples(TorchDataset):
     rain and fog float32 (1, 0, NaN unknown), extinction float32 in 1/m times focal length, NaN where
     unknown, labels uint8 (S, S) with 255 where unlabelled. Where examples are held in memory they are drawn
     in proportion to the square root of how many their source has (a source is what stands before the first
-    underscore of a name), so that one long sequence does not outweigh the rest; otherwise all alike.
+    underscore of a name), so that one long sequence does not outweigh the rest, and by `measured_weight`;
+    otherwise all alike.
     """
 
     def __init__(
@@ -111,6 +115,7 @@ class RainySamples(TorchDataset):
             self._held = [_trainable(dataset[index]) for dataset, index in self._places]
             sources = [example.name.split("_")[0] for example in self._held]
             weights = np.array([sources.count(source) ** -0.5 for source in sources])
+            weights[[_measured(example) for example in self._held]] *= settings.measured_weight
         self._cumulative = np.cumsum(weights / weights.sum())
         self._bank = StreakBank(settings.pictures if rain else 0, seed)
 
@@ -215,7 +220,11 @@ class RainySamples(TorchDataset):
             if generator.random() < 0.3:
                 glow = generator.uniform(0.6, 1)
         light = streaks[..., None] * (glow - scene)
-        observed = scene * (1 - share[..., None]) + airlight * share[..., None] + light
+        if has_fog and generator.random() < settings.linear_fog_share:
+            foggy = fog_in_linear_light(scene, share[..., None], airlight)
+        else:
+            foggy = scene * (1 - share[..., None]) + airlight * share[..., None]
+        observed = foggy + light
         rainy = (np.clip(255 * observed, 0, 255) + 0.5).astype(np.uint8)
         strength = float(streaks.mean())
         return Weathered(
@@ -273,7 +282,7 @@ def _crop(example: Example, settings: SampleSettings, generator: np.random.Gener
         labels=labels,
         focal_px=focal * size / window,
         reference_height=height * size / window,
-        measured=example.depth_kind is not None and example.depth_kind != "geometry",
+        measured=_measured(example),
     )
 
 
@@ -286,6 +295,10 @@ def _clean_of(example: Example) -> np.ndarray:
 def _trainable(example: Example) -> Example:
     _clean_of(example)
     return example
+
+
+def _measured(example: Example) -> bool:
+    return example.depth_kind is not None and example.depth_kind != "geometry"
 
 
 def _size_of(example: Example) -> int:

@@ -2,7 +2,8 @@
 accelerate).
 
 A run lives in one folder: checkpoint.pt (everything that resuming needs, its settings inside),
-weights.safetensors (the averaged weights), log.csv, log.png, and sheets of sample pictures.
+weights.safetensors (the averaged weights; of a finished run, calibrated for 8-bit integers), log.csv,
+log.png, and sheets of sample pictures.
 """
 
 from __future__ import annotations
@@ -40,6 +41,7 @@ from rain_removal_ros.network import (
     sha256_of,
 )
 from rain_removal_ros.network.presets import DerainPreset, Preset, SegmentationPreset
+from rain_removal_ros.network.quantisation import calibrate
 from rain_removal_ros.output import write_bytes
 
 
@@ -59,11 +61,14 @@ class LossWeights:
     extinction: float = 0.02
 
 
-PARTS = ("all", "streaks", "fog")
+PARTS = ("all", "streaks", "fog", "depth")
 """What of the network `fast` a run trains: all of it, where the whole restoration teaches the streak stage
 too; the streak stage alone; all but the streak stage, on samples whose streaks were taken off, all but a
-little, by rendering.
+little, by rendering; on the same, what finds depth.
 """
+
+FIND_DEPTH = ("trunk", "context", "depth_head")
+"""Parts of the network `fast` that depth is found with."""
 
 
 @dataclass(frozen=True)
@@ -90,6 +95,10 @@ class TrainingSettings:
     )
     seen_at: int = 1  # pixels a side that are averaged before that network sees an image: 1 or 2
     frozen: tuple[str, ...] = ()  # layers that keep the weights they start with
+
+
+CALIBRATION = 64
+"""Samples that a finished run's weights are calibrated on for 8-bit integers."""
 
 
 class AveragedWeights:
@@ -150,12 +159,15 @@ class Objective(nn.Module):
         weights = settings.weights
         terms: dict[str, Tensor] = {}
         if isinstance(settings.preset, DerainPreset):
-            if settings.part == "fog":
+            if settings.part in ("fog", "depth"):
                 streaks = batch["streaks"].float() * (1 - batch["leftover"][:, None, None, None])
             else:
                 streaks, rain_logit = self.network.streaks(rainy)
                 terms |= self._streak_terms(streaks, rain_logit, batch)
             seen = rainy - streaks
+            if settings.part == "depth":
+                depth = self.network.find_depth(seen)
+                return {"depth": self._depth_term(depth, batch)}, seen, depth
             correction, depth, (fog_logit, _, root) = self.network.clear_fog(seen)
             restored = seen + correction
             of_fog = weights.presence * losses.presence(fog_logit, batch["fog"])
@@ -169,10 +181,14 @@ class Objective(nn.Module):
             "fidelity": weights.fidelity * losses.fidelity(restored, clean),
             "gradient": weights.gradient * losses.gradient_l1(restored, clean),
             "structural": weights.structural * losses.structural(restored, clean),
-            "depth": weights.depth * losses.depth_l1(depth, batch["pixels_per_metre"], batch["depth_weight"]),
+            "depth": self._depth_term(depth, batch),
             **self._meaning(restored, clean),
         }
         return terms, restored, depth
+
+    def _depth_term(self, depth: Tensor, batch: dict[str, Tensor]) -> Tensor:
+        loss = losses.depth_l1(depth, batch["pixels_per_metre"], batch["depth_weight"])
+        return self.settings.weights.depth * loss
 
     def _streaks(self, rainy: Tensor, batch: dict[str, Tensor]) -> tuple[dict[str, Tensor], Tensor, None]:
         light, rain_logit = self.network.streaks(rainy)
@@ -238,10 +254,14 @@ def choose_part(network: nn.Module, settings: TrainingSettings, datasets: Sequen
         raise DatasetError(
             f"the part {settings.part!r} learns from rendered rain; all the datasets have their own"
         )
-    network.streaks.requires_grad_(settings.part != "fog")
+    learns = {
+        "all": lambda name: True,
+        "streaks": lambda name: name == "streaks",
+        "fog": lambda name: name != "streaks",
+        "depth": lambda name: name in FIND_DEPTH,
+    }[settings.part]
     for name, part in network.named_children():
-        if name != "streaks":
-            part.requires_grad_(settings.part != "streaks")
+        part.requires_grad_(learns(name))
 
 
 def freeze(network: nn.Module, layers: Sequence[str]) -> None:
@@ -402,6 +422,10 @@ def train(
             "examples": samples.example_count,
             "torch": torch.__version__,
         }
+        if step == settings.steps and isinstance(settings.preset, DerainPreset):
+            drawn = (samples[i]["rainy"] for i in range(min(CALIBRATION, total)))
+            images = (image[None].to(accelerator.device) / 255 for image in drawn)
+            average.network.input_ranges = calibrate(average.network, images)
         save_network(average.network, output / "weights.safetensors", training)
 
     progress = tqdm(

@@ -7,6 +7,7 @@ from rain_removal_ros.lab.weather.imaging import (
     compose,
     distance_from_inverse_depth,
     fog,
+    fog_in_linear_light,
     rain_transmission,
 )
 from rain_removal_ros.lab.weather.rain import (
@@ -30,6 +31,7 @@ __all__ = [
     "dense_parameters",
     "distance_from_inverse_depth",
     "fog",
+    "fog_in_linear_light",
     "level_parameters",
     "rain_transmission",
 ]

@@ -29,6 +29,18 @@ def fog(distance: np.ndarray, beta: float) -> np.ndarray:
     return 1 - np.exp(distance * np.float32(-beta))
 
 
+GAMMA = np.float32(2.2)
+"""Light is about the grey level to this power."""
+
+
+def fog_in_linear_light(scene: np.ndarray, fog_share: np.ndarray, airlight: np.ndarray) -> np.ndarray:
+    """(I^g (1 - A) + A0^g A)^(1/g), g = GAMMA: fog where light really adds up, so that what is dark pales
+    sooner than by the model above, which adds grey levels. Float32 in [0, 1], of shapes that broadcast.
+    """
+    light = scene**GAMMA * (1 - fog_share) + airlight**GAMMA * fog_share
+    return light ** (1 / GAMMA)
+
+
 def compose(clean: np.ndarray, rain: np.ndarray, fog_share: np.ndarray, airlight: float) -> np.ndarray:
     """O = I (1 - R - A) + R + A0 A.
 
