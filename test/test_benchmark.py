@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import os
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from runtime_fixtures import write_weights
 
 from rain_removal_ros.commands.main import main
@@ -16,7 +18,10 @@ from rain_removal_ros.lab.benchmark import gpu as gpu_benchmark
 from rain_removal_ros.lab.benchmark.benchmark import (
     Failure,
     Quantiles,
+    benchmark_inference,
+    inference_table,
     isolated,
+    precisions_of,
     resident_mib,
 )
 from rain_removal_ros.lab.benchmark.gpu import (
@@ -26,6 +31,11 @@ from rain_removal_ros.lab.benchmark.gpu import (
     gpu_table,
     too_far_from_float32,
 )
+from rain_removal_ros.network import load_network, save_network
+from rain_removal_ros.network.quantisation import calibrate
+from rain_removal_ros.runtime import RuntimeSettings
+from rain_removal_ros.runtime import openvino as openvino_backend
+from rain_removal_ros.runtime.pytorch import CPU_PRECISIONS
 from rain_removal_ros.tables import markdown
 
 
@@ -56,12 +66,36 @@ def test_the_benchmark_prints_a_table_and_writes_json(weights, tmp_path, capsys)
 
 
 def test_a_configuration_that_fails_is_reported_and_the_others_are_measured(weights, capsys):
-    command = f"benchmark --weights {weights} --sizes 64x64 --frames 1 --backend torch-cpu --precision fp16"
-    status = main([*command.split(), "--both-precisions"])
-    assert status == 1
-    printed = capsys.readouterr().out
+    settings = RuntimeSettings(backend="torch-cpu", weights=Path(weights))
+    rows = benchmark_inference(settings, ["fast"], [(64, 64)], ["fp16", "fp32"], 1, say=lambda what: None)
+    printed = inference_table(rows)
     assert "| torch-cpu | fp32 " in squeezed(printed)
     assert "not measured: fast 64x64 torch-cpu fp16: backend torch-cpu cannot run" in printed
+    command = f"benchmark --weights {weights} --sizes 64x64 --frames 1 --backend torch-cpu"
+    assert main([*command.split(), "--precision", "fp16"]) == 1
+    assert main([*command.split(), "--every-precision"]) == 0
+    printed = squeezed(capsys.readouterr().out)
+    assert all(f"| torch-cpu | {precision} " in printed for precision in CPU_PRECISIONS)
+
+
+def test_every_precision_is_what_the_cpu_has_and_the_weights_can_do(weights, monkeypatch):
+    monkeypatch.setattr(openvino_backend, "cpu_capabilities", lambda: ["FP32", "BF16"])
+    monkeypatch.setattr(openvino_backend, "multiplies_integers", lambda: True)
+    settings, weights = RuntimeSettings(backend="openvino"), Path(weights)
+    assert precisions_of(settings, weights) == ("bf16", "fp32")
+    network = load_network(weights)[0]
+    network.input_ranges = calibrate(network, [torch.rand(1, 3, 64, 64)])
+    save_network(network, weights.with_name("calibrated.safetensors"), {})
+    assert precisions_of(settings, weights.with_name("calibrated.safetensors")) == ("int8", "bf16", "fp32")
+
+
+def test_batches_are_timed_side_by_side(weights, tmp_path, capsys):
+    path = tmp_path / "figures.json"
+    command = f"benchmark --weights {weights} --sizes 96x64 --frames 2 --precision fp32 --batches 1 2"
+    assert main([*command.split(), "--json", str(path)]) == 0
+    printed = squeezed(capsys.readouterr().out)
+    assert "| fast | 96x64 | fp32 | 1 |" in printed and "| fast | 96x64 | fp32 | 2 |" in printed
+    assert [row["frames"] for row in json.loads(path.read_text())["batches"]] == [1, 2]
 
 
 def fail() -> None:
@@ -102,7 +136,7 @@ def test_a_markdown_table_is_aligned_unless_it_is_to_be_compact():
     assert "| a" in markdown(("a", "b"), [])
 
 
-@pytest.mark.parametrize("option", ["--node", "--both-precisions", "--memory-frames 9", "--weights w"])
+@pytest.mark.parametrize("option", ["--node", "--every-precision", "--memory-frames 9", "--weights w"])
 def test_the_gpu_table_refuses_options_that_it_would_ignore(option, capsys):
     assert main(["benchmark", "--backend", "tensorrt", *option.split()]) == 1
     assert f"{option.split()[0]} is not part of the table" in capsys.readouterr().err

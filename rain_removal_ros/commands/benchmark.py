@@ -37,8 +37,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     group.add_argument("--frames", type=whole_number(1), default=100, help="calls a row (%(default)s)")
     group.add_argument(
-        "--both-precisions", action="store_true", help="measure fp32 beside the backend's own precision"
-    )
+        "--every-precision", action="store_true",
+        help="measure every precision that the device has natively, where the weights can do it",
+    )  # fmt: skip
+    group.add_argument(
+        "--batches", nargs="+", type=whole_number(1), metavar="N",
+        help="measure instead what a frame takes among N in one call (OpenVINO)",
+    )  # fmt: skip
     group.add_argument(
         "--memory-frames",
         type=whole_number(0),
@@ -97,24 +102,31 @@ def run(arguments: argparse.Namespace) -> int:
         return _run_load(arguments, settings, say, keep)
     presets = (arguments.presets or YARDSTICKS) if arguments.weights is None else [settings.preset]
     sizes = arguments.sizes or SIZES
-    precisions = [arguments.precision, *(["fp32"] if arguments.both_precisions else [])]
+    if arguments.batches:
+        from rain_removal_ros.lab.benchmark.batch import batch_table, benchmark_batches
+
+        rows = benchmark_batches(settings, presets[0], sizes, arguments.batches, arguments.frames, say)
+        keep("batches", rows)
+        print(batch_table(rows))
+        return int(any(isinstance(row, benchmark.Failure) for row in rows))
+    precisions = None if arguments.every_precision else [arguments.precision]
     inference = benchmark.benchmark_inference(settings, presets, sizes, precisions, arguments.frames, say)
     keep("inference", inference)
     print(benchmark.inference_table(inference))
-    rows: list[object] = [*inference]
+    results_of: list[object] = [*inference]
     if arguments.memory_frames:
         memory = benchmark.benchmark_memory(settings, presets[0], sizes[0], arguments.memory_frames, say)
         keep("memory", [memory])
         print(benchmark.memory_line(memory))
-        rows.append(memory)
+        results_of.append(memory)
     if arguments.node:
         from rain_removal_ros.lab.benchmark.node import benchmark_node, node_lines
 
         node = benchmark_node(settings, arguments.node_size, arguments.node_frames, arguments.node_rate, say)
         keep("node", node)
         print("\n".join(node_lines(node)))
-        rows += node
-    return int(any(isinstance(row, benchmark.Failure) for row in rows))
+        results_of += node
+    return int(any(isinstance(row, benchmark.Failure) for row in results_of))
 
 
 def _run_load(
@@ -154,7 +166,8 @@ def _run_gpu(arguments: argparse.Namespace, say: Callable[[str], None], keep: Ke
 
     for given, option in (
         (arguments.weights, "--weights"),
-        (arguments.both_precisions, "--both-precisions"),
+        (arguments.every_precision, "--every-precision"),
+        (arguments.batches, "--batches"),
         (arguments.memory_frames, "--memory-frames"),
         (arguments.node, "--node"),
     ):

@@ -60,10 +60,10 @@ def native_precisions() -> tuple[str, ...]:
 
 
 def convert(
-    networks: Networks, height: int, width: int, outputs: Outputs, integers: bool = False
+    networks: Networks, height: int, width: int, outputs: Outputs, integers: bool = False, frames: int = 1
 ) -> openvino.Model:
-    """The frame graph of this size as an OpenVINO model, uint8 (1, H, W, 3) to the outputs; with `integers`
-    the streak stage of calibrated weights is quantised.
+    """The frame graph of this size as an OpenVINO model, uint8 (frames, H, W, 3) to the outputs; with
+    `integers` the streak stage of calibrated weights is quantised.
 
     Tracing runs the network once, so it is done on the smallest image that is padded alike and then reshaped.
     """
@@ -71,11 +71,11 @@ def convert(
     low, narrow = (-(-MIN_SIDE // stride) * stride + side % stride for side in (height, width))
     derain = quantised(networks.derain) if integers else networks.derain
     graph = FrameGraph(derain, networks.segmentation(outputs), low, narrow, outputs).eval()
-    example = torch.zeros(1, low, narrow, 3, dtype=torch.uint8)
+    example = torch.zeros(frames, low, narrow, 3, dtype=torch.uint8)
     with torch.inference_mode():
         traced = torch.jit.trace(graph, example, check_trace=False)
     model = openvino.convert_model(traced, example_input=example)
-    model.reshape([1, height, width, 3])
+    model.reshape([frames, height, width, 3])
     return model
 
 
@@ -95,6 +95,31 @@ def build(
     stream = io.BytesIO()
     compiled.export_model(stream)
     return stream.getvalue()
+
+
+def configure(networks: Networks, precision: str, threads: int) -> tuple[str, dict[str, str | int]]:
+    """(The precision that `precision` stands for, how OpenVINO compiles for it).
+
+    Raises BackendError where the CPU does not have it, or the weights were not calibrated for it.
+    """
+    native, floats = native_precisions(), float_precisions()
+    calibrated = bool(ranges_of(networks.derain))
+    if precision == INT8 and not calibrated:
+        raise BackendError(
+            f"weights {networks.weights.name} were not calibrated for int8; train them with this version "
+            "(docs/training.md), or choose auto"
+        )
+    chosen = precision if precision != "auto" else (native if calibrated else floats)[0]
+    if chosen not in native:
+        raise BackendError(
+            f"precision {precision} does not run natively on this CPU with OpenVINO; "
+            f"choose one of {', '.join(native)} or auto"
+        )
+    return chosen, {
+        "PERFORMANCE_HINT": "LATENCY",
+        "INFERENCE_PRECISION_HINT": ELEMENT_TYPES[floats[0] if chosen == INT8 else chosen],
+        **({"INFERENCE_NUM_THREADS": threads} if threads else {}),
+    }
 
 
 def computed_precisions(model: openvino.CompiledModel) -> Counter[str]:
@@ -140,30 +165,11 @@ class OpenVINORestorer(CompilingRestorer):
         were not calibrated for it.
         """
         self._core = openvino.Core()
-        native = native_precisions()
-        calibrated = bool(ranges_of(networks.derain))
-        if precision == INT8 and not calibrated:
-            raise BackendError(
-                f"weights {networks.weights.name} were not calibrated for int8; train them with this version "
-                "(docs/training.md), or choose auto"
-            )
-        able = native if calibrated else float_precisions()
-        chosen = able[0] if precision == "auto" else precision
-        if chosen not in native:
-            raise BackendError(
-                f"precision {precision} does not run natively on this CPU with OpenVINO; "
-                f"choose one of {', '.join(native)} or auto"
-            )
-        self._floats = float_precisions()[0] if chosen == INT8 else chosen
+        chosen, self._configuration = configure(networks, precision, threads)
         device = str(self._core.get_property("CPU", "FULL_DEVICE_NAME")).strip()
         super().__init__(networks, device, chosen, reason, on_progress)
         self._cache = cache
         self._threads = threads
-        self._configuration = {
-            "PERFORMANCE_HINT": "LATENCY",
-            "INFERENCE_PRECISION_HINT": ELEMENT_TYPES[self._floats],
-            **({"INFERENCE_NUM_THREADS": threads} if threads else {}),
-        }
 
     def _key(self, height: int, width: int, outputs: Outputs) -> EngineKey:
         return EngineKey(
@@ -223,7 +229,7 @@ class OpenVINORestorer(CompilingRestorer):
         return self._core.import_model(io.BytesIO(engine), "CPU", self._configuration)
 
     def _check_precision(self, model: openvino.CompiledModel) -> None:
-        computed, wanted = computed_precisions(model), ELEMENT_TYPES[self._floats]
+        computed, wanted = computed_precisions(model), self._configuration["INFERENCE_PRECISION_HINT"]
         integers = sum(computed.pop(name, 0) for name in INTEGERS)
         [(most, _)] = computed.most_common(1) or [("nothing", 0)]
         if most != wanted or (integers > 0) != (self.precision == INT8):

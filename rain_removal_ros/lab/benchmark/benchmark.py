@@ -22,9 +22,12 @@ import torch
 from torch import nn
 
 from rain_removal_ros.errors import RainRemovalError
-from rain_removal_ros.network import build_network, save_network
+from rain_removal_ros.network import build_network, load_network, save_network
 from rain_removal_ros.network.presets import Preset
-from rain_removal_ros.runtime import Output, RuntimeSettings, create_restorer
+from rain_removal_ros.network.quantisation import ranges_of
+from rain_removal_ros.runtime import OPENVINO, TORCH_CPU, Output, RuntimeSettings, create_restorer
+from rain_removal_ros.runtime.pytorch import CPU_PRECISIONS, CUDA_PRECISIONS
+from rain_removal_ros.runtime.selection import choose
 from rain_removal_ros.share import share_folder
 from rain_removal_ros.tables import markdown
 
@@ -204,22 +207,32 @@ def benchmark_inference(
     settings: RuntimeSettings,
     presets: Sequence[str],
     sizes: Sequence[tuple[int, int]],
-    precisions: Sequence[str],
+    precisions: Sequence[str] | None,
     frames: int,
     say: Callable[[str], None],
 ) -> list[Inference | Failure]:
-    """Every preset at every size (height, width) in every precision."""
+    """Every preset at every size (height, width) in every precision; None: in all that can be."""
     rows: list[Inference | Failure] = []
     with tempfile.TemporaryDirectory() as folder:
         for preset in presets:
             path, kind = (settings.weights, "given") if settings.weights else weights_of(preset, Path(folder))
-            for precision in precisions:
+            for precision in precisions or precisions_of(settings, path):
                 for height, width in sizes:
                     what = f"{preset} {width}x{height} {settings.backend} {precision}"
                     say(what)
                     asked = replace(settings, preset=preset, weights=path, precision=precision)
                     rows.append(isolated(what, measure_inference, asked, kind, height, width, frames))
     return rows
+
+
+def precisions_of(settings: RuntimeSettings, weights: Path) -> Sequence[str]:
+    """What the backend that is chosen computes natively and the weights can do, the fastest first."""
+    name = choose(settings)[0].name
+    if name == OPENVINO:
+        from rain_removal_ros.runtime.openvino import float_precisions, native_precisions
+
+        return native_precisions() if ranges_of(load_network(weights)[0]) else float_precisions()
+    return CPU_PRECISIONS if name == TORCH_CPU else CUDA_PRECISIONS
 
 
 def benchmark_memory(
