@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -10,6 +11,8 @@ import pytest
 
 from rain_removal_ros.commands.main import main
 from rain_removal_ros.errors import DatasetError, RainRemovalError
+from rain_removal_ros.files.images import write_image
+from rain_removal_ros.lab.data import depth_code
 from rain_removal_ros.lab.data.examples import Example
 from rain_removal_ros.lab.evaluation.monitor import (
     SWEEPS,
@@ -116,4 +119,19 @@ def test_rank_correlation_is_spearmans_with_mean_ranks_for_equal_numbers():
 
 def test_the_command_refuses_views_that_the_drive_has_not(capsys):
     assert main(["monitor", "--views", "49"]) == 1
-    assert "--views is 49; the drive has 1 to 48" in capsys.readouterr().err
+    assert "--views is 49; there are 1 to 48" in capsys.readouterr().err
+
+
+def test_the_command_measures_views_of_ones_own(views, tmp_path, capsys):
+    for folder in ("image", "inverse_depth"):
+        (tmp_path / folder).mkdir()
+    for view in views:
+        write_image(tmp_path / "image" / f"{view.name}.png", view.clean)
+        write_image(tmp_path / "inverse_depth" / f"{view.name}.png", depth_code.encode(view.inverse_depth))
+    command = ["monitor", "--data", str(tmp_path), "--views", "2", "--json", str(tmp_path / "said.json")]
+    assert main(command) == 0
+    assert "2 views; rain is 0 to 1" in capsys.readouterr().out
+    said = json.loads((tmp_path / "said.json").read_text())["readings"]
+    assert {reading["view"] for reading in said} == {view.name for view in views}
+    assert main([*command, "--size", "64x64"]) == 1
+    assert "--size is that of the drive's views" in capsys.readouterr().err

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from tqdm import tqdm
@@ -17,19 +17,23 @@ from rain_removal_ros.commands.runtime_options import (
 )
 from rain_removal_ros.commands.values import image_size
 from rain_removal_ros.errors import ParameterError
-from rain_removal_ros.lab.data.datasets import DriveDataset
+from rain_removal_ros.lab.data.datasets import DriveDataset, FolderDataset
+from rain_removal_ros.lab.data.examples import Dataset
 from rain_removal_ros.lab.evaluation import monitor
 from rain_removal_ros.lab.scenes.drive import FOCAL_LENGTH
 from rain_removal_ros.output import write_text
-from rain_removal_ros.runtime import Output, create_restorer
+from rain_removal_ros.runtime import create_restorer
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `derain monitor`."""
     parser.add_argument(
-        "--views", type=int, default=6, metavar="N", help="of the drive's validation streets (%(default)s)"
+        "--data",
+        type=Path,
+        help="a folder of image/ and inverse_depth/ instead of the drive's validation streets",
     )
-    parser.add_argument("--size", type=image_size, default=(360, 640), metavar="WxH", help="(640x360)")
+    parser.add_argument("--views", type=int, default=6, metavar="N", help="of them (%(default)s)")
+    parser.add_argument("--size", type=image_size, help="of the drive's views (640x360)")
     parser.add_argument("--json", type=Path, help="also write every reading to this file")
     add_weights_arguments(parser)
     add_runtime_arguments(parser)
@@ -37,24 +41,30 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Print a table for every kind of weather."""
-    height, width = arguments.size
-    drive = DriveDataset("val", width, height)
-    if not 1 <= arguments.views <= len(drive):
-        raise ParameterError(f"--views is {arguments.views}; the drive has 1 to {len(drive)}")
-    restorer = create_restorer(settings_from(arguments))
+    dataset: Dataset
+    focal_px = None
+    if arguments.data is None:
+        height, width = arguments.size or (360, 640)
+        dataset, focal_px = DriveDataset("val", width, height), FOCAL_LENGTH * width
+    elif arguments.size is None:
+        dataset = FolderDataset(arguments.data)
+    else:
+        raise ParameterError("--size is that of the drive's views; images of --data keep their own")
+    if not 1 <= arguments.views <= len(dataset):
+        raise ParameterError(f"--views is {arguments.views}; there are 1 to {len(dataset)}")
+    settings = replace(settings_from(arguments), graphs_in_memory=arguments.views)  # one a size
+    restorer = create_restorer(settings)
     try:
-        restorer.prepare(height, width, [Output.IMAGE])
         total = arguments.views * sum(len(sweep.strengths) for sweep in monitor.SWEEPS)
         with tqdm(total=total, unit="image", desc="monitor", file=sys.stderr) as bar:
-            views = [drive[number * len(drive) // arguments.views] for number in range(arguments.views)]
-            focal_px = FOCAL_LENGTH * width
+            views = [dataset[number * len(dataset) // arguments.views] for number in range(arguments.views)]
             readings = monitor.measure(restorer, views, focal_px, on_reading=lambda _: bar.update())
         info = restorer.info
     finally:
         restorer.close()
     print(
         f"{info.weights} ({info.weights_sha256[:12]}), {info.backend} {info.precision}; {arguments.views} "
-        f"views of {width}x{height}; rain is 0 to 1, visibility ends at 10,000 m\n"
+        f"views; rain is 0 to 1, visibility ends at 10,000 m\n"
     )
     print(monitor.report(readings))
     if arguments.json is not None:
