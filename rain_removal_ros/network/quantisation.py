@@ -1,4 +1,4 @@
-"""8-bit integers in the streak stage, where three quarters of the work is and nothing is lost by them.
+"""8-bit integers in the streak stage and the decoder, where most of the work is and nothing is lost by them.
 
 Quantised is what convolutions take: their input to 256 levels of a range that was calibrated on images, and
 their weights to 255 levels of each output channel's own. What they give, and what residual branches are
@@ -15,8 +15,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-QUANTISED = "streaks"
-"""The part of a network that runs in 8-bit integers."""
+from rain_removal_ros.network.presets import DerainPreset
+
+QUANTISED = ("streaks.", "detail", "up.", "up_fine.", "stages.", "fine.")
+"""Where the convolutions are that run in 8-bit integers. What depth and the weather are found with stays in
+floats.
+"""
+
+FLOATS = ("streaks.rain.",)
+"""What among them stays in floats all the same: one number decides about the whole image."""
 
 LEVELS = 255
 """Steps from one end of an input's range to the other."""
@@ -58,16 +65,13 @@ class QuantisedConv2d(nn.Module):
 
 
 def convolutions(network: nn.Module) -> dict[str, nn.Conv2d]:
-    """The convolutions that are quantised, by their names; none in a network that has no part for it.
-
-    What says whether it rains at all stays in floats: one number decides about the whole image.
-    """
+    """The convolutions of the preset `fast` that are quantised, by their names; none of another network."""
+    if not isinstance(getattr(network, "preset", None), DerainPreset):
+        return {}
     return {
         name: module
         for name, module in network.named_modules()
-        if isinstance(module, nn.Conv2d)
-        and name.startswith(f"{QUANTISED}.")
-        and not name.startswith(f"{QUANTISED}.rain.")
+        if isinstance(module, nn.Conv2d) and name.startswith(QUANTISED) and not name.startswith(FLOATS)
     }
 
 
@@ -88,7 +92,7 @@ def calibrate(network: nn.Module, images: Iterable[Tensor]) -> dict[str, tuple[f
     hooks = [layer.register_forward_pre_hook(watch(name)) for name, layer in convolutions(network).items()]
     try:
         for image in images:
-            network.get_submodule(QUANTISED)(image)
+            network(image)
     finally:
         for hook in hooks:
             hook.remove()
@@ -121,7 +125,7 @@ def check_ranges(network: nn.Module, ranges: object) -> dict[str, tuple[float, f
 
 
 def quantised(network: nn.Module) -> nn.Module:
-    """A copy of a calibrated network whose streak stage computes as in 8-bit integers.
+    """A copy of a calibrated network that computes as in 8-bit integers where it is to.
 
     Raises ValueError for one that was not calibrated.
     """

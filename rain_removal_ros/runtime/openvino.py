@@ -1,4 +1,4 @@
-"""The CPU backend: OpenVINO, its streak stage in 8-bit integers and the rest in bfloat16 where the CPU has
+"""The CPU backend: OpenVINO, dense convolutions in 8-bit integers and the rest in bfloat16 where the CPU has
 them natively, through the engine cache.
 """
 
@@ -63,7 +63,7 @@ def convert(
     networks: Networks, height: int, width: int, outputs: Outputs, integers: bool = False, frames: int = 1
 ) -> openvino.Model:
     """The frame graph of this size as an OpenVINO model, uint8 (frames, H, W, 3) to the outputs; with
-    `integers` the streak stage of calibrated weights is quantised.
+    `integers` calibrated weights are quantised.
 
     Tracing runs the network once, so it is done on the smallest image that is padded alike and then reshaped.
     """
