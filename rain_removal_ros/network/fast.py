@@ -150,8 +150,8 @@ class FastDerainNetwork(nn.Module):
             x = self.stages[level](x)
         detail = self.detail(F.pixel_unshuffle(as_weights(self, image), 2))
         x = self.fine(self.up_fine(x) + detail)
-        affine = F.pixel_shuffle(self.output(x).float(), 2)
-        gain, offset = affine[:, :1], affine[:, 1:]
+        affine = self.output(x)
+        gain, offset = (F.pixel_shuffle(part.float(), 2) for part in affine.split((4, 12), dim=1))
         # the gate learns from whether there is fog alone: the image's loss would half shut it at first
         correction = gate(fog[0].detach()) * ((image - fog[1]) * gain + offset)
         return correction, depth, fog
