@@ -361,6 +361,10 @@ def test_real_weather_tells_how_the_sky_moved_and_what_judges_see(tmp_path):
     assert fog["sky_blueness"] == fog["sky_blueness_worst"] == pytest.approx(30)
     assert fog["sky_brightness"] == pytest.approx(10)
     assert 0 < fog["miou_before/shy"] <= 1 and 0 < fog["miou/shy"] <= 1 and "miou/mask" not in fog
+    labels = testbed.fold(datasets["fog"][0].labels)
+    seen = testbed.fold(rain_shy_judge(views[0].restored["blue"]))
+    assert fog["right/shy"] == pytest.approx((seen == labels)[labels < 19].mean())
+    assert 0 < fog["right_before/shy"] <= 1
     with pytest.raises(DatasetError, match="no WEATHER/image"):
         open_weather(tmp_path / "fog")
 
@@ -577,7 +581,7 @@ def test_real_weather_of_which_nothing_is_labelled_is_shown_without_a_judgement(
     assert len(views) == 2 and summary["blue"]["fog"] == {"images": 1}
     assert 0 < summary["blue"]["rain"]["miou/shy"] <= 1
     fog, rain = report._weather({"real_weather": summary}).splitlines()[-2:]
-    assert fog.startswith("| fog") and "→" not in fog and rain.count("→") == 1
+    assert fog.startswith("| fog") and "→" not in fog and rain.count("→") == 2
 
 
 def test_a_full_disk_leaves_no_half_report(tmp_path, monkeypatch):

@@ -50,9 +50,10 @@ def open_weather(root: Path) -> dict[str, FolderDataset]:
 def measure_weather(datasets: dict[str, FolderDataset], testbed: Testbed) -> tuple[dict, list[WeatherView]]:
     """{network: {weather: figures}} and the views behind them.
 
-    Figures: `miou_before/JUDGE`, `miou/JUDGE`; `sky_brightness`, `sky_blueness`, `sky_structure`, how the sky
-    moved, each the mean over images, and `_worst`, the farthest of any image; `rain_worst`, the highest the
-    network's own opinion of rain was; `images`.
+    Figures: `miou_before/JUDGE`, `miou/JUDGE`, and `right_before/JUDGE`, `right/JUDGE`, the share of labelled
+    pixels that get their label, which a rare class of a few pixels does not sway; `sky_brightness`,
+    `sky_blueness`, `sky_structure`, how the sky moved, each the mean over images, and `_worst`, the farthest
+    of any image; `rain_worst`, the highest the network's own opinion of rain was; `images`.
     """
     items = [(weather, index) for weather, dataset in datasets.items() for index in range(len(dataset))]
 
@@ -98,13 +99,14 @@ def measure_weather(datasets: dict[str, FolderDataset], testbed: Testbed) -> tup
 def _figures(network: str, views: list[WeatherView]) -> dict[str, float | int]:
     figures: dict[str, float | int] = {"images": len(views)}
     for judge in views[0].before:
-        matrices = {f"miou_before/{judge}": [view.before[judge] for view in views]}
+        matrices = {"_before": [view.before[judge] for view in views]}
         if judge in views[0].after[network]:
-            matrices[f"miou/{judge}"] = [view.after[network][judge] for view in views]
-        for figure, of_views in matrices.items():
-            mean = metrics.mean_iou(np.sum(of_views, axis=0))
-            if np.isfinite(mean):  # nothing is labelled otherwise
-                figures[figure] = mean
+            matrices[""] = [view.after[network][judge] for view in views]
+        for when, of_views in matrices.items():
+            matrix = np.sum(of_views, axis=0)
+            if matrix.any():  # nothing is labelled otherwise
+                figures[f"miou{when}/{judge}"] = metrics.mean_iou(matrix)
+                figures[f"right{when}/{judge}"] = float(np.trace(matrix) / matrix.sum())
     shifts = [asdict(view.shifts[network]) for view in views if network in view.shifts]
     for quantity in shifts[0] if shifts else ():
         values = [shift[quantity] for shift in shifts]

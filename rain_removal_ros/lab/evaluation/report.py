@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from itertools import product
 
 from rain_removal_ros.lab.evaluation.evaluate import FOG_LEFT, STREAKS_ALONE
 from rain_removal_ros.lab.evaluation.metrics import HARM, SSIM_DESCRIPTION
@@ -283,17 +284,19 @@ def _weather(results: dict) -> str:
     if "real_weather" not in results:
         return ""
     parts = [
-        "## Real weather\n\nmIoU before → after; how the sky moved, the mean image's and the farthest's.\n"
+        "## Real weather\n\nmIoU before → after, and the share of labelled pixels that get their label; how "
+        "the sky moved, the mean image's and the farthest's.\n"
     ]
     for name, weathers in results["real_weather"].items():
         all_figures = dict.fromkeys(figure for figures in weathers.values() for figure in figures)
         judges = [f.removeprefix("miou/") for f in all_figures if f.startswith("miou/")]
-        header = ["weather", "images", *judges, "sky brighter", "bluer", "more structure", "rain?", "at most"]
+        said = [f"{judge}{what}" for judge in judges for what in ("", ", right")]
+        header = ["weather", "images", *said, "sky brighter", "bluer", "more structure", "rain?", "at most"]
         rows = []
         for weather, figures in weathers.items():
             row = [weather, str(figures["images"])]
-            for judge in judges:  # of weather of which nothing is labelled there is no mIoU
-                before, after = (figures.get(f"{figure}/{judge}") for figure in ("miou_before", "miou"))
+            for judge, figure in product(judges, ("miou", "right")):  # of weather without labels neither
+                before, after = (figures.get(f"{figure}{when}/{judge}") for when in ("_before", ""))
                 known = before is not None and after is not None
                 row.append(f"{_percent(before)} → {_percent(after)}" if known else "")
             for quantity in ("brightness", "blueness", "structure"):
