@@ -383,7 +383,7 @@ def test_an_engine_that_openvino_cannot_import_is_built_again(folder, tmp_path, 
         ),
         said.append,
     )
-    key = subject._key(64, 64, (Output.IMAGE,))
+    key = subject.key(64, 64, (Output.IMAGE,))
     subject._cache.store(key, lambda path: path.write_bytes(b"no engine"))
     subject.prepare(64, 64, [Output.IMAGE])
     assert any("OpenVINO cannot import it" in line for line in said)

@@ -13,12 +13,12 @@ from runtime_fixtures import TINY, street_like, write_weights
 from rain_removal_ros.errors import BackendError
 from rain_removal_ros.runtime import Output, RuntimeSettings, create_restorer
 from rain_removal_ros.runtime.cache import EngineCache
+from rain_removal_ros.runtime.engines import EngineError
 from rain_removal_ros.runtime.graph import LevelsGraph
 from rain_removal_ros.runtime.networks import Networks
 from rain_removal_ros.runtime.progress import reporting
 from rain_removal_ros.runtime.selection import Backend, choose
 from rain_removal_ros.runtime.tensorrt import (
-    PlanError,
     TensorRTRestorer,
     build_options,
     engine_obstacle,
@@ -77,9 +77,9 @@ class FakeCompiler:
 
     def load(self, plan: bytes, graph: LevelsGraph, engine_key: str, batch: int = 1) -> FakeFrame:
         if not plan.startswith(b"plan of"):
-            raise PlanError("it is no plan")
+            raise EngineError("it is no plan")
         if self._versions["tensorrt"].encode() not in plan:
-            raise PlanError("it is another TensorRT's plan")
+            raise EngineError("it is another TensorRT's plan")
         return FakeFrame(plan, graph, engine_key)
 
 
@@ -179,7 +179,7 @@ def test_two_threads_that_want_one_engine_build_it_once(start):
 def test_a_build_tells_what_it_does(start):
     said = []
     start().prepare(64, 96, IMAGE, said.append)
-    assert said[0] == "96x64 image fp16 for a GPU: starting"
+    assert said[0] == "96x64 image for tensorrt fp16 on a GPU: starting"
     assert "built" in said[-1]
 
 
@@ -245,7 +245,7 @@ def test_a_named_backend_that_cannot_run_is_an_error_with_the_remedy():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"backend": "openvino", "precision": "int8"}, "does not run in precision int8"),
+        ({"backend": "torch-cpu", "precision": "int8"}, "does not run in precision int8"),
         ({"backend": "torch-cpu", "precision": "fp16"}, "does not run in precision fp16"),
         ({"backend": "tensorrt", "precision": "fp32"}, "choose fp16 or auto"),
     ],

@@ -17,12 +17,12 @@ import torch
 from rain_removal_ros.errors import BackendError
 from rain_removal_ros.network.quantisation import quantised, ranges_of
 from rain_removal_ros.runtime import Output, Progress
-from rain_removal_ros.runtime.build_process import SHARED, BuildOrder
-from rain_removal_ros.runtime.cache import EngineCache, EngineKey
-from rain_removal_ros.runtime.compiled import CompiledFrame, CompilingRestorer, Outputs, describe, ordered
+from rain_removal_ros.runtime.build_process import SHARED, BuildOrder, Cancellation
+from rain_removal_ros.runtime.cache import EngineCache
+from rain_removal_ros.runtime.compiled import Outputs, ordered
+from rain_removal_ros.runtime.engines import EngineError, EngineRestorer
 from rain_removal_ros.runtime.graph import FrameGraph
 from rain_removal_ros.runtime.networks import Networks, unpacked
-from rain_removal_ros.runtime.progress import reporting
 from rain_removal_ros.runtime.sizes import MIN_SIDE
 from rain_removal_ros.runtime.without_telemetry import openvino
 
@@ -147,7 +147,7 @@ class OpenVINOFrame:
         self._request = None
 
 
-class OpenVINORestorer(CompilingRestorer):
+class OpenVINORestorer(EngineRestorer):
     """Restores on the CPU with OpenVINO."""
 
     backend = "openvino"
@@ -167,66 +167,37 @@ class OpenVINORestorer(CompilingRestorer):
         self._core = openvino.Core()
         chosen, self._configuration = configure(networks, precision, threads)
         device = str(self._core.get_property("CPU", "FULL_DEVICE_NAME")).strip()
-        super().__init__(networks, device, chosen, reason, on_progress)
-        self._cache = cache
+        super().__init__(networks, cache, device, chosen, reason, on_progress)
         self._threads = threads
 
-    def _key(self, height: int, width: int, outputs: Outputs) -> EngineKey:
-        return EngineKey(
-            {
-                **self.networks.identity(outputs),
-                "backend": self.backend,
-                "size": f"{width}x{height}",
-                "outputs": "+".join(output.value for output in outputs),
-                "precision": self.precision,
-                "openvino": openvino.get_version(),
-                "torch": torch.__version__,
-                "device": f"{self.device_name}, {os.cpu_count()} CPUs",
-                "threads": str(self._threads or "automatic"),
-            }
-        )
+    def versions(self) -> dict[str, str]:
+        return {
+            "openvino": openvino.get_version(),
+            "torch": torch.__version__,
+            "device": f"{self.device_name}, {os.cpu_count()} CPUs",
+            "threads": str(self._threads or "automatic"),
+        }
 
-    def _compile(
-        self, height: int, width: int, outputs: Outputs, on_progress: Progress | None
-    ) -> CompiledFrame:
-        key = self._key(height, width, outputs)
-        what = f"{describe(height, width, outputs)} for openvino {self.precision}"
-        with reporting(what, on_progress) as stage:
-            stage.text = "waiting for another process that is building it"
-            with self._cache.building(key):
-                stage.text = "looking in the cache"
-                model = self._load(key)
-                stage.text = "loaded from the cache"
-                if model is None:
-                    stage.text = "compiling"
-                    files, options = self.networks.packed(outputs)
-                    options |= {"height": height, "width": width, "configuration": self._configuration}
-                    options |= {
-                        "outputs": [output.value for output in outputs],
-                        "integers": self.precision == INT8,
-                    }
-                    order = BuildOrder(f"{__name__}:{build.__name__}", files, options)
-                    engine = SHARED.build(order, self._cancellation)
-                    stage.text = "saving"
-                    self._cache.store(key, lambda path: path.write_bytes(engine))
-                    stage.text = "loading"
-                    model = self._import(engine)
-                    stage.text = "built"
-        self._check_precision(model)
-        return OpenVINOFrame(model, key.digest)
+    def build(self, height: int, width: int, outputs: Outputs, cancellation: Cancellation) -> bytes:
+        files, options = self.networks.packed(outputs)
+        options |= {
+            "height": height,
+            "width": width,
+            "outputs": [output.value for output in outputs],
+            "configuration": self._configuration,
+            "integers": self.precision == INT8,
+        }
+        return SHARED.build(BuildOrder(f"{__name__}:{build.__name__}", files, options), cancellation)
 
-    def _load(self, key: EngineKey) -> openvino.CompiledModel | None:
-        blob = self._cache.find(key)
-        if blob is None:
-            return None
+    def read(
+        self, engine: bytes, height: int, width: int, outputs: Outputs, engine_key: str
+    ) -> OpenVINOFrame:
         try:
-            return self._import(blob.read_bytes())
-        except (RuntimeError, OSError) as error:
-            self._cache.discard(key, f"OpenVINO cannot import it ({error})")
-            return None
-
-    def _import(self, engine: bytes) -> openvino.CompiledModel:
-        return self._core.import_model(io.BytesIO(engine), "CPU", self._configuration)
+            model = self._core.import_model(io.BytesIO(engine), "CPU", self._configuration)
+        except RuntimeError as error:
+            raise EngineError(f"OpenVINO cannot import it ({error})") from error
+        self._check_precision(model)
+        return OpenVINOFrame(model, engine_key)
 
     def _check_precision(self, model: openvino.CompiledModel) -> None:
         computed, wanted = computed_precisions(model), self._configuration["INFERENCE_PRECISION_HINT"]

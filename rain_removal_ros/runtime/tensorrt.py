@@ -23,25 +23,20 @@ from torch import Tensor
 from rain_removal_ros.errors import BackendError
 from rain_removal_ros.runtime import Output, Progress
 from rain_removal_ros.runtime.build_process import SHARED, BuildOrder, Cancellation
-from rain_removal_ros.runtime.cache import EngineCache, EngineKey
-from rain_removal_ros.runtime.compiled import CompiledFrame, CompilingRestorer, Outputs, describe, ordered
+from rain_removal_ros.runtime.cache import EngineCache
+from rain_removal_ros.runtime.compiled import CompiledFrame, Outputs, ordered
 from rain_removal_ros.runtime.device_frames import DeviceFrames
+from rain_removal_ros.runtime.engines import EngineError, EngineRestorer
 from rain_removal_ros.runtime.graph import LevelsGraph, to_bytes
 from rain_removal_ros.runtime.networks import Networks, unpacked
-from rain_removal_ros.runtime.progress import reporting
 from rain_removal_ros.runtime.pytorch import levels_graph
 
 PRECISION = "fp16"
 ALWAYS_STRONGLY_TYPED = (2, 13)
 """From this torch-tensorrt on every network is strongly typed and there is no option for it any more."""
 
-
 Build = Callable[[int, int, Outputs, Cancellation], bytes]
 """(height, width, outputs, cancellation) -> plan."""
-
-
-class PlanError(Exception):
-    """A plan that TensorRT cannot use here; the caller builds it again."""
 
 
 class Compiler(Protocol):
@@ -56,7 +51,7 @@ class Compiler(Protocol):
         """The plan of a half-precision graph for inputs like `levels`, (N, 3, H, W). Raises BackendError."""
 
     def load(self, plan: bytes, graph: LevelsGraph, engine_key: str, batch: int = 1) -> CompiledFrame:
-        """The plan ready to run. Raises PlanError, or BackendError where its precision is not the graph's."""
+        """The plan ready to run. Raises EngineError; BackendError for another precision than the graph's."""
 
 
 def load_torch_tensorrt() -> ModuleType:
@@ -192,14 +187,14 @@ class TensorRTEngine:
     """A plan and its execution context: half grey levels in, a LevelsGraph's outputs out."""
 
     def __init__(self, tensorrt: ModuleType, logger: object, plan: bytes, device: torch.device):
-        """Raises PlanError where TensorRT does not take the plan."""
+        """Raises EngineError where TensorRT does not take the plan."""
         self._runtime = tensorrt.Runtime(logger)
         self._engine = self._runtime.deserialize_cuda_engine(plan)
         if self._engine is None:
-            raise PlanError(f"TensorRT {tensorrt.__version__} cannot load it")
+            raise EngineError(f"TensorRT {tensorrt.__version__} cannot load it")
         self._context = self._engine.create_execution_context()
         if self._context is None:
-            raise PlanError("TensorRT cannot make an execution context for it; is the GPU's memory full?")
+            raise EngineError("TensorRT cannot make an execution context for it; is the GPU's memory full?")
         names = [self._engine.get_tensor_name(index) for index in range(self._engine.num_io_tensors)]
         modes = {name: self._engine.get_tensor_mode(name) for name in names}
         self._inputs = [name for name in names if modes[name] == tensorrt.TensorIOMode.INPUT]
@@ -273,7 +268,7 @@ def build_apart(networks: Networks, device: int) -> Build:
     return build_plan
 
 
-class TensorRTRestorer(CompilingRestorer):
+class TensorRTRestorer(EngineRestorer):
     """Restores on an NVIDIA GPU with a TensorRT FP16 engine for every size and set of outputs."""
 
     backend = "tensorrt"
@@ -288,63 +283,24 @@ class TensorRTRestorer(CompilingRestorer):
         build: Build | None = None,
     ):
         """`build`: what makes the plans instead of `compiler.build` in this process."""
-        super().__init__(networks, compiler.device_name, PRECISION, reason, on_progress)
-        self._cache = cache
+        super().__init__(networks, cache, compiler.device_name, PRECISION, reason, on_progress)
         self._compiler = compiler
         self._build = build or self._build_here
 
-    def key(self, height: int, width: int, outputs: Outputs) -> EngineKey:
-        """What the engine of this size and these outputs depends on."""
-        return EngineKey(
-            {
-                **self.networks.identity(outputs),
-                **self._compiler.versions(),
-                "backend": self.backend,
-                "size": f"{width}x{height}",
-                "outputs": "+".join(output.value for output in outputs),
-                "precision": self.precision,
-            }
-        )
+    def versions(self) -> dict[str, str]:
+        return self._compiler.versions()
 
-    def _compile(
-        self, height: int, width: int, outputs: Outputs, on_progress: Progress | None
+    def build(self, height: int, width: int, outputs: Outputs, cancellation: Cancellation) -> bytes:
+        return self._build(height, width, outputs, cancellation)
+
+    def read(
+        self, engine: bytes, height: int, width: int, outputs: Outputs, engine_key: str
     ) -> CompiledFrame:
-        key = self.key(height, width, outputs)
-        graph = levels_graph(self.networks, height, width, outputs, self.precision)
-        what = f"{describe(height, width, outputs)} {self.precision} for {self.device_name}"
-        with reporting(what, on_progress) as stage:
-            stage.text = "waiting for another process that is building it"
-            with self._cache.building(key):
-                stage.text = "looking in the cache"
-                frame = self._load(key, graph)
-                if frame is not None:
-                    stage.text = "loaded from the cache"
-                    return frame
-                stage.text = "compiling"
-                plan = self._build(height, width, outputs, self._cancellation)
-                stage.text = "saving"
-                self._cache.store(key, lambda path: path.write_bytes(plan))
-                stage.text = "loading"
-                frame = self._load_built(plan, graph, key)
-                stage.text = "built"
-                return frame
+        return self._compiler.load(engine, self._graph(height, width, outputs), engine_key)
 
     def _build_here(self, height: int, width: int, outputs: Outputs, cancellation: Cancellation) -> bytes:
-        graph = levels_graph(self.networks, height, width, outputs, self.precision)
-        return self._compiler.build(graph, torch.zeros(1, 3, height, width, dtype=torch.float16))
+        levels = torch.zeros(1, 3, height, width, dtype=torch.float16)
+        return self._compiler.build(self._graph(height, width, outputs), levels)
 
-    def _load(self, key: EngineKey, graph: LevelsGraph) -> CompiledFrame | None:
-        blob = self._cache.find(key)
-        if blob is None:
-            return None
-        try:
-            return self._compiler.load(blob.read_bytes(), graph, key.digest)
-        except (PlanError, OSError) as error:
-            self._cache.discard(key, str(error))
-            return None
-
-    def _load_built(self, plan: bytes, graph: LevelsGraph, key: EngineKey) -> CompiledFrame:
-        try:
-            return self._compiler.load(plan, graph, key.digest)
-        except PlanError as error:
-            raise BackendError(f"the engine that was just built cannot be used: {error}") from error
+    def _graph(self, height: int, width: int, outputs: Outputs) -> LevelsGraph:
+        return levels_graph(self.networks, height, width, outputs, self.precision)

@@ -1,0 +1,98 @@
+"""Graphs that are built once, as engines, and kept in the engine cache from then on. Knows no framework."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Mapping
+
+from rain_removal_ros.errors import BackendError
+from rain_removal_ros.runtime import Progress
+from rain_removal_ros.runtime.build_process import Cancellation
+from rain_removal_ros.runtime.cache import EngineCache, EngineKey
+from rain_removal_ros.runtime.compiled import CompiledFrame, CompilingRestorer, Outputs, describe
+from rain_removal_ros.runtime.networks import Networks
+from rain_removal_ros.runtime.progress import reporting
+
+
+class EngineError(Exception):
+    """An engine that cannot be used here, and why: it is damaged, or another version's."""
+
+
+class EngineRestorer(CompilingRestorer):
+    """A restorer whose graphs come from engines: a backend adds how one is built, and how it is read."""
+
+    def __init__(
+        self,
+        networks: Networks,
+        cache: EngineCache,
+        device: str,
+        precision: str,
+        reason: str = "",
+        on_progress: Progress | None = None,
+    ):
+        super().__init__(networks, device, precision, reason, on_progress)
+        self._cache = cache
+
+    @abstractmethod
+    def versions(self) -> Mapping[str, str]:
+        """What engines depend on besides networks, size, outputs and precision."""
+
+    @abstractmethod
+    def build(self, height: int, width: int, outputs: Outputs, cancellation: Cancellation) -> bytes:
+        """An engine of this size and these outputs. Raises BackendError."""
+
+    @abstractmethod
+    def read(
+        self, engine: bytes, height: int, width: int, outputs: Outputs, engine_key: str
+    ) -> CompiledFrame:
+        """An engine ready to run. Raises EngineError where it cannot be used, BackendError where it is not
+        what was asked for.
+        """
+
+    def key(self, height: int, width: int, outputs: Outputs) -> EngineKey:
+        """What the engine of this size and these outputs depends on."""
+        return EngineKey(
+            {
+                **self.networks.identity(outputs),
+                **self.versions(),
+                "backend": self.backend,
+                "size": f"{width}x{height}",
+                "outputs": "+".join(output.value for output in outputs),
+                "precision": self.precision,
+            }
+        )
+
+    def _compile(
+        self, height: int, width: int, outputs: Outputs, on_progress: Progress | None
+    ) -> CompiledFrame:
+        key = self.key(height, width, outputs)
+        what = f"{describe(height, width, outputs)} for {self.backend} {self.precision} on {self.device_name}"
+        with reporting(what, on_progress) as stage:
+            stage.text = "waiting for another process that is building it"
+            with self._cache.building(key):
+                stage.text = "looking in the cache"
+                frame = self._cached(key, height, width, outputs)
+                if frame is not None:
+                    stage.text = "loaded from the cache"
+                    return frame
+                stage.text = "compiling"
+                engine = self.build(height, width, outputs, self._cancellation)
+                stage.text = "saving"
+                self._cache.store(key, lambda path: path.write_bytes(engine))
+                stage.text = "loading"
+                try:
+                    frame = self.read(engine, height, width, outputs, key.digest)
+                except EngineError as error:
+                    raise BackendError(f"the engine that was just built cannot be used: {error}") from error
+                stage.text = "built"
+                return frame
+
+    def _cached(self, key: EngineKey, height: int, width: int, outputs: Outputs) -> CompiledFrame | None:
+        path = self._cache.find(key)
+        if path is None:
+            return None
+        try:
+            return self.read(path.read_bytes(), height, width, outputs, key.digest)
+        except (EngineError, OSError) as error:
+            self._cache.discard(key, str(error))
+            return None
