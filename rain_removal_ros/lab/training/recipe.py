@@ -107,6 +107,8 @@ RECIPES: dict[str, tuple[Stage, ...]] = {
                     dry_share=0.14,
                     fog_only_share=0.12,
                     streaks_only_share=0.14,
+                    overcast_share=0.5,
+                    lookalike_share=0.25,
                     measured_weight=2.0,
                 ),
                 weights=replace(_FOG_WEIGHTS, semantic=0.08, perceptual=0.2),
