@@ -448,7 +448,7 @@ def test_every_parameter_is_declared_as_the_table_says(make_restorer):
     ("name", "value", "reason"),
     [
         ("backend", "vulkan", "must be one of auto, tensorrt"),
-        ("precision", "int8", "must be one of auto, fp32"),
+        ("precision", "fp8", "must be one of auto, fp32"),
         ("image_transport", "theora", "must be one of raw, compressed"),
         ("while_building", "sleep", "must be one of wait, torch"),
         ("image_sizes", "720p", "WIDTHxHEIGHT"),

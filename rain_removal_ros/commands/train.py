@@ -68,8 +68,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--part",
         choices=PARTS,
         default=defaults.part,
-        help="what of the network to train: all of it, the streaks alone, or the fog alone on samples whose "
-        "streaks were taken off (%(default)s)",
+        help="what of the network to train: all of it, the streaks alone, or, on samples whose streaks were "
+        "taken off, the fog alone or what finds depth (%(default)s)",
     )
     parser.add_argument("--precision", choices=("bf16", "fp16", "no"), default="bf16", help="mixed precision")
     parser.add_argument("--seed", type=int, default=0)

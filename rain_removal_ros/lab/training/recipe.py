@@ -24,6 +24,9 @@ from rain_removal_ros.network.presets import get_preset
 EARLY = ("trunk.stem", "trunk.blocks.0", "trunk.blocks.1", "trunk.blocks.2")
 """Layers that know edges and textures from ImageNet; leaving them so saves more than half of the time."""
 
+BUT_THE_LAST_OF_DEPTH = ("trunk", "context", "depth_head.lateral", "depth_head.refine")
+"""What finds depth, but for the layer that gives it, which nothing else needs."""
+
 
 @dataclass(frozen=True)
 class Stage:
@@ -53,6 +56,16 @@ _FOG = TrainingSettings(
     weights=_FOG_WEIGHTS,
 )
 
+_DEPTH = replace(
+    _FOG,
+    steps=5000,
+    part="depth",
+    batch=4,
+    seed=5,
+    samples=replace(_FOG_SAMPLES, size=352, dry_share=0.3, measured_weight=4.0),
+    weights=LossWeights(depth=5.0),
+)
+
 RECIPES: dict[str, tuple[Stage, ...]] = {
     "fast": (
         Stage("segmentation", _SEGMENTATION),
@@ -80,21 +93,10 @@ RECIPES: dict[str, tuple[Stage, ...]] = {
             start_from="streaks",
             teacher="segmentation-balanced",
         ),
-        Stage(
-            "depth",
-            replace(
-                _FOG,
-                steps=5000,
-                part="depth",
-                batch=4,
-                seed=5,
-                samples=replace(_FOG_SAMPLES, size=352, dry_share=0.3, measured_weight=4.0),
-                weights=LossWeights(depth=5.0),
-            ),
-        ),
+        Stage("depth", _DEPTH),
         Stage("fog", _FOG, start_from="depth"),
         Stage(
-            "fast",
+            "together",
             replace(
                 _FOG,
                 steps=10_000,
@@ -116,6 +118,11 @@ RECIPES: dict[str, tuple[Stage, ...]] = {
             start_from="fog",
             streaks_from="streaks-refined",
             teacher="segmentation-balanced",
+        ),
+        Stage(
+            "fast",
+            replace(_DEPTH, steps=1500, seed=9, frozen=BUT_THE_LAST_OF_DEPTH),
+            start_from="together",
         ),
     ),
     "judge": (
