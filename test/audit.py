@@ -49,6 +49,9 @@ SAID_ELSEWHERE = {
 }
 """Licences that a distribution's own metadata do not name so that KNOWN knows them, looked at one by one."""
 
+CUDA = re.compile(r"(cuda|nvidia)-.+|triton")
+"""What a CUDA build of torch brings and chooses the versions of: listed, not judged; NVIDIA's licence."""
+
 Find = Callable[[str], Distribution]
 
 _YAML = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
@@ -104,8 +107,8 @@ def licence_of(name: str, distribution: Distribution) -> str:
         return SAID_ELSEWHERE[name]
     metadata = distribution.metadata
     classifiers = [text for text in metadata.get_all("Classifier") or [] if text.startswith("License ::")]
-    said = [metadata["License-Expression"], *(text.rpartition(" :: ")[2] for text in classifiers)]
-    said.append((metadata["License"] or "").strip().partition("\n")[0])
+    said = [metadata.get("License-Expression"), *(text.rpartition(" :: ")[2] for text in classifiers)]
+    said.append((metadata.get("License") or "").strip().partition("\n")[0])
     for file in distribution.files or []:
         if file.name == "package.xml":
             text = Path(str(distribution.locate_file(file))).read_text("utf-8")
@@ -119,7 +122,7 @@ def problems(
     """What is wrong, a sentence each."""
     wrong = [f"{name} is needed and not installed" for name in sorted(missing)]
     for name, distribution in sorted(found.items()):
-        if name == PACKAGE:
+        if name == PACKAGE or CUDA.fullmatch(name):
             continue
         if name not in pins:
             wrong.append(f"{name} {distribution.version} is not pinned in constraints.txt")
@@ -188,7 +191,8 @@ def main() -> int:
     found, missing = needed(PACKAGE, EXTRAS)
     others = {name: each for name, each in sorted(found.items()) if name != PACKAGE}
     if arguments.pins:
-        print("\n".join(f"{name}=={each.version.partition('+')[0]}" for name, each in others.items()))
+        pinned = {name: each for name, each in others.items() if not CUDA.fullmatch(name)}
+        print("\n".join(f"{name}=={each.version.partition('+')[0]}" for name, each in pinned.items()))
         return 0
     rows = [(name, each.version, licence_of(name, each)) for name, each in others.items()]
     print(plain(("distribution", "version", "licence"), rows))

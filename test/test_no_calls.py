@@ -38,7 +38,7 @@ end = time.monotonic() + 60
 while time.monotonic() < end and not os.path.getsize(os.environ["CALLS"]):
     time.sleep(0.01)
 """
-"""A telemetry calls from a fork, and since 3.12 a Python that is ending does not fork."""
+"""OpenVINO's telemetry calls from a fork of its own, and since 3.12 a Python that is ending forks no more."""
 
 
 @pytest.fixture

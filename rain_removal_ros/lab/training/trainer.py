@@ -413,7 +413,7 @@ def train(
         }
         content = io.BytesIO()  # on a full disk PyTorch's own writer says nothing of it
         torch.save(state, content)
-        write_bytes(checkpoint_path, content.getbuffer())
+        write_bytes(checkpoint_path, content.getvalue())
         training = {
             **plain_settings(settings),
             "step": step,
