@@ -65,6 +65,12 @@ def test_what_is_pinned_under_a_known_licence_is_no_problem():
     assert wrong_with("made", Made("2.0rc1", **MIT)) == []
 
 
+@pytest.mark.parametrize("name", ["nvidia-cublas", "cuda-bindings", "triton"])
+def test_what_a_cuda_build_of_torch_brings_is_its_own_affair(name):
+    assert wrong_with(name, Made(License="NVIDIA Proprietary Software"), "torch==2.13.0") == []
+    assert len(wrong_with(f"not-{name}", Made(License="NVIDIA Proprietary Software"), "torch==2.13.0")) == 2
+
+
 def test_another_version_and_none_at_all_are_told():
     assert wrong_with("made", Made("1.1", **MIT), "made==1.0") == ["made is 1.1; constraints.txt says ==1.0"]
     assert wrong_with("made", Made(**MIT), "other==1.0") == ["made 1.0 is not pinned in constraints.txt"]
