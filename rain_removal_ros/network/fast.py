@@ -73,7 +73,8 @@ class FastDerainNetwork(nn.Module):
     The imaging model O = I (1 - R - A) + R + A0 A makes the clean image affine in the rainy one. Without
     streaks, I - O = (1 / t - 1) (O - A0), where t = 1 - A is the fog's transmission. So the network estimates
     the airlight A0, one number for the image, and the head gives a gain, which brings back the contrast about
-    the airlight that fog took, full detail and all, and an offset. A gate for the whole image says whether
+    the airlight that fog took, full detail and all, and an offset, the same for R, G and B: fog is grey, and
+    what has no colour paints none. A gate for the whole image says whether
     there is fog at all. Where fog left nothing, nothing is painted: training asks for a calm guess there.
     """
 
@@ -105,7 +106,7 @@ class FastDerainNetwork(nn.Module):
         self.up_fine = Upsample(channels[0], fine)
         self.detail = nn.Conv2d(12, fine, 3, padding=1)
         self.fine = nn.Sequential(*(ResidualBlock(fine) for _ in range(preset.fine_depth)))
-        self.output = start_at_zero(nn.Conv2d(fine, 4 * 4, 3, padding=1))
+        self.output = start_at_zero(nn.Conv2d(fine, 4 * 2, 3, padding=1))
 
     def depth(self, image: Tensor) -> Tensor:
         """Pixels per metre alone, without what only the image needs."""
@@ -151,7 +152,7 @@ class FastDerainNetwork(nn.Module):
         detail = self.detail(F.pixel_unshuffle(as_weights(self, image), 2))
         x = self.fine(self.up_fine(x) + detail)
         affine = self.output(x)
-        gain, offset = (F.pixel_shuffle(part.float(), 2) for part in affine.split((4, 12), dim=1))
+        gain, offset = (F.pixel_shuffle(part.float(), 2) for part in affine.split(4, dim=1))
         # the gate learns from whether there is fog alone: the image's loss would half shut it at first
         correction = gate(fog[0].detach()) * ((image - fog[1]) * gain + offset)
         return correction, depth, fog
