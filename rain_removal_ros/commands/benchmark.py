@@ -13,7 +13,7 @@ from rain_removal_ros.commands.runtime_options import add_runtime_arguments, set
 from rain_removal_ros.commands.values import image_size, positive, whole_number
 from rain_removal_ros.errors import ParameterError, RainRemovalError
 from rain_removal_ros.output import write_text
-from rain_removal_ros.runtime import RuntimeSettings
+from rain_removal_ros.runtime import OPENVINO, RuntimeSettings
 
 YARDSTICKS = ("fast", "paper", "dgnl-fast")
 SIZES = ((512, 1024),)
@@ -42,7 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     group.add_argument(
         "--batches", nargs="+", type=whole_number(1), metavar="N",
-        help="measure instead what a frame takes among N in one call (OpenVINO)",
+        help="measure instead what a frame takes among N in one call, of the first preset (OpenVINO)",
     )  # fmt: skip
     group.add_argument(
         "--memory-frames",
@@ -103,30 +103,44 @@ def run(arguments: argparse.Namespace) -> int:
     presets = (arguments.presets or YARDSTICKS) if arguments.weights is None else [settings.preset]
     sizes = arguments.sizes or SIZES
     if arguments.batches:
-        from rain_removal_ros.lab.benchmark.batch import batch_table, benchmark_batches
-
-        rows = benchmark_batches(settings, presets[0], sizes, arguments.batches, arguments.frames, say)
-        keep("batches", rows)
-        print(batch_table(rows))
-        return int(any(isinstance(row, benchmark.Failure) for row in rows))
+        return _run_batches(arguments, settings, presets[0], say, keep)
     precisions = None if arguments.every_precision else [arguments.precision]
     inference = benchmark.benchmark_inference(settings, presets, sizes, precisions, arguments.frames, say)
     keep("inference", inference)
     print(benchmark.inference_table(inference))
-    results_of: list[object] = [*inference]
+    rows: list[object] = [*inference]
     if arguments.memory_frames:
         memory = benchmark.benchmark_memory(settings, presets[0], sizes[0], arguments.memory_frames, say)
         keep("memory", [memory])
         print(benchmark.memory_line(memory))
-        results_of.append(memory)
+        rows.append(memory)
     if arguments.node:
         from rain_removal_ros.lab.benchmark.node import benchmark_node, node_lines
 
         node = benchmark_node(settings, arguments.node_size, arguments.node_frames, arguments.node_rate, say)
         keep("node", node)
         print("\n".join(node_lines(node)))
-        results_of += node
-    return int(any(isinstance(row, benchmark.Failure) for row in results_of))
+        rows += node
+    return int(any(isinstance(row, benchmark.Failure) for row in rows))
+
+
+def _run_batches(
+    arguments: argparse.Namespace,
+    settings: RuntimeSettings,
+    preset: str,
+    say: Callable[[str], None],
+    keep: Keep,
+) -> int:
+    from rain_removal_ros.lab.benchmark.batch import batch_table, benchmark_batches
+    from rain_removal_ros.lab.benchmark.benchmark import Failure
+
+    if settings.backend not in ("auto", OPENVINO):
+        raise ParameterError(f"--batches measures OpenVINO, not {settings.backend}; leave --backend out")
+    sizes = arguments.sizes or SIZES
+    rows = benchmark_batches(settings, preset, sizes, arguments.batches, arguments.frames, say)
+    keep("batches", rows)
+    print(batch_table(rows))
+    return int(any(isinstance(row, Failure) for row in rows))
 
 
 def _run_load(

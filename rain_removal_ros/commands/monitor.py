@@ -64,7 +64,7 @@ def run(arguments: argparse.Namespace) -> int:
         restorer.close()
     print(
         f"{info.weights} ({info.weights_sha256[:12]}), {info.backend} {info.precision}; {arguments.views} "
-        f"views; rain is 0 to 1, visibility ends at 10,000 m\n"
+        "views; rain is 0 to 1, visibility ends at 10,000 m\n"
     )
     print(monitor.report(readings))
     if arguments.json is not None:
