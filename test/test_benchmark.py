@@ -6,6 +6,8 @@ import json
 import os
 import re
 from pathlib import Path
+from types import SimpleNamespace
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -35,6 +37,7 @@ from rain_removal_ros.network import load_network, save_network
 from rain_removal_ros.network.quantisation import calibrate
 from rain_removal_ros.runtime import RuntimeSettings
 from rain_removal_ros.runtime import openvino as openvino_backend
+from rain_removal_ros.runtime.device_frames import DeviceTimes
 from rain_removal_ros.runtime.pytorch import CPU_PRECISIONS
 from rain_removal_ros.tables import markdown
 
@@ -136,10 +139,58 @@ def test_a_markdown_table_is_aligned_unless_it_is_to_be_compact():
     assert "| a" in markdown(("a", "b"), [])
 
 
-@pytest.mark.parametrize("option", ["--node", "--every-precision", "--memory-frames 9", "--weights w"])
-def test_the_gpu_table_refuses_options_that_it_would_ignore(option, capsys):
-    assert main(["benchmark", "--backend", "tensorrt", *option.split()]) == 1
-    assert f"{option.split()[0]} is not part of the table" in capsys.readouterr().err
+@pytest.mark.parametrize(
+    ("instead", "options"),
+    [
+        (
+            "--backend tensorrt",
+            ["--node", "--every-precision", "--memory-frames 9", "--weights w", "--batches 2", "--load 2"],
+        ),
+        ("--batches 2", ["--node", "--every-precision", "--memory-frames 9", "--load 2", "--soak 9"]),
+        ("--load 2", ["--node", "--every-precision", "--memory-frames 9", "--presets paper"]),
+        ("--soak 9", ["--presets paper"]),
+    ],
+    ids=["gpu", "batches", "load", "soak"],
+)
+def test_what_is_measured_instead_refuses_options_that_it_would_ignore(instead, options, capsys):
+    for option in options:
+        assert main(["benchmark", *instead.split(), *option.split()]) == 1
+        assert f"{option.split()[0]} is not part of" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", ["--every-precision --precision bf16", "--presets fast --weights w"])
+def test_two_options_that_say_the_same_are_refused(command, capsys):
+    assert main(["benchmark", *command.split()]) == 1
+    assert "both say what is measured" in capsys.readouterr().err
+
+
+class CpuFrames:
+    """What DeviceFrames does, on the CPU."""
+
+    def __init__(self, function, height, width, device, engine_key, batch, cuda_graph):
+        self.function = function
+
+    def run_batch(self, images):
+        with torch.inference_mode():
+            return tuple(output.numpy() for output in self.function(torch.from_numpy(images)))
+
+    def times(self):
+        return DeviceTimes(0.25, 1.0, 0.5, 1.75)
+
+
+def test_a_row_of_the_gpu_table_compares_half_precision_with_float32_image_for_image(weights, monkeypatch):
+    pretended = SimpleNamespace(
+        device=lambda *name: torch.device("cpu"),
+        backends=mock.MagicMock(),
+        inference_mode=torch.inference_mode,
+        from_numpy=torch.from_numpy,
+    )
+    monkeypatch.setattr(gpu_benchmark, "torch", pretended)
+    monkeypatch.setattr(gpu_benchmark, "DeviceFrames", CpuFrames)
+    row = gpu_benchmark.measure_row("eager", Path(weights), "given", 64, 96, 2, 0, calls=2)
+    assert (row.batch, row.size, row.total.median) == (2, "96x64", 1.75)
+    assert row.psnr_db > gpu_benchmark.MIN_PSNR
+    assert 0 < row.inverse_depth_error < 0.05
 
 
 def gpu_row(runner: str, psnr_db: float) -> GpuRow:

@@ -16,7 +16,14 @@ from runtime_fixtures import TINY, TINY_SEGMENTATION, random_network, street_lik
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from rain_removal_ros.errors import BackendError, ImageError, NotPreparedError, PresetError, WeightsError
+from rain_removal_ros.errors import (
+    BackendError,
+    ImageError,
+    InferenceError,
+    NotPreparedError,
+    PresetError,
+    WeightsError,
+)
 from rain_removal_ros.network import load_network, save_network, sha256_of
 from rain_removal_ros.network import weights as weights_module
 from rain_removal_ros.network.quantisation import calibrate, convolutions, quantised
@@ -31,6 +38,7 @@ from rain_removal_ros.runtime import (
 from rain_removal_ros.runtime import openvino as openvino_backend
 from rain_removal_ros.runtime.build_process import SHARED
 from rain_removal_ros.runtime.cache import EngineCache, EngineKey
+from rain_removal_ros.runtime.checks import check_restored
 from rain_removal_ros.runtime.compiled import as_restored
 from rain_removal_ros.runtime.graph import FrameGraph
 from rain_removal_ros.runtime.networks import Networks
@@ -155,6 +163,25 @@ def test_depth_and_fog_are_metric_for_the_camera_that_is_named(restorer):
             subject(image, focal_px=focal)
     without = subject(image, [Output.INVERSE_DEPTH])
     assert (without.rain, without.extinction) == (None, None)
+
+
+def test_a_network_that_does_not_say_what_the_weather_is_like_is_not_taken_for_one_that_fails(
+    restorer, tmp_path
+):
+    silent = write_weights(tmp_path / "silent.safetensors", "dgnl-fast")
+    restored = restorer("torch-cpu", weights=silent)(street_like(64, 64), [Output.IMAGE])
+    assert (restored.rain, restored.streak_light, restored.extinction) == (None, None, None)
+    check_restored(restored, (64, 64), [Output.IMAGE])
+    network = random_network(TINY)
+    with torch.no_grad():  # finite weights, as a damaged file may have, of which infinities come
+        for parameter in network.streaks.parameters():
+            parameter.normal_().mul_(1e4)
+    save_network(network, tmp_path / "wild.safetensors", {})
+    restored = restorer("torch-cpu", weights=tmp_path / "wild.safetensors")(
+        street_like(64, 64), [Output.IMAGE]
+    )
+    with pytest.raises(InferenceError, match="the network gave"):
+        check_restored(restored, (64, 64), [Output.IMAGE])
 
 
 def test_depth_alone_runs_a_graph_without_the_image_head(restorer):
@@ -289,10 +316,14 @@ def test_auto_takes_the_fastest_precision_of_the_cpu_and_refuses_what_it_lacks(
                 restorer("openvino", precision, weights=calibrated)
 
 
-def test_integers_need_weights_that_were_calibrated(restorer, monkeypatch):
+def test_integers_need_weights_that_were_calibrated(restorer, folder, monkeypatch):
     monkeypatch.setattr(openvino_backend, "multiplies_integers", lambda: True)
+    monkeypatch.setattr(openvino_backend, "cpu_capabilities", lambda: ["FP32"])
     with pytest.raises(BackendError, match=r"weights fast.safetensors were not calibrated for int8; train"):
         restorer("openvino", "int8")
+    networks = Networks(RuntimeSettings(weights=folder / "fast.safetensors"))
+    with pytest.raises(BackendError, match=r"precision bf16 does not run .*; choose one of fp32 or auto"):
+        openvino_backend.configure(networks, "bf16", 0)
 
 
 def test_integers_give_what_the_quantised_network_gives_and_nearly_what_floats_give(
@@ -332,11 +363,22 @@ def test_each_precision_is_asked_of_openvino_by_its_own_name(restorer, monkeypat
     assert asked == [{"fp32": "f32", "bf16": "bf16", "fp16": "f16"}[precision]]
 
 
-@pytest.mark.parametrize("ran", [{"bf16": 9}, {"f32": 5, "u8": 9}, {}])
-def test_another_precision_than_was_asked_for_is_an_error(restorer, monkeypatch, ran):
-    subject = restorer("openvino", "fp32")
+@pytest.mark.parametrize(
+    ("precision", "ran"),
+    [
+        ("fp32", {"bf16": 9}),
+        ("fp32", {"f32": 5, "u8": 9}),
+        ("fp32", {}),
+        ("int8", {"f32": 9}),
+        ("int8", {"u8": 9, "bf16": 5}),
+    ],
+)
+def test_another_precision_than_was_asked_for_is_an_error(restorer, calibrated, monkeypatch, precision, ran):
+    monkeypatch.setattr(openvino_backend, "multiplies_integers", lambda: True)
+    monkeypatch.setattr(openvino_backend, "cpu_capabilities", lambda: ["FP32"])
+    subject = restorer("openvino", precision, weights=calibrated)
     monkeypatch.setattr(openvino_backend, "computed_precisions", lambda model: Counter(ran))
-    with pytest.raises(BackendError, match=r"OpenVINO computes .* where fp32 was asked for"):
+    with pytest.raises(BackendError, match=rf"OpenVINO computes .* where {precision} was asked for; choose"):
         subject.prepare(64, 64, [Output.IMAGE])
 
 

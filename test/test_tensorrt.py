@@ -19,6 +19,7 @@ from rain_removal_ros.runtime.networks import Networks
 from rain_removal_ros.runtime.progress import reporting
 from rain_removal_ros.runtime.selection import Backend, choose
 from rain_removal_ros.runtime.tensorrt import (
+    TensorRTEngine,
     TensorRTRestorer,
     build_options,
     engine_obstacle,
@@ -152,6 +153,24 @@ def test_a_plan_that_tensorrt_refuses_is_built_again_with_the_reason(start):
     start(compiler, said=said).prepare(64, 96, IMAGE)
     assert compiler.built == 1
     assert any("it is no plan; building it again" in line for line in said)
+
+
+def test_a_good_plan_is_kept_where_the_gpu_has_no_room_for_it(start, monkeypatch):
+    start().prepare(64, 96, IMAGE)
+    tensorrt = mock.MagicMock(__version__="10.15.1")
+    engine = tensorrt.Runtime.return_value.deserialize_cuda_engine.return_value
+    engine.create_execution_context.return_value = None
+
+    def load_on_a_full_gpu(plan, *_):
+        return TensorRTEngine(tensorrt, logger=None, plan=plan, device=torch.device("cpu"))
+
+    compiler = FakeCompiler()
+    monkeypatch.setattr(compiler, "load", load_on_a_full_gpu)
+    with pytest.raises(BackendError, match="free some of the GPU's memory"):
+        start(compiler).prepare(64, 96, IMAGE)
+    monkeypatch.undo()
+    start(compiler).prepare(64, 96, IMAGE)
+    assert compiler.built == 0  # the plan was still there
 
 
 def test_an_unwritable_cache_keeps_the_engine_in_memory(start, tmp_path):

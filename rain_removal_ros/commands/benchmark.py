@@ -82,6 +82,9 @@ def run(arguments: argparse.Namespace) -> int:
     """Exit status 1 where something could not be measured or an engine is too far from float32."""
     if arguments.presets and arguments.weights:
         raise ParameterError("--presets and --weights both say what is measured; give one of them")
+    if arguments.every_precision and arguments.precision != "auto":
+        raise ParameterError("--precision and --every-precision both say what is measured; give one of them")
+    _check_together(arguments)
     if arguments.node or arguments.load or arguments.soak:
         _import_ros()
     from rain_removal_ros.lab.benchmark import benchmark
@@ -97,7 +100,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     if arguments.backend == "tensorrt":
         return _run_gpu(arguments, say, keep)
-    settings = replace(_settings(arguments), weights=arguments.weights)
+    settings = _settings(arguments)
     if arguments.load or arguments.soak:
         return _run_load(arguments, settings, say, keep)
     presets = (arguments.presets or YARDSTICKS) if arguments.weights is None else [settings.preset]
@@ -122,6 +125,22 @@ def run(arguments: argparse.Namespace) -> int:
         print("\n".join(node_lines(node)))
         rows += node
     return int(any(isinstance(row, benchmark.Failure) for row in rows))
+
+
+def _check_together(arguments: argparse.Namespace) -> None:
+    """Raises ParameterError for an option that what is measured instead of the usual would ignore."""
+    if arguments.backend == "tensorrt":
+        what = "the table that --backend tensorrt makes"
+        ignored = "--weights --every-precision --batches --memory-frames --node --load --soak"
+    elif arguments.batches:
+        what, ignored = "what --batches measures", "--every-precision --memory-frames --node --load --soak"
+    elif arguments.load or arguments.soak:
+        what, ignored = "the node under load", "--presets --every-precision --memory-frames --node"
+    else:
+        return
+    for option in ignored.split():
+        if getattr(arguments, option[2:].replace("-", "_")):
+            raise ParameterError(f"{option} is not part of {what}; leave one of them out")
 
 
 def _run_batches(
@@ -178,18 +197,6 @@ def _run_gpu(arguments: argparse.Namespace, say: Callable[[str], None], keep: Ke
     from rain_removal_ros.lab.benchmark import gpu as gpu_benchmark
     from rain_removal_ros.runtime.selection import choose
 
-    for given, option in (
-        (arguments.weights, "--weights"),
-        (arguments.every_precision, "--every-precision"),
-        (arguments.batches, "--batches"),
-        (arguments.memory_frames, "--memory-frames"),
-        (arguments.node, "--node"),
-    ):
-        if given:
-            raise RainRemovalError(
-                f"{option} is not part of the table that --backend tensorrt makes; "
-                "leave it out, or choose --backend auto"
-            )
     choose(replace(_settings(arguments), backend="torch-cuda"))  # PyTorch's rows need no TensorRT
     rows = gpu_benchmark.benchmark_gpu(
         arguments.device,

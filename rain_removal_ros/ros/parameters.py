@@ -93,8 +93,8 @@ PARAMETERS: tuple[Parameter, ...] = (
     Parameter(
         "precision",
         "auto",
-        "Arithmetic of the network; int8 is that of its dense convolutions. auto takes the fastest that the "
-        "device and the weights do well.",
+        "Arithmetic of the network; int8 is that of most of its work. auto takes the fastest that the device "
+        "and the weights do well.",
         choices=PRECISIONS,
     ),
     Parameter("preset", "fast", "Network whose packaged weights are used where `weights` is empty."),

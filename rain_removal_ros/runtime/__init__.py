@@ -41,7 +41,7 @@ ASSUMED_FOCAL = 0.8
 TENSORRT, TORCH_CUDA, OPENVINO, TORCH_CPU = "tensorrt", "torch-cuda", "openvino", "torch-cpu"
 BACKENDS = ("auto", TENSORRT, TORCH_CUDA, OPENVINO, TORCH_CPU)
 PRECISIONS = ("auto", "fp32", "fp16", "bf16", "int8")
-"""int8 is that of the dense convolutions; the rest runs in the fastest kind of floats."""
+"""int8 is that of most of the work; the rest runs in the fastest kind of floats."""
 
 
 @dataclass(frozen=True)

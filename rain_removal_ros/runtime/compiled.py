@@ -78,7 +78,7 @@ def as_restored(
         top, left = (depth.shape[0] - height) // 2, (depth.shape[1] - width) // 2
         depth = np.ascontiguousarray(depth[top : top + height, left : left + width])
     restored = Restored(image=given.get(Output.IMAGE), inverse_depth=depth, labels=given.get(Output.LABELS))
-    if Output.IMAGE not in given or len(results) == len(made) or np.isnan(results[-1]).any():
+    if Output.IMAGE not in given or len(results) == len(made) or (results[-1] == -1).all():
         return restored
     rain, streak_light, extinction_px = (float(number) for number in results[-1])
     return replace(restored, rain=rain, streak_light=streak_light, extinction=extinction_px / focal_px)

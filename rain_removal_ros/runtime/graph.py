@@ -26,7 +26,7 @@ class LevelsGraph(nn.Module):
     image: whole grey levels (N, 3, H, W) of `dtype`; inverse depth: float32 (N, h/4, w/4) in pixels per
     metre, of the padded size h x w, to be divided by the focal length and enlarged by who wants it; labels:
     int32 (N, H, W), of the restored image, computed at 1/4 and enlarged bilinearly; weather: float32 (N, 3),
-    rain, mean light of the streaks, extinction times focal length in pixels, NaN from a network that does
+    rain, mean light of the streaks, extinction times focal length in pixels, all -1 from a network that does
     not say. `dtype` is that of the networks' weights. TensorRT compiles this part: it knows no uint8 inside
     a network.
     """
@@ -85,7 +85,7 @@ class LevelsGraph(nn.Module):
 
 def _as_row(weather: Weather | None, levels: Tensor) -> Tensor:
     if weather is None:
-        return torch.full((levels.shape[0], 3), float("nan"), device=levels.device)
+        return torch.full((levels.shape[0], 3), -1.0, device=levels.device)
     return torch.stack((weather.rain, weather.streaks, weather.extinction), dim=1).float()
 
 

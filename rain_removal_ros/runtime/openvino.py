@@ -1,4 +1,4 @@
-"""The CPU backend: OpenVINO, dense convolutions in 8-bit integers and the rest in bfloat16 where the CPU has
+"""The CPU backend: OpenVINO, most of the work in 8-bit integers and the rest in bfloat16 where the CPU has
 them natively, through the engine cache.
 """
 
@@ -109,11 +109,12 @@ def configure(networks: Networks, precision: str, threads: int) -> tuple[str, di
             f"weights {networks.weights.name} were not calibrated for int8; train them with this version "
             "(docs/training.md), or choose auto"
         )
-    chosen = precision if precision != "auto" else (native if calibrated else floats)[0]
-    if chosen not in native:
+    possible = native if calibrated else floats
+    chosen = possible[0] if precision == "auto" else precision
+    if chosen not in possible:
         raise BackendError(
             f"precision {precision} does not run natively on this CPU with OpenVINO; "
-            f"choose one of {', '.join(native)} or auto"
+            f"choose one of {', '.join(possible)} or auto"
         )
     return chosen, {
         "PERFORMANCE_HINT": "LATENCY",
@@ -206,5 +207,5 @@ class OpenVINORestorer(EngineRestorer):
         if most != wanted or (integers > 0) != (self.precision == INT8):
             raise BackendError(
                 f"OpenVINO computes {integers} convolutions in integers and most others in {most} where "
-                f"{self.precision} was asked for; choose precision fp32 or auto"
+                f"{self.precision} was asked for; choose another precision, or backend torch-cpu"
             )

@@ -187,14 +187,19 @@ class TensorRTEngine:
     """A plan and its execution context: half grey levels in, a LevelsGraph's outputs out."""
 
     def __init__(self, tensorrt: ModuleType, logger: object, plan: bytes, device: torch.device):
-        """Raises EngineError where TensorRT does not take the plan."""
+        """Raises EngineError where TensorRT does not take the plan, BackendError where the GPU has no room
+        for it: then the plan is good, and is kept.
+        """
         self._runtime = tensorrt.Runtime(logger)
         self._engine = self._runtime.deserialize_cuda_engine(plan)
         if self._engine is None:
             raise EngineError(f"TensorRT {tensorrt.__version__} cannot load it")
         self._context = self._engine.create_execution_context()
         if self._context is None:
-            raise EngineError("TensorRT cannot make an execution context for it; is the GPU's memory full?")
+            raise BackendError(
+                "TensorRT cannot make an execution context for the engine; free some of the GPU's memory, or "
+                "lower graphs_in_memory"
+            )
         names = [self._engine.get_tensor_name(index) for index in range(self._engine.num_io_tensors)]
         modes = {name: self._engine.get_tensor_mode(name) for name in names}
         self._inputs = [name for name in names if modes[name] == tensorrt.TensorIOMode.INPUT]

@@ -22,6 +22,7 @@ from rain_removal_ros.lab.benchmark.benchmark import (
 )
 from rain_removal_ros.runtime import RuntimeSettings
 from rain_removal_ros.runtime.networks import Networks
+from rain_removal_ros.runtime.openvino import INT8, configure, convert
 from rain_removal_ros.runtime.without_telemetry import openvino
 from rain_removal_ros.tables import markdown
 
@@ -42,14 +43,12 @@ def measure_batches(
     settings: RuntimeSettings, height: int, width: int, batches: Sequence[int], calls: int
 ) -> list[Batch]:
     """Time calls of every batch size in turn, so that what else the machine does falls on all alike."""
-    from rain_removal_ros.runtime import openvino as backend
-
     networks = Networks(settings)
-    precision, configuration = backend.configure(networks, settings.precision, settings.threads)
+    precision, configuration = configure(networks, settings.precision, settings.threads)
     core = openvino.Core()
     requests, images = {}, {}
     for batch in batches:
-        model = backend.convert(networks, height, width, FRAME, precision == backend.INT8, batch)
+        model = convert(networks, height, width, FRAME, precision == INT8, batch)
         requests[batch] = core.compile_model(model, "CPU", dict(configuration)).create_infer_request()
         images[batch] = np.stack([street_like(height, width)] * batch)
     taken: dict[int, list[float]] = {batch: [] for batch in batches}
