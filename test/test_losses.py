@@ -19,7 +19,7 @@ from rain_removal_ros.lab.training.trainer import (
     TrainingSettings,
     choose_part,
 )
-from rain_removal_ros.network import MAX_PIXELS_PER_METRE, build_network, get_preset
+from rain_removal_ros.network import build_network, get_preset
 
 
 def test_image_l1_is_the_mean_absolute_difference() -> None:
@@ -81,13 +81,27 @@ def test_structural_is_zero_for_equal_images_and_follows_the_equation_for_flat_o
     assert float(losses.structural(one, other)) == pytest.approx(1 - luminance, rel=1e-3)
 
 
-def test_depth_l1_compares_fourth_roots_and_leaves_unknown_pixels_out() -> None:
-    truth = torch.full((2, 8, 8), MAX_PIXELS_PER_METRE / 16)
+def test_depth_l1_compares_logarithms_and_leaves_unknown_pixels_out() -> None:
+    least = losses.LEAST_PIXELS_PER_METRE
+    truth = torch.full((2, 8, 8), 20 - least)
     truth[:, :4] = math.nan
-    estimate = torch.full((2, 1, 2, 2), MAX_PIXELS_PER_METRE)
     weight = torch.tensor([1.0, 0.5])
-    assert float(losses.depth_l1(estimate, truth, weight)) == pytest.approx(0.75 * 0.5, rel=1e-4)
-    assert float(losses.depth_l1(estimate, torch.full((2, 8, 8), math.nan), weight)) == 0
+    for estimate in (40 - least, 10 - least):  # half as far and twice as far are as wrong
+        error = losses.depth_l1(torch.full((2, 1, 2, 2), estimate), truth, weight)
+        assert float(error) == pytest.approx(0.75 * math.log(2), rel=1e-4)
+    sky = losses.depth_l1(torch.zeros(2, 1, 2, 2), torch.zeros(2, 8, 8), weight)
+    assert float(sky) == 0
+    assert float(losses.depth_l1(torch.ones(2, 1, 2, 2), torch.full((2, 8, 8), math.nan), weight)) == 0
+
+
+def test_harm_counts_what_is_left_worse_than_it_came() -> None:
+    clean, observed = torch.full((1, 3, 2, 2), 0.5), torch.full((1, 3, 2, 2), 0.6)
+    assert float(losses.harm(torch.full_like(clean, 0.4), observed, clean)) == 0  # off by as much as before
+    assert float(losses.harm(observed, observed, clean)) == 0
+    worse = observed.clone()
+    worse[..., 0] = 0.8
+    expected = (0.3 - 0.1 - losses.SEEN_HARM) / 2
+    assert float(losses.harm(worse, observed, clean)) == pytest.approx(expected, rel=1e-5)
 
 
 def test_perceptual_is_the_mean_over_layers_of_the_relative_difference() -> None:
@@ -157,7 +171,7 @@ def test_every_term_of_a_part_teaches_it_and_leaves_the_rest_and_the_frozen_netw
             for name, parameter in network.named_parameters()
             if parameter.grad is not None and parameter.grad.any()
         }
-        assert taught, name
+        assert taught or name == "harm", name  # a network that starts as the identity harms nothing
         of_parts[name] = taught
     reached = set().union(*of_parts.values())
     if part == "streaks":

@@ -6,8 +6,11 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import os
 import resource
 import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import cv2
@@ -296,6 +299,42 @@ def test_a_recipe_is_resumed_where_it_was_left_and_gives_the_last_stages_weights
     assert sha256_of(recipe.run_recipe("two", [street], tmp_path, workers=0)) == made  # nothing is done twice
 
 
+SHARED_RUN = """
+import sys
+from pathlib import Path
+
+sys.path.insert(0, {tests!r})
+import test_training
+from rain_removal_ros.lab.data.datasets import FolderDataset
+from rain_removal_ros.lab.training import recipe
+
+recipe.RECIPES = test_training.SHORT
+path = recipe.run_recipe("two", [FolderDataset(Path({street!r}))], Path({output!r}), workers=0)
+assert path is not None, "this process took a stage for unfinished"
+"""
+
+
+def test_processes_share_the_batches_of_a_recipe(street, tmp_path, monkeypatch) -> None:
+    script = tmp_path / "shared_run.py"
+    paths = {"tests": str(Path(__file__).parent), "street": str(street.root), "output": str(tmp_path)}
+    script.write_text(SHARED_RUN.format(**paths))
+    run = subprocess.run(
+        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", str(script)],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert run.returncode == 0, run.stderr
+    training = load_network(tmp_path / "fog" / "weights.safetensors")[1]
+    assert training["processes"] == 2
+    assert training["batch"] == 1  # half of the recipe's each
+    monkeypatch.setattr(recipe, "RECIPES", SHORT)
+    monkeypatch.setenv("WORLD_SIZE", "3")
+    with pytest.raises(PresetError, match="3 processes cannot share batches of 2"):
+        recipe.run_recipe("two", [street], tmp_path / "three", workers=0)
+
+
 def test_images_without_depth_teach_the_streak_stage_alone(street, tmp_path, monkeypatch) -> None:
     taught = {}
     monkeypatch.setattr(recipe, "RECIPES", {"two": SHORT["two"][1:2]})
@@ -374,21 +413,28 @@ def test_the_train_command_trains_a_segmentation_network(street, tmp_path, capsy
     assert load_network(tmp_path / "run" / "weights.safetensors")[0].preset.name == "segmentation"
 
 
+@pytest.mark.parametrize(
+    ("room", "lacking", "left"),
+    [
+        (100_000, "weights.safetensors", {"log.csv"}),
+        (20_000_000, "checkpoint.pt", {"log.csv", "weights.safetensors"}),
+    ],
+)
 def test_a_full_disk_ends_training_with_the_file_that_was_to_be_written_and_leaves_no_half_of_it(
-    street, tmp_path, capsys
+    street, tmp_path, capsys, room, lacking, left
 ) -> None:
     arguments = f"train --preset segmentation --data {street.root} --output {tmp_path / 'run'}"
     options = "--steps 2 --batch 2 --crop 64 --workers 0 --precision no"
     limit = resource.getrlimit(resource.RLIMIT_FSIZE)
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limit[1]))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (room, limit[1]))
     try:
         status = main([*arguments.split(), *options.split()])
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limit)
     assert status == 1
-    assert "checkpoint.pt cannot be written (File too large)" in capsys.readouterr().err
-    assert [path.name for path in (tmp_path / "run").iterdir()] == ["log.csv"]
+    assert f"{lacking} cannot be written (File too large)" in capsys.readouterr().err
+    assert {path.name for path in (tmp_path / "run").iterdir()} == left
 
 
 def test_the_train_command_names_a_crop_that_cannot_be(street, tmp_path, capsys) -> None:

@@ -9,7 +9,6 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from rain_removal_ros.cityscapes import UNLABELLED
-from rain_removal_ros.network import MAX_PIXELS_PER_METRE
 
 
 def image_l1(restored: Tensor, clean: Tensor) -> Tensor:
@@ -23,6 +22,20 @@ def fidelity(restored: Tensor, clean: Tensor) -> Tensor:
     Every sample counts by its relative error, so that dry ones, whose error is small, are not forgotten.
     """
     return torch.log10((restored - clean).square().mean(dim=(1, 2, 3)) + 1e-5).mean()
+
+
+SEEN_HARM = 0.02
+"""How much farther from the truth than it came a pixel may be left without counting as harmed: five grey
+levels, half of what an evaluation calls harm.
+"""
+
+
+def harm(restored: Tensor, observed: Tensor, clean: Tensor) -> Tensor:
+    """mean relu(|J - I| - |O - I| - SEEN_HARM), errors in the mean over R, G and B: what is left worse than
+    it came.
+    """
+    left, came = ((image - clean).abs().mean(dim=1) for image in (restored, observed))
+    return F.relu(left - came - SEEN_HARM).mean()
 
 
 def gradient_l1(restored: Tensor, clean: Tensor) -> Tensor:
@@ -90,17 +103,24 @@ def structural(restored: Tensor, clean: Tensor, window: int = 8, stride: int = 4
     return 1 - (luminance * contrast).mean()
 
 
+LEAST_PIXELS_PER_METRE = 0.5
+"""Added to both sides before depths are compared: twice as far is as wrong everywhere, but for what lies
+beyond a kilometre or is sky.
+"""
+
+
 def depth_l1(estimate: Tensor, truth: Tensor, weight: Tensor) -> Tensor:
-    """mean w |(p / p_max)^(1/4) - (p* / p_max)^(1/4)| over pixels whose truth is known (not NaN).
+    """mean w |log((p + p0) / (p* + p0))| over pixels whose truth is known (not NaN), p0 =
+    LEAST_PIXELS_PER_METRE.
 
     p in pixels per metre, estimate (N, 1, h, w), truth (N, H, W), of which the nearest pixel is taken;
-    weight (N,). The root is nearly logarithmic, so that near and far count alike, and takes a sky at 0.
+    weight (N,).
     """
     truth = F.interpolate(truth[:, None].float(), size=estimate.shape[-2:], mode="nearest")
     known = ~torch.isnan(truth)
 
     def compressed(p: Tensor) -> Tensor:
-        return torch.sqrt(torch.sqrt(p.float().clamp(min=0) / MAX_PIXELS_PER_METRE + 1e-6))
+        return torch.log(p.float().clamp(min=0) + LEAST_PIXELS_PER_METRE)
 
     error = torch.where(known, compressed(estimate) - compressed(torch.nan_to_num(truth)), 0).abs()
     return (weight[:, None, None, None] * error).sum() / known.sum().clamp(min=1)

@@ -5,6 +5,7 @@ resumed.
 from __future__ import annotations
 
 import math
+import os
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -46,12 +47,13 @@ _SEGMENTATION = TrainingSettings(
 _FOG_SAMPLES = SampleSettings(
     dry_share=0.18, fog_only_share=0.2, streaks_only_share=0.07, lookalike_share=0.2, overcast_share=0.3
 )
-_FOG_WEIGHTS = LossWeights(depth=3.0, presence=0.05)
+_FOG_WEIGHTS = LossWeights(depth=0.3, presence=0.05)
 _FOG = TrainingSettings(
     get_preset("fast"),
     steps=6000,
     part="fog",
     batch=6,
+    seed=4,
     samples=_FOG_SAMPLES,
     weights=_FOG_WEIGHTS,
 )
@@ -63,7 +65,7 @@ _DEPTH = replace(
     batch=4,
     seed=5,
     samples=replace(_FOG_SAMPLES, size=352, dry_share=0.3, measured_weight=4.0),
-    weights=LossWeights(depth=5.0),
+    weights=LossWeights(depth=0.5),
 )
 
 RECIPES: dict[str, tuple[Stage, ...]] = {
@@ -77,7 +79,7 @@ RECIPES: dict[str, tuple[Stage, ...]] = {
         Stage(
             "streaks",
             TrainingSettings(
-                get_preset("fast"), steps=5000, part="streaks", samples=SampleSettings(size=192)
+                get_preset("fast"), steps=5000, part="streaks", seed=6, samples=SampleSettings(size=192)
             ),
         ),
         Stage(
@@ -87,6 +89,7 @@ RECIPES: dict[str, tuple[Stage, ...]] = {
                 steps=2600,
                 part="streaks",
                 learning_rate=6e-4,
+                seed=7,
                 samples=SampleSettings(size=192, dry_share=0.16, fog_only_share=0.14, lookalike_share=0.2),
                 weights=LossWeights(presence=0.08, semantic=0.08, perceptual=0.2),
             ),
@@ -99,13 +102,14 @@ RECIPES: dict[str, tuple[Stage, ...]] = {
             "together",
             replace(
                 _FOG,
-                steps=10_000,
+                steps=20_000,
                 part="all",
                 batch=4,
                 learning_rate=5e-4,
                 seed=3,
                 samples=replace(
                     _FOG_SAMPLES,
+                    size=288,
                     dry_share=0.14,
                     fog_only_share=0.12,
                     streaks_only_share=0.14,
@@ -168,16 +172,20 @@ def run_recipe(
 ) -> Path | None:
     """Run, or go on with, every stage of a recipe in folders of `output`; the weights of the last stage.
 
-    Datasets without depth teach the streak stage alone. None: the time was over first; call it again to go
-    on. Raises PresetError for a recipe that there is not, and what `train` raises.
+    batch: samples a step of all processes together, of which each of those that `torchrun` started takes its
+    share. Datasets without depth teach the streak stage alone. None: the time was over first; call it again
+    to go on. Raises PresetError for a recipe that there is not, or a batch that the processes cannot share,
+    and what `train` raises.
     """
     if name not in RECIPES:
         raise PresetError(f"unknown recipe {name!r}; the recipes are {', '.join(RECIPES)}")
     began = time.monotonic()
+    processes = int(os.environ.get("WORLD_SIZE", 1))
     weights: dict[str, Path] = {}
     for stage in RECIPES[name]:
         stage = scaled(stage, batch) if batch else stage
         settings = replace(stage.settings, seed=stage.settings.seed + seed)
+        settings = replace(settings, batch=_share(settings.batch, processes))
         taught = [data for data in datasets if settings.part == "streaks" or _has_depth(data)]
         if not taught:
             raise DatasetError(f"stage {stage.name} needs images with depth; none of the datasets has any")
@@ -204,6 +212,14 @@ def run_recipe(
                 return None
         weights[stage.name] = path
     return path
+
+
+def _share(batch: int, processes: int) -> int:
+    if batch % processes:
+        raise PresetError(
+            f"{processes} processes cannot share batches of {batch}; give a multiple as --batch"
+        )
+    return batch // processes
 
 
 def _has_depth(dataset: Dataset) -> bool:

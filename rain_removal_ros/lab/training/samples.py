@@ -42,7 +42,7 @@ class SampleSettings:
     dry_share: float = 0.14  # neither streaks nor fog
     fog_only_share: float = 0.16
     streaks_only_share: float = 0.18
-    lookalike_share: float = 0.14  # scenes that look like rain or fog, of which most stay dry
+    lookalike_share: float = 0.14  # scenes that look like rain or fog; see LOOKALIKES_DRY
     level_share: float = 0.3  # of streaks: RainCityscapes' three strengths and dense rain, other patterns
     paper_fog_share: float = 0.55  # of fog: around RainCityscapes' three strengths
     linear_fog_share: float = 0.3  # of fog: added in linear light, as a real one's is, not to grey levels
@@ -87,6 +87,10 @@ class Weathered:
     rain: float  # 1 streaks fall, 0 they do not, NaN too few to say
     fog: float  # likewise
     extinction: float  # 1/m; NaN: unknown
+
+
+LOOKALIKES_DRY = 0.6
+"""Share of the look-alikes that stay dry whatever weather other samples get; the rest gets it too."""
 
 
 class RainySamples(TorchDataset):
@@ -178,7 +182,8 @@ class RainySamples(TorchDataset):
         kind = generator.random()
         if generator.random() < settings.lookalike_share:
             clean = random_lookalike(clean, depth, view.labels, generator)
-            kind *= 0.45  # most stay dry, some are before fog
+            if generator.random() < LOOKALIKES_DRY:
+                kind = 0.0
         if np.isnan(depth).any():  # no depth: any plausible one does, farther towards the top
             near, far = generator.uniform(0.03, 0.3), generator.uniform(0.003, 0.03)
             plausible = np.linspace(far, near, settings.size, dtype=np.float32)[:, None]

@@ -53,7 +53,8 @@ class LossWeights:
     fidelity: float = 0.08
     gradient: float = 0.5
     structural: float = 0.1
-    depth: float = 0.5
+    harm: float = 1.0
+    depth: float = 0.05
     semantic: float = 0.04
     perceptual: float = 0.1
     streaks: float = 1.0
@@ -165,6 +166,7 @@ class Objective(nn.Module):
                 streaks, rain_logit = self.network.streaks(rainy)
                 terms |= self._streak_terms(streaks, rain_logit, batch)
             seen = rainy - streaks
+            came = rainy if settings.part == "all" else seen
             if settings.part == "depth":
                 depth = self.network.find_depth(seen)
                 return {"depth": self._depth_term(depth, batch)}, seen, depth
@@ -175,12 +177,13 @@ class Objective(nn.Module):
             terms["extinction"] = weights.extinction * losses.extinction_l1(root, batch["extinction"])
         else:
             correction, depth, _ = self.network(rainy)
-            restored = rainy + correction.float()
+            came, restored = rainy, rainy + correction.float()
         terms |= {
             "image": weights.image * losses.image_l1(restored, clean),
             "fidelity": weights.fidelity * losses.fidelity(restored, clean),
             "gradient": weights.gradient * losses.gradient_l1(restored, clean),
             "structural": weights.structural * losses.structural(restored, clean),
+            "harm": weights.harm * losses.harm(restored, came, clean),
             "depth": self._depth_term(depth, batch),
             **self._meaning(restored, clean),
         }
@@ -339,7 +342,7 @@ def train(
     output = Path(output)
     output.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(settings.seed)
-    accelerator = Accelerator(mixed_precision=settings.precision)
+    accelerator = Accelerator(mixed_precision=settings.precision, cpu=not torch.cuda.is_available())
     network = build_network(settings.preset)
     origin = {}
     if start_from is not None:
@@ -403,17 +406,6 @@ def train(
     def save() -> None:
         if not accelerator.is_main_process:
             return
-        state = {
-            "settings": plain_settings(settings),
-            "step": step,
-            "origin": origin,
-            "network": network.state_dict(),
-            "average": average.network.state_dict(),
-            "optimizer": optimizer.state_dict(),
-        }
-        content = io.BytesIO()  # on a full disk PyTorch's own writer says nothing of it
-        torch.save(state, content)
-        write_bytes(checkpoint_path, content.getvalue())
         training = {
             **plain_settings(settings),
             "step": step,
@@ -427,6 +419,18 @@ def train(
             images = (image[None].to(accelerator.device) / 255 for image in drawn)
             average.network.input_ranges = calibrate(average.network, images)
         save_network(average.network, output / "weights.safetensors", training)
+        # the checkpoint last: what it says is finished must be there
+        state = {
+            "settings": plain_settings(settings),
+            "step": step,
+            "origin": origin,
+            "network": network.state_dict(),
+            "average": average.network.state_dict(),
+            "optimizer": optimizer.state_dict(),
+        }
+        content = io.BytesIO()  # on a full disk PyTorch's own writer says nothing of it
+        torch.save(state, content)
+        write_bytes(checkpoint_path, content.getvalue())
 
     progress = tqdm(
         total=settings.steps,
@@ -489,7 +493,7 @@ def train(
     progress.close()
     if log is not None:
         log.plot(output / "log.png")
-    accelerator.end_training()
+    accelerator.wait_for_everyone()  # the next stage begins with what the main process wrote
     return output / "weights.safetensors"
 
 
@@ -525,7 +529,9 @@ class LogFile:
             with open(path, newline="") as file:
                 header, *rows = list(csv.reader(file)) or [[]]
             with open(path, "w", newline="") as file:
-                csv.writer(file).writerows([header, *(row for row in rows if int(row[0]) <= step)])
+                csv.writer(file).writerows(
+                    [header, *(row for row in rows if row and row[0].isdigit() and int(row[0]) <= step)]
+                )
 
     def write(
         self, step: int, learning_rate: float, samples_per_second: float, terms: dict[str, float]
