@@ -24,6 +24,7 @@ REFUSED = {
     "train --data in --output out --steps 0": "0 is too small; give 1 or more",
     "train --data in --output out --checkpoint-every 0": "0 is too small; give 1 or more",
     "train --data in --output out --minutes soon": "'soon' is not a number",
+    "train --data in --output out --seed -1": "-1 is too small; give 0 or more",
     "compare a b --max-drops -1": "-1 is too small; give 0 or more",
     "demo --rate 0": "0 is not possible; give a number above 0",
 }

@@ -71,9 +71,11 @@ def test_a_folder_can_be_selected_from_by_the_beginning_of_names(folder):
 
 
 def test_a_folder_names_the_file_that_is_missing_damaged_or_of_another_size(folder):
-    (folder / "val" / "labels" / "camvid_1.png").unlink()
-    with pytest.raises(DatasetError, match=r"labels/camvid_1\.png is missing"):
-        FolderDataset(folder / "val")[0]
+    missing = folder / "val" / "labels" / "camvid_1.png"
+    missing.unlink()
+    with pytest.raises(DatasetError, match=r"labels/camvid_1\.png is missing \(and 0 others\)"):
+        FolderDataset(folder / "val")  # before any work is done
+    write(missing, field(13))
     write(folder / "val" / "inverse_depth" / "camvid_2.png", field(3)[:5])
     with pytest.raises(DatasetError, match=r"camvid_2: the parts differ in size.*16x12.*16x5"):
         FolderDataset(folder / "val")[1]
@@ -157,6 +159,13 @@ def test_an_index_that_lacks_an_image_is_refused(folder):
     (folder / "index.csv").write_text("name,kind\n")
     with pytest.raises(DatasetError, match="no column `id`"):
         FolderDataset(folder / "val")
+
+
+def test_an_index_that_a_spreadsheet_wrote_is_read(folder):
+    (folder / "val" / "index.csv").write_text(
+        "id,focal_px\ncamvid_1,90\ncamvid_2,90\nkitti_1,700\n", encoding="utf-8-sig"
+    )
+    assert FolderDataset(folder / "val")[2].focal_px == 700
 
 
 def test_a_folder_of_images_alone_has_no_depth(tmp_path):
@@ -300,6 +309,7 @@ def test_raincityscapes_of_the_cityscapes_site_is_metric_and_labelled(cityscapes
     assert example.level == "light"
     assert example.inverse_depth[1, 1] == pytest.approx(47 / (0.2 * 2350))
     assert np.isnan(example.inverse_depth[0, 0])
+    assert example.focal_px == 2350
     assert example.labels[1, 1] == 13 and example.labels[0, 0] == 255
     assert (example.label_kind, example.depth_kind) == ("human", "stereo")
     assert {view.city for view in RainCityscapesDataset(cityscapes, "val").views} == {"ulm"}
@@ -339,7 +349,12 @@ def test_the_drive_gives_exact_depth_and_labels_without_any_file():
     assert example.inverse_depth.dtype == np.float32 and (example.inverse_depth == 0).any()
     assert 0 in example.labels and 10 in example.labels
     assert (example.label_kind, example.depth_kind) == ("rendered", "rendered")
+    down, across = np.nonzero(example.labels == 0)
+    camera_height = (down - 31.5) / (example.focal_px * example.inverse_depth[down, across])
+    assert np.median(camera_height) == pytest.approx(1.5, abs=0.02)
     with pytest.raises(IndexError):
         dataset[len(dataset)]
     with pytest.raises(DatasetError, match="no file names"):
         open_dataset("drive", None, select=["a"])
+    with pytest.raises(DatasetError, match="reads nothing from somewhere; leave --data out"):
+        open_dataset("drive", Path("somewhere"))

@@ -250,6 +250,34 @@ def test_depth_by_the_focal_length_is_held_against_that_of_a_crop_and_of_the_cro
     assert consistency["zoom"] == pytest.approx(1 - 0.6, abs=0.02)
 
 
+class Far(Idle):
+    """A restorer that sees nothing nearer than 100 m."""
+
+    def __call__(self, image, outputs, focal_px=None) -> Restored:
+        return Restored(image, np.full(image.shape[:2], 0.004, np.float32), None)
+
+
+def test_depth_that_nothing_near_can_be_told_by_is_not_called_consistent():
+    networks = {"idle": Idle(Large()), "far": Far(Large())}
+    summary = measured(Large(), networks, limit=1, levels=("light",))["networks"]
+    assert "depth_consistency" in summary["idle"] and "depth_consistency" not in summary["far"]
+
+
+class Distant(Street):
+    """The same views, nothing of them nearer than 100 m."""
+
+    def __getitem__(self, index: int) -> Example:
+        example = super().__getitem__(index)
+        return replace(example, inverse_depth=np.minimum(example.inverse_depth, np.float32(0.01)))
+
+
+def test_depth_that_has_nothing_within_eighty_metres_loses_no_evaluation():
+    judged = measured(Distant(), {"oracle": Oracle(Distant())}, levels=("heavy",))
+    json.dumps(judged, allow_nan=False)
+    north = judged["sources"]["oracle"]["heavy"]["north"]
+    assert north["inverse_abs_rel"] == pytest.approx(0.2, abs=1e-4) and "abs_rel_80" not in north
+
+
 def test_an_evaluation_repeats_itself(results):
     again = measured(Street(), {"idle": Idle(Street())}, {"shy": rain_shy_judge})
     without_mask = {
@@ -309,6 +337,9 @@ def test_what_cannot_be_evaluated_is_refused():
     street = Street()
     with pytest.raises(ParameterError, match="drizzle"):
         Evaluation(street, Testbed({"idle": Idle(street)}), EvaluationSettings(levels=("drizzle",)))
+    for name in ("rainy", "clean", FOG_LEFT):  # two sources of one name would be averaged into one
+        with pytest.raises(ParameterError, match=f"no network can be called '{name}'"):
+            Evaluation(street, Testbed({name: Idle(street)}), EvaluationSettings())
     with pytest.raises(ParameterError, match="no network"):
         Testbed({})
     with pytest.raises(ParameterError, match="mask"):
@@ -330,6 +361,22 @@ def test_what_rain_took_and_what_came_back_is_a_ratio_of_means_over_groups():
     assert figures["a"]["won_back/agreement/j"] == pytest.approx(0.8)
     assert figures["b"]["won_back/agreement/j"] == 0
     assert figures[MEAN]["won_back/agreement/j"] == pytest.approx((0.85 - 0.45) / (1 - 0.45))
+
+
+def test_what_was_measured_at_some_levels_alone_is_not_held_against_all_of_them():
+    def record(source: str, level: str, agreement: float) -> Record:
+        confusions = {"j": np.eye(19, dtype=np.int64)}
+        return Record(0, "a", "a", level, source, {"agreement/j": agreement}, confusions)
+
+    records = [record("clean", "dry", 1), record("rainy", "dense", 0.2), record("rainy", "fog", 0.8)]
+    records += [record("net", "dense", 0.6), record("net", "fog", 0.9), record(FOG_LEFT, "dense", 0.6)]
+    summary = summarise(records)
+    assert summary["overall"] == ["dense", "fog"]
+    assert summary["sources"]["net"]["overall"][MEAN]["won_back/agreement/j"] == pytest.approx(0.5)
+    perfect = summary["sources"][FOG_LEFT]
+    assert perfect["dense"][MEAN]["won_back/agreement/j"] == pytest.approx(0.5)
+    assert set(summary["class_iou"]["j"]) == {"clean", "rainy", "net"}
+    assert "overall" not in perfect, "rain without streaks would lower what perfect removal wins back"
 
 
 class BlueSky(Idle):
@@ -463,6 +510,11 @@ def test_a_judge_that_keeps_its_answers_is_asked_once_an_image(tmp_path, judge_f
     assert not (KeptJudge(Judge(enlarged), tmp_path)(image) == 7).all()
 
 
+def test_answers_that_another_run_is_just_writing_keep_no_judge_from_being_opened(tmp_path, judge_files):
+    (tmp_path / ".half.1.2.png").symlink_to(tmp_path / "renamed meanwhile")
+    KeptJudge(Judge(JudgeSpecification.parse(str(judge_files["safetensors"]))), tmp_path)
+
+
 @pytest.mark.parametrize(
     "text", ["a.pt,scale=no", "a.pt,scale=0", "a.pt,normalise=other", "a.pt,colour=bgr", "a.pt,scale"]
 )
@@ -532,6 +584,7 @@ def test_the_command_compares_networks_and_writes_a_report(tmp_path, judge_files
     conditions = written["conditions"]
     assert conditions["command"].startswith("derain ")
     assert conditions["protocol"] == "full" and conditions["dataset"]["examples"] == 2
+    assert conditions["dataset"]["split"] is None
     assert conditions["networks"]["one"]["weights_sha256"] != conditions["networks"]["two"]["weights_sha256"]
     assert conditions["networks"]["one"]["backend"] == "torch-cpu"
     assert len(conditions["judges"]["ours"]["sha256"]) == 64
@@ -539,8 +592,10 @@ def test_the_command_compares_networks_and_writes_a_report(tmp_path, judge_files
     markdown = (tmp_path / "out" / "report.md").read_text()
     for heading in (
         "Mean over groups",
+        "Rain: heavy.",
         "one by group",
         "two by level",
+        "Error by distance",
         "Depth from",
         "Real weather",
         "Hard dry",

@@ -17,6 +17,7 @@ from rain_removal_ros.lab.evaluation.metrics import (
     class_iou,
     confusion,
     depth_errors,
+    errors_by_distance,
     harmed,
     inside_border,
     mean_iou,
@@ -60,6 +61,19 @@ def test_a_pixel_is_harmed_that_ends_more_than_ten_levels_farther_from_the_truth
     observed = np.uint8([[[120] * 3, [120] * 3, [100] * 3, [80] * 3]])
     restored = np.uint8([[[130] * 3, [131] * 3, [89] * 3, [100] * 3]])
     assert harmed(restored, observed, truth).tolist() == [[False, True, True, False]]
+
+
+def test_errors_by_distance_by_hand():
+    reference = np.full((1, 5, 3), 100, np.uint8)
+    image = reference.copy()
+    image[0, :, :] += np.array([0, 3, 6, 9, 12], np.uint8)[:, None]
+    inverse_depth = 1 / np.array([[np.nan, np.inf, 90, 10, 15]])
+    errors = errors_by_distance(image, reference, inverse_depth)
+    assert errors == {
+        "sky": 3,
+        "over 80 m": 6,
+        "10-20 m": pytest.approx(np.sqrt((9**2 + 12**2) / 2)),  # ten metres begin a band
+    }
 
 
 def test_how_a_sky_moved_by_hand():

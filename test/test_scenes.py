@@ -13,6 +13,7 @@ import pytest
 
 from rain_removal_ros.commands import drive as drive_command
 from rain_removal_ros.errors import RainRemovalError
+from rain_removal_ros.lab.data.datasets import FolderDataset
 from rain_removal_ros.lab.scenes import Drive, TrainId, render_frames
 from rain_removal_ros.lab.scenes.drive import build_renderer
 from rain_removal_ros.lab.scenes.ground import ROAD_HALF, Course, marking
@@ -190,6 +191,9 @@ def test_the_command_writes_a_folder_that_decodes_to_the_drive(tmp_path, capsys)
         step = 2 * 0.7 * (codes + 1) / 255.0**2  # between neighbouring codes
         near = frame.inverse_depth <= 0.7
         assert (np.abs(decoded - frame.inverse_depth) <= step)[near].all()
+    example = FolderDataset(tmp_path)[0]
+    assert example.focal_px == pytest.approx(drive.camera.fx)
+    assert (example.label_kind, example.depth_kind) == ("rendered", "rendered")
 
 
 def test_the_command_says_where_it_cannot_write(tmp_path):

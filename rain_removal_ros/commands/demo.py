@@ -59,7 +59,7 @@ class Summary:
 
     @property
     def improved(self) -> bool:
-        """Whether the node did what it is for: every frame answered or dropped, and better pictures."""
+        """Whether the node did what it is for: pictures came back, and better ones than went in."""
         return (
             self.frames_out > 0
             and self.psnr_derained > self.psnr_rainy

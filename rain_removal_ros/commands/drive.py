@@ -4,6 +4,8 @@ not scenes."""
 from __future__ import annotations
 
 import argparse
+import csv
+import io
 from pathlib import Path
 
 from tqdm import tqdm
@@ -12,11 +14,13 @@ from rain_removal_ros.files.images import write_image
 from rain_removal_ros.lab.data import depth_code
 from rain_removal_ros.lab.scenes.drive import Drive, DriveFrame
 from rain_removal_ros.lab.scenes.parallel import render_frames
-from rain_removal_ros.output import make_folder
+from rain_removal_ros.output import make_folder, write_text
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("out", type=Path, help="folder to write image/, inverse_depth/ and labels/ into")
+    parser.add_argument(
+        "out", type=Path, help="folder to write image/, inverse_depth/, labels/ and index.csv into"
+    )
     parser.add_argument("--frames", type=int, default=100, help="number of frames (default %(default)s)")
     parser.add_argument("--width", type=int, default=640, help="pixels (default %(default)s)")
     parser.add_argument("--height", type=int, default=360, help="pixels (default %(default)s)")
@@ -41,11 +45,28 @@ def run(arguments: argparse.Namespace) -> int:
     )
     for name in ("image", "inverse_depth", "labels"):
         make_folder(arguments.out / name)
+    write_index(arguments.out, drive)
     frames = render_frames(drive, processes=arguments.processes)
     for frame in tqdm(frames, total=len(drive), desc="rendering the drive", unit="frame"):
         write_frame(arguments.out, frame)
     print(f"wrote {len(drive)} frames of {arguments.width}x{arguments.height} to {arguments.out}")
     return 0
+
+
+def stem(index: int) -> str:
+    """The name of a frame's files, without their ending."""
+    return f"{index:05d}"
+
+
+def write_index(folder: Path, drive: Drive) -> None:
+    """Write folder/index.csv, which tells a dataset the focal length and that depth and labels are exact.
+    Raises OutputError.
+    """
+    text = io.StringIO(newline="")
+    table = csv.writer(text, lineterminator="\n")
+    table.writerow(("id", "label_kind", "depth_kind", "focal_px"))
+    table.writerows((stem(index), "rendered", "rendered", drive.camera.fx) for index in range(len(drive)))
+    write_text(folder / "index.csv", text.getvalue())
 
 
 def write_frame(folder: Path, frame: DriveFrame) -> None:
@@ -56,4 +77,4 @@ def write_frame(folder: Path, frame: DriveFrame) -> None:
         "labels": frame.labels,
     }
     for name, picture in pictures.items():
-        write_image(folder / name / f"{frame.index:05d}.png", picture)
+        write_image(folder / name / f"{stem(frame.index)}.png", picture)

@@ -19,7 +19,13 @@ from rain_removal_ros.commands.values import image_size, positive, whole_number
 from rain_removal_ros.errors import ParameterError
 from rain_removal_ros.files.images import write_image
 from rain_removal_ros.lab.benchmark.machine import describe_machine, versions
-from rain_removal_ros.lab.data.datasets import DATASET_KINDS, SPLITS, DriveDataset, open_dataset
+from rain_removal_ros.lab.data.datasets import (
+    DATASET_KINDS,
+    SPLITS,
+    USUAL_SPLIT,
+    DriveDataset,
+    open_dataset,
+)
 from rain_removal_ros.lab.data.examples import Dataset
 from rain_removal_ros.lab.evaluation import metrics, sheet
 from rain_removal_ros.lab.evaluation.conditions import LEVELS
@@ -269,7 +275,7 @@ def _conditions(
     described = {
         "kind": arguments.dataset,
         "name": "/".join(data.resolve().parts[-2:]) if data else arguments.dataset,
-        "split": arguments.split,
+        "split": arguments.split or USUAL_SPLIT.get(arguments.dataset),
         "select": arguments.select,
         "examples": 0 if dataset is None else len(dataset),
     }

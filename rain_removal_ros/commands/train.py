@@ -72,7 +72,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "taken off, the fog alone or what finds depth (%(default)s)",
     )
     parser.add_argument("--precision", choices=("bf16", "fp16", "no"), default="bf16", help="mixed precision")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seed", type=whole_number(0), default=0)
     for term in dataclasses.fields(LossWeights):
         option = f"--{term.name.replace('_', '-')}-weight"
         parser.add_argument(option, type=float, default=term.default, help="weight of this loss term")

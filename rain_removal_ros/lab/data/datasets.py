@@ -40,6 +40,9 @@ class FolderDataset:
         self.has_depth = (self.root / "inverse_depth").is_dir()
         self.has_labels = (self.root / "labels").is_dir()
         self._index = _index_of(self.root, self.images)
+        for part, there in (("inverse_depth", self.has_depth), ("labels", self.has_labels)):
+            if there:
+                _require([self.root / part / f"{path.stem}.png" for path in self.images])
 
     def __len__(self) -> int:
         return len(self.images)
@@ -84,6 +87,16 @@ def _images_in(folder: Path, select: Sequence[str] = ()) -> list[Path]:
     return selected
 
 
+def _require(files: list[Path]) -> None:
+    """Raise DatasetError, naming the first and how many more there are, where files are missing."""
+    missing = [path for path in files if not path.is_file()]
+    if missing:
+        raise DatasetError(
+            f"{missing[0]} is missing (and {len(missing) - 1} others); add what is missing, or take the "
+            "images or the folder away"
+        )
+
+
 def _focal_length(text: str | None, path: Path) -> float | None:
     """The index's focal length in pixels. Raises DatasetError, naming the image, for what is none."""
     if not text:
@@ -102,7 +115,7 @@ def _index_of(root: Path, images: list[Path]) -> dict[str, dict[str, str]]:
     index = next((path for path in (root / "index.csv", root.parent / "index.csv") if path.is_file()), None)
     if index is None:
         return {}
-    with open(index, newline="", encoding="utf-8") as file:
+    with open(index, newline="", encoding="utf-8-sig") as file:  # spreadsheets write a byte order mark
         reader = csv.DictReader(file)
         if "id" not in (reader.fieldnames or ()):
             raise DatasetError(
@@ -217,11 +230,14 @@ class DriveDataset:
             labels=frame.labels,
             label_kind="rendered",
             depth_kind="rendered",
+            focal_px=drive.camera.fx,
         )
 
 
 DATASET_KINDS = ("folder", "raincityscapes", "paired", "drive")
 SPLITS = ("train", "val", "test")
+USUAL_SPLIT = {"raincityscapes": "val", "drive": "val"}
+"""The split of a kind where none is named; folders and pairs are taken whole."""
 
 
 def open_dataset(
@@ -234,23 +250,28 @@ def open_dataset(
     """A dataset of one of DATASET_KINDS.
 
     `split` is one of SPLITS; for folders and pairs the subfolder of that name, or None for the root itself;
-    elsewhere None means `val`. `select` keeps names that begin with one of its prefixes; `depth_scale` is
-    RainCityscapes' alone. Raises DatasetError where the root or a file of it is missing, ValueError for
-    another kind.
+    elsewhere None means USUAL_SPLIT. `select` keeps names that begin with one of its prefixes; `depth_scale`
+    is RainCityscapes' alone. Raises DatasetError where the root or a file of it is missing, or where a root
+    or prefixes are given for the drive, ValueError for another kind.
     """
     if kind not in DATASET_KINDS:
         raise ValueError(f"unknown kind of dataset {kind!r}; the kinds are {', '.join(DATASET_KINDS)}")
     if kind == "drive":
+        if root is not None:
+            raise DatasetError(
+                f"the drive is rendered and reads nothing from {root}; leave --data out, or say with "
+                "--dataset what lies there"
+            )
         if select:
             raise DatasetError(
                 f"the drive has no file names to select {' or '.join(select)} by; choose a split instead"
             )
-        return DriveDataset(split or "val")
+        return DriveDataset(split or USUAL_SPLIT[kind])
     if root is None:
         raise DatasetError(f"a dataset of kind {kind} needs its root folder; give --data DIR")
     root = Path(root)
     if kind == "raincityscapes":
-        return RainCityscapesDataset(root, split or "val", select, depth_scale)
+        return RainCityscapesDataset(root, split or USUAL_SPLIT[kind], select, depth_scale)
     folder = root / split if split else root
     if not folder.is_dir():
         raise DatasetError(

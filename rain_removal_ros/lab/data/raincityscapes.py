@@ -44,6 +44,14 @@ class RainyView:
     level: str
 
 
+@dataclass(frozen=True)
+class Camera:
+    """What a camera file says of the stereo pair whose left image is the view."""
+
+    focal_px: float
+    baseline_m: float
+
+
 class RainCityscapesDataset:
     """Rainy views with their clean images, depth and labels.
 
@@ -148,33 +156,35 @@ class RainCityscapesDataset:
     def __getitem__(self, index: int) -> Example:
         view = self.views[index]
         labels = None if view.labels is None else _train_ids(view.labels)
+        camera = None if view.camera is None else _read_camera(view.camera)
         return check_sizes(
             Example(
                 name=view.rainy.stem,
                 clean=read_image(view.clean),
                 rainy=read_image(view.rainy),
-                inverse_depth=self._inverse_depth(view),
+                inverse_depth=self._inverse_depth(view, camera),
                 labels=labels,
                 level=view.level,
                 label_kind=None if labels is None else "human",
                 depth_kind=None if view.camera is None else "stereo",
+                focal_px=None if camera is None else camera.focal_px,
             )
         )
 
-    def _inverse_depth(self, view: RainyView) -> np.ndarray | None:
+    def _inverse_depth(self, view: RainyView, camera: Camera | None) -> np.ndarray | None:
         """float32 in 1/m. Where stereo found no match it is NaN: unknown, not far."""
         if view.depth is None:
             return None
-        if view.camera is not None:
+        if camera is not None:
             code = read_map(view.depth)
             if code.dtype != np.uint16:
                 raise DatasetError(
                     f"{view.depth} holds {code.dtype}; Cityscapes' 16-bit disparities (256 a pixel) are "
                     "expected"
                 )
-            camera = _read_camera(view.camera)
+            scale = np.float32(camera.baseline_m * camera.focal_px)
             disparity = (code.astype(np.float32) - 1) / 256  # pixels; code 0 is no match
-            return np.where(code > 0, np.maximum(disparity, 0) / np.float32(camera), np.float32(np.nan))
+            return np.where(code > 0, np.maximum(disparity, 0) / scale, np.float32(np.nan))
         if self.depth_scale is None:
             return None
         code = read_map(view.depth)
@@ -228,11 +238,10 @@ def _complete(views: list[RainyView]) -> list[RainyView]:
     return views
 
 
-def _read_camera(path: Path) -> float:
-    """Baseline times focal length, in metre pixels."""
+def _read_camera(path: Path) -> Camera:
     try:
         camera = json.loads(path.read_text())
-        return float(camera["extrinsic"]["baseline"]) * float(camera["intrinsic"]["fx"])
+        return Camera(float(camera["intrinsic"]["fx"]), float(camera["extrinsic"]["baseline"]))
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DatasetError(f"{path} is not a Cityscapes camera file ({error!r})") from error
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 import cv2
 import numpy as np
 
-from rain_removal_ros.cityscapes import UNLABELLED
+from rain_removal_ros.cityscapes import UNLABELLED, TrainId
 from rain_removal_ros.errors import DatasetError, ParameterError
 from rain_removal_ros.lab.data.examples import Dataset, Example
 from rain_removal_ros.lab.evaluation import metrics
@@ -28,6 +28,7 @@ from rain_removal_ros.lab.evaluation.conditions import (
 from rain_removal_ros.lab.evaluation.protocols import PROTOCOLS
 from rain_removal_ros.lab.evaluation.summary import CLEAN, DRY, RAINY, Record, summarise
 from rain_removal_ros.lab.evaluation.testbed import OUTPUTS, Testbed
+from rain_removal_ros.runtime import ASSUMED_FOCAL
 from rain_removal_ros.runtime.sizes import MIN_SIDE
 
 RECORDED = "recorded"
@@ -39,7 +40,6 @@ FOG_LEFT = "perfect streak removal"
 STREAKS_ALONE = "{}, streaks alone"
 """Source of what a network's streak stage leaves."""
 
-SKY = 10
 LEAST_SKY = 0.005
 """Share of an image from which on its sky is judged."""
 
@@ -114,6 +114,7 @@ class _Truth:
     sky: np.ndarray | None  # bool (H, W); None: unknown, or too little of it
     labels: np.ndarray | None  # folded train ids by a person's hand; None: nobody's
     seen: dict[str, np.ndarray]  # what every judge sees in the clean image
+    inverse_depth: np.ndarray | None  # float32 (H, W), 1/m
 
 
 class Evaluation:
@@ -124,6 +125,12 @@ class Evaluation:
         unknown = [level for level in settings.levels if level not in LEVELS]
         if unknown or not settings.levels:
             raise ParameterError(f"unknown rain level {unknown}; the levels are {', '.join(LEVELS)}")
+        taken = {CLEAN, RAINY, FOG_LEFT, *map(STREAKS_ALONE.format, testbed.streak_stages)}
+        for name in taken & testbed.networks.keys():
+            raise ParameterError(
+                f"no network can be called {name!r}, which names something else in the tables; rename its "
+                "weights file, or the folder of the run where the file is called weights"
+            )
         self.dataset, self.testbed, self.settings = dataset, testbed, settings
         self._groups: dict[str, list[int]] = {}
         self.indices = self._chosen()
@@ -210,7 +217,7 @@ class Evaluation:
     def _truth(self, example: Example) -> _Truth:
         sky = None
         if example.labels is not None:
-            sky = example.labels == SKY
+            sky = example.labels == TrainId.SKY
         if example.inverse_depth is not None:
             sky = (example.inverse_depth == 0) if sky is None else sky | (example.inverse_depth == 0)
         below = None if sky is None or sky.all() else ~sky
@@ -221,7 +228,8 @@ class Evaluation:
             folded = self.testbed.fold(example.labels)
             labels = folded if (folded != UNLABELLED).any() else None
         clean = example.clean_image
-        return _Truth(clean, below, sky, labels, self.testbed.judged_before(clean))
+        seen = self.testbed.judged_before(clean)
+        return _Truth(clean, below, sky, labels, seen, example.inverse_depth)
 
     def _dry(self, example: Example, truth: _Truth) -> dict[str, tuple[dict, dict]]:
         """Figures and labels of the dry image, by network."""
@@ -348,7 +356,10 @@ class Evaluation:
             if min(example.clean_image.shape[:2]) * 0.6 < MIN_SIDE:
                 return {}
             rainy = rain_on(example, index, ROBUSTNESS_LEVEL).rainy
-            return {name: self._consistency(name, rainy, example.focal_px) for name in self.testbed.networks}
+            of_networks = {
+                name: self._consistency(name, rainy, example.focal_px) for name in self.testbed.networks
+            }
+            return {name: pair for name, pair in of_networks.items() if pair is not None}
 
         indices = self._turns(self.settings.consistency_images)
         scores = [one for one in self.testbed.in_workers(score, indices, "depth of crops") if one]
@@ -356,12 +367,16 @@ class Evaluation:
             return
         results["counts"]["consistency_images"] = len(scores)
         for name in self.testbed.networks:
-            crop, zoom = np.mean([score[name] for score in scores], axis=0)
-            results["networks"][name]["depth_consistency"] = {"crop": float(crop), "zoom": float(zoom)}
+            pairs = [score[name] for score in scores if name in score]
+            if pairs:
+                crop, zoom = np.mean(pairs, axis=0)
+                results["networks"][name]["depth_consistency"] = {"crop": float(crop), "zoom": float(zoom)}
 
-    def _consistency(self, network: str, image: np.ndarray, focal_px: float | None) -> tuple[float, float]:
+    def _consistency(
+        self, network: str, image: np.ndarray, focal_px: float | None
+    ) -> tuple[float, float] | None:
         """Median over pixels nearer than 100 m of |q' / q - 1|, q the inverse depth from the whole image, q'
-        from its middle 60 %: as it is, and enlarged to the whole image's size.
+        from its middle 60 %: as it is, and enlarged to the whole image's size. None: no pixel is as near.
         """
         height, width = image.shape[:2]
         top, left = height // 5, width // 5
@@ -375,7 +390,7 @@ class Evaluation:
         of_zoom = cv2.resize(of_zoom, (crop.shape[1], crop.shape[0]), interpolation=cv2.INTER_AREA)
         judged = whole > 0.01
         if not judged.any():
-            return 0.0, 0.0
+            return None
         cropped, zoomed = (np.abs(other[judged] / whole[judged] - 1) for other in (of_crop, of_zoom))
         return float(np.median(cropped)), float(np.median(zoomed))
 
@@ -403,9 +418,6 @@ class Evaluation:
             }
 
 
-ASSUMED_FOCAL = 0.8
-"""Focal length in image widths where nobody says it."""
-
 _GAINING = ("psnr", "ssim", "psnr_below", "ssim_below")
 
 
@@ -423,10 +435,13 @@ def _takes_rain(example: Example) -> bool:
 
 
 def _likeness(image: np.ndarray, truth: _Truth, whole: bool = True) -> dict[str, float]:
-    """How like the truth an image is: everywhere, below the sky, and in the sky; by PSNR alone where the
-    image is but half a result.
+    """How like the truth an image is: everywhere, below the sky, in the sky, and by distance; without what
+    takes long where the image is but half a result.
     """
     figures = {"psnr": metrics.psnr(image, truth.clean)}
+    if truth.inverse_depth is not None:
+        errors = metrics.errors_by_distance(image, truth.clean, truth.inverse_depth)
+        figures |= {f"error/{band}": error for band, error in errors.items()}
     if truth.below is not None:
         figures["psnr_below"] = metrics.psnr(image, truth.clean, truth.below)
     if not whole:
@@ -464,9 +479,12 @@ def _depth(predicted: np.ndarray, measured: np.ndarray) -> dict[str, float]:
     errors = metrics.depth_errors(predicted, measured)
     if errors is None:
         return {}
-    return {
+    figures = {
         "abs_rel": errors.abs_rel,
         "abs_rel_80": errors.abs_rel_80,
         "inverse_abs_rel": errors.inverse_abs_rel,
         "delta_1.25": errors.delta,
     }
+    if np.isnan(errors.abs_rel_80):  # nothing is as near
+        del figures["abs_rel_80"]
+    return figures

@@ -183,7 +183,7 @@ class KeptJudge:
     def __init__(self, judge: Judge, folder: Path):
         self._judge, self._folder = judge, folder
         folder.mkdir(parents=True, exist_ok=True)
-        files = sorted(folder.glob("*.png"), key=lambda path: path.stat().st_mtime)
+        files = sorted(folder.glob("*.png"), key=_written)
         for path in files[: -self.LIMIT]:
             path.unlink(missing_ok=True)
 
@@ -198,6 +198,14 @@ class KeptJudge:
             if cv2.imwrite(str(partial), labels):
                 partial.replace(path)
         return labels
+
+
+def _written(path: Path) -> float:
+    """When a file was written; long ago where another run has taken it away or renamed it meanwhile."""
+    try:
+        return path.stat().st_mtime
+    except FileNotFoundError:
+        return 0.0
 
 
 def openvino_function(network) -> Callable[[np.ndarray], np.ndarray]:

@@ -89,6 +89,35 @@ def harmed(image: np.ndarray, observed: np.ndarray, reference: np.ndarray) -> np
     return distance_from(image, reference) - distance_from(observed, reference) > HARM
 
 
+BANDS = {
+    "0-10 m": (0, 10),
+    "10-20 m": (10, 20),
+    "20-40 m": (20, 40),
+    "40-80 m": (40, 80),
+    "over 80 m": (80, np.inf),
+}
+"""Distances in metres of `errors_by_distance`: the nearest included, the farthest not."""
+
+SKY = "sky"
+
+
+def errors_by_distance(
+    image: np.ndarray, reference: np.ndarray, inverse_depth: np.ndarray
+) -> dict[str, float]:
+    """Root of the mean squared error over R, G and B in grey levels, by the name of one of BANDS, and of the
+    SKY. What has no pixel is left out.
+
+    Two uint8 (H, W, 3) images; inverse depth (H, W) in 1/m, 0 the sky, NaN unknown.
+    """
+    _check_alike(image, reference)
+    squared = np.square(image.astype(np.float32) - reference).mean(axis=2)
+    with np.errstate(divide="ignore"):
+        distance = np.where(inverse_depth > 0, 1 / inverse_depth, np.nan)
+    places = {name: (distance >= near) & (distance < far) for name, (near, far) in BANDS.items()}
+    places[SKY] = inverse_depth == 0
+    return {name: float(np.sqrt(squared[place].mean())) for name, place in places.items() if place.any()}
+
+
 @dataclass(frozen=True)
 class SkyShift:
     """How a sky differs from another one, in grey levels; positive: brighter, bluer, more structured."""

@@ -9,12 +9,11 @@ from pathlib import Path
 
 import numpy as np
 
+from rain_removal_ros.cityscapes import TrainId
 from rain_removal_ros.errors import DatasetError
 from rain_removal_ros.lab.data.datasets import FolderDataset
 from rain_removal_ros.lab.evaluation import metrics
 from rain_removal_ros.lab.evaluation.testbed import Testbed
-
-SKY = 10
 
 
 @dataclass(frozen=True)
@@ -63,7 +62,7 @@ def measure_weather(datasets: dict[str, FolderDataset], testbed: Testbed) -> tup
         image, labels = example.clean, example.labels
         if image is None or labels is None:
             raise DatasetError(f"{weather}/{example.name} has no image or no labels to judge by")
-        truth, sky = testbed.fold(labels), labels == SKY
+        truth, sky = testbed.fold(labels), labels == TrainId.SKY
 
         def confusions(labels: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
             return {judge: metrics.confusion(truth, seen) for judge, seen in labels.items()}

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from itertools import product
 
 from rain_removal_ros.lab.evaluation.evaluate import FOG_LEFT, STREAKS_ALONE
-from rain_removal_ros.lab.evaluation.metrics import HARM, SSIM_DESCRIPTION
+from rain_removal_ros.lab.evaluation.metrics import BANDS, HARM, SKY, SSIM_DESCRIPTION
 from rain_removal_ros.lab.evaluation.summary import CLEAN, DRY, MEAN, OVERALL, RAINY
 from rain_removal_ros.lab.evaluation.testbed import MASK
 from rain_removal_ros.tables import markdown
@@ -82,7 +82,8 @@ def render_markdown(report: dict) -> str:
     conditions, results = report["conditions"], report["results"]
     parts = ["# Evaluation\n", _conditions(conditions, results)]
     if "sources" in results:
-        parts += [_comparison(results), _groups(results), _levels_table(results), _depth(results)]
+        parts += [_comparison(results), _groups(results), _levels_table(results), _distances(results)]
+        parts.append(_depth(results))
         parts += [_robustness(results), _classes(results)]
     parts += [_weather(results), _hard_dry(results)]
     return "\n".join(part for part in parts if part)
@@ -129,7 +130,7 @@ def _judges(results: dict) -> list[str]:
 
 
 def _comparison(results: dict) -> str:
-    """Everything in a row a source, mean over groups, all of RainCityscapes' strengths together."""
+    """Everything in a row a source, mean over groups, the levels of OVERALL together."""
     sources = results["sources"]
     judges = _judges(results)
     columns = [*RESTORATION, *(column for judge in judges for column in _judgement(judge))]
@@ -141,9 +142,9 @@ def _comparison(results: dict) -> str:
             rows.append([source, *(_cell(levels[OVERALL][MEAN], column) for column in columns)])
     text = f"## Mean over groups\n\n{table(['image', *titles], rows)}\n"
     text += (
-        f"RainCityscapes' three strengths. Harmed: more than {HARM} grey levels farther from the truth than "
-        "it came. Sky off: how far its mean brightness, and its blue minus red, lie from the truth, in grey "
-        "levels.\n"
+        f"Rain: {', '.join(results['overall'])}. Harmed: more than {HARM} grey levels farther from the truth "
+        "than it came. Sky off: how far its mean brightness, and its blue minus red, lie from the truth, in "
+        "grey levels.\n"
     )
     rows = []
     for name, network in results["networks"].items():
@@ -163,7 +164,7 @@ def _comparison(results: dict) -> str:
 
 
 def _groups(results: dict) -> str:
-    """A row a group: the three strengths, dense rain, the streak stage alone, dry images."""
+    """A row a group: the levels of OVERALL, the streak stage alone, dry images."""
     sources, parts = results["sources"], []
     for name in results["networks"]:
         overall, dry = sources[name][OVERALL], sources[name][DRY]
@@ -226,6 +227,21 @@ def _levels_table(results: dict) -> str:
         note = f"\nmIoU by {'; '.join(notes)}.\n" if notes else ""
         parts.append(f"## {name} by level, mean over groups\n\n{table(['level', *titles], rows)}{note}")
     return "\n".join(parts)
+
+
+def _distances(results: dict) -> str:
+    """A row a source: the error that is left of what lies near, farther and farthest."""
+    sources = {
+        source: levels[OVERALL][MEAN] for source, levels in results["sources"].items() if OVERALL in levels
+    }
+    columns = [Column(name, f"error/{name}", _levels) for name in (*BANDS, SKY)]
+    columns = [column for column in columns if column.figure in sources.get(RAINY, {})]
+    if not columns:
+        return ""
+    rows = [[source, *(_cell(figures, column) for column in columns)] for source, figures in sources.items()]
+    header = ["image", *(column.title for column in columns)]
+    note = "\nRoot of the mean squared error in grey levels, mean over images, then over groups.\n"
+    return f"## Error by distance\n\n{table(header, rows)}{note}"
 
 
 def _depth(results: dict) -> str:

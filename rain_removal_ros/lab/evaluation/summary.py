@@ -41,8 +41,9 @@ class Record:
 
 
 def summarise(records: Iterable[Record]) -> dict:
-    """`sources`: {source: {level: {group or MEAN: figures}}}; `levels`, `groups`, `counts`; `class_iou`:
-    {judge: {source: {class: IoU}}}, all groups and the levels of OVERALL together.
+    """`sources`: {source: {level: {group or MEAN: figures}}}; `levels`, `overall` (the levels that are
+    OVERALL), `groups`, `counts`; `class_iou`: {judge: {source: {class: IoU}}}, all groups and the levels of
+    OVERALL together.
 
     Figures of a group are means over its images; NAME_worst is the worst image's. `miou/JUDGE` comes of one
     confusion matrix for the group. `won_back/...` is (source - rainy) / (clean - rainy) of mIoU or agreement;
@@ -61,17 +62,20 @@ def summarise(records: Iterable[Record]) -> dict:
     for source in sources:
         for level, parts in levels.items():
             chosen = [r for r in records if r.source == source and r.level in parts]
-            if chosen:
+            # streaks alone are measured at no level of fog alone: such a source has no figure of all levels
+            if chosen and {record.level for record in chosen} == set(parts):
                 by_group = {group: _of_group([r for r in chosen if r.group == group]) for group in groups}
                 by_group = {group: values for group, values in by_group.items() if values}
                 figures.setdefault(source, {})[level] = by_group | {MEAN: _mean(by_group.values())}
     _add_won_back(figures)
     dry = [record for record in records if record.source == CLEAN]
+    comparable = [r for r in records if r.source == CLEAN or OVERALL in figures[r.source]]
     return {
         "sources": figures,
         "levels": rainy_levels,
+        "overall": overall,
         "groups": {group: sum(record.group == group for record in dry) for group in groups},
-        "class_iou": _class_iou(records, overall),
+        "class_iou": _class_iou(comparable, overall),
         "counts": {
             "images": len(dry),
             "views": sum(record.source == RAINY for record in records),
