@@ -24,7 +24,14 @@ from rain_removal_ros.errors import DatasetError, OutputError, PresetError, Weig
 from rain_removal_ros.lab.data.datasets import Example, FolderDataset
 from rain_removal_ros.lab.training import recipe
 from rain_removal_ros.lab.training.recipe import Stage
-from rain_removal_ros.lab.training.samples import CALM_BELOW, RainySamples, SampleSettings, calm, overcast
+from rain_removal_ros.lab.training.samples import (
+    CALM_BELOW,
+    LOOKALIKES_DRY,
+    RainySamples,
+    SampleSettings,
+    calm,
+    overcast,
+)
 from rain_removal_ros.lab.training.trainer import (
     FIND_DEPTH,
     PARTS,
@@ -80,6 +87,13 @@ def test_the_stated_share_of_samples_is_dry_and_the_rest_is_not(street: FolderDa
     samples = RainySamples([street], shares, seed=0, count=120)
     dry = sum(torch.equal(samples[i]["rainy"], samples[i]["clean"]) for i in range(120))
     assert 20 <= dry <= 52  # 36 expected, standard deviation 5
+
+
+def test_most_lookalikes_stay_dry(street: FolderDataset) -> None:
+    others = dataclasses.replace(SMALL, lookalike_share=1, dry_share=0, fog_only_share=0.5)
+    samples = RainySamples([street], others, seed=0, count=120)
+    dry = sum(float(samples[i]["rain"]) == float(samples[i]["fog"]) == 0 for i in range(120))
+    assert abs(dry - 120 * LOOKALIKES_DRY) <= 16  # three standard deviations
 
 
 def test_samples_for_segmentation_are_dry_labelled_and_come_through_a_real_camera(street) -> None:
