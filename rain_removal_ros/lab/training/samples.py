@@ -183,7 +183,7 @@ class RainySamples(TorchDataset):
         if generator.random() < settings.lookalike_share:
             clean = random_lookalike(clean, depth, view.labels, generator)
             if generator.random() < LOOKALIKES_DRY:
-                kind = 0.0
+                kind = -1.0  # below every share
         if np.isnan(depth).any():  # no depth: any plausible one does, farther towards the top
             near, far = generator.uniform(0.03, 0.3), generator.uniform(0.003, 0.03)
             plausible = np.linspace(far, near, settings.size, dtype=np.float32)[:, None]
