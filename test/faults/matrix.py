@@ -23,10 +23,10 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+import conftest  # noqa: F401  a ROS domain of its own, before rclpy is imported
 import cv2
 import numpy as np
 import rclpy
-from conftest import own_domain  # noqa: F401  a ROS domain of its own, before rclpy is imported
 from lifecycle_msgs.msg import Transition
 from rcl_interfaces.msg import Parameter, ParameterValue
 from rcl_interfaces.srv import SetParameters
