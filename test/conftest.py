@@ -16,7 +16,6 @@ for name in (DOMAIN, RANGE):
     os.environ.pop(name, None)
 keep_apart()
 os.environ["CUDA_VISIBLE_DEVICES"] = ""
-os.environ["ACCELERATE_USE_CPU"] = "true"
 
 # Beside a plain ROS installation (colcon test) not all that the tests use is there: the files that need what
 # is missing are left out, and the header says so. `make test`, which installs everything, fails instead.

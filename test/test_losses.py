@@ -100,7 +100,7 @@ def test_harm_counts_what_is_left_worse_than_it_came() -> None:
     assert float(losses.harm(observed, observed, clean)) == 0
     worse = observed.clone()
     worse[..., 0] = 0.8
-    expected = (0.3 - 0.1 - losses.SEEN_HARM) / 2
+    expected = (0.3 - 0.1 - losses.HARMLESS) / 2
     assert float(losses.harm(worse, observed, clean)) == pytest.approx(expected, rel=1e-5)
 
 

@@ -24,18 +24,18 @@ def fidelity(restored: Tensor, clean: Tensor) -> Tensor:
     return torch.log10((restored - clean).square().mean(dim=(1, 2, 3)) + 1e-5).mean()
 
 
-SEEN_HARM = 0.02
-"""How much farther from the truth than it came a pixel may be left without counting as harmed: five grey
+HARMLESS = 0.02
+"""How much farther from the truth than it came a pixel may be left without counting here: five grey
 levels, half of what an evaluation calls harm.
 """
 
 
 def harm(restored: Tensor, observed: Tensor, clean: Tensor) -> Tensor:
-    """mean relu(|J - I| - |O - I| - SEEN_HARM), errors in the mean over R, G and B: what is left worse than
+    """mean relu(|J - I| - |O - I| - HARMLESS), errors in the mean over R, G and B: what is left worse than
     it came.
     """
     left, came = ((image - clean).abs().mean(dim=1) for image in (restored, observed))
-    return F.relu(left - came - SEEN_HARM).mean()
+    return F.relu(left - came - HARMLESS).mean()
 
 
 def gradient_l1(restored: Tensor, clean: Tensor) -> Tensor:
@@ -119,10 +119,10 @@ def depth_l1(estimate: Tensor, truth: Tensor, weight: Tensor) -> Tensor:
     truth = F.interpolate(truth[:, None].float(), size=estimate.shape[-2:], mode="nearest")
     known = ~torch.isnan(truth)
 
-    def compressed(p: Tensor) -> Tensor:
+    def logarithm(p: Tensor) -> Tensor:
         return torch.log(p.float().clamp(min=0) + LEAST_PIXELS_PER_METRE)
 
-    error = torch.where(known, compressed(estimate) - compressed(torch.nan_to_num(truth)), 0).abs()
+    error = torch.where(known, logarithm(estimate) - logarithm(torch.nan_to_num(truth)), 0).abs()
     return (weight[:, None, None, None] * error).sum() / known.sum().clamp(min=1)
 
 
