@@ -167,6 +167,22 @@ def test_a_known_error_gets_its_known_psnr(results):
             assert near[level][MEAN][part] == pytest.approx(20 * np.log10(255 / 3), abs=1e-6)
 
 
+def test_what_a_sky_leaves_room_for_is_told_beside_the_gain():
+    street = Street()
+    figures = measured(street, {"perfect": Oracle(street), "idle": Idle(street)}, levels=("medium",))
+    sources = figures["sources"]
+    clean, rainy = street[0].clean, rain_on(street[0], 0, "medium").rainy
+    kept = np.concatenate([rainy[:24], clean[24:]])
+    calm = clean.copy()
+    calm[:24] = np.uint8(clean[:24].mean() + 0.5)
+    before = metrics.psnr(rainy, clean)
+    of_first = sources["rainy"]["overall"]["south"]["psnr_gain_sky_kept"]
+    assert of_first == pytest.approx(metrics.psnr(kept, clean) - before)
+    of_first = sources["perfect"]["overall"]["south"]["psnr_gain_sky_calm"]
+    assert of_first == pytest.approx(metrics.psnr(calm, clean) - before)
+    assert sources["idle"]["overall"][MEAN]["psnr_gain_sky_calm"] > 0
+
+
 def test_a_restorer_that_does_nothing_gains_nothing_and_harms_nothing(results):
     idle, rainy = results["sources"]["idle"], results["sources"]["rainy"]
     for level in LEVELS:
@@ -596,6 +612,7 @@ def test_the_command_compares_networks_and_writes_a_report(tmp_path, judge_files
         "one by group",
         "two by level",
         "Error by distance",
+        "What the sky decides",
         "Depth from",
         "Real weather",
         "Hard dry",

@@ -244,6 +244,10 @@ class Evaluation:
 
     def _score_view(self, view: View, example: Example, truth: _Truth, add) -> None:
         before = _likeness(view.rainy, truth)
+        bounds = {}
+        if truth.sky is not None and truth.below is not None:
+            image = np.where(truth.below[..., None], truth.clean, view.rainy)
+            bounds["psnr_gain_sky_kept"] = metrics.psnr(image, truth.clean) - before["psnr"]
 
         def compared(image: np.ndarray, labels: dict, whole: bool = True) -> dict[str, float]:
             figures = _likeness(image, truth, whole)
@@ -255,7 +259,7 @@ class Evaluation:
 
         seen = self.testbed.judged_before(view.rainy)
         to_fog = {} if view.fog is None else {"psnr_to_fog": metrics.psnr(view.rainy, view.fog)}
-        add(view.level, RAINY, before | to_fog | _agreements(seen, truth), seen)
+        add(view.level, RAINY, before | bounds | to_fog | _agreements(seen, truth), seen)
         if view.fog is not None and self.testbed.streak_stages:
             labels = self.testbed.judged_before(view.fog)
             add(view.level, FOG_LEFT, compared(view.fog, labels, whole=False), labels)
@@ -269,6 +273,10 @@ class Evaluation:
             restored = self.testbed.restore(name, view.rainy, example.focal_px)
             labels = self.testbed.judged_after(restored)
             figures = compared(restored.image, labels) | restored.opinion
+            if truth.sky is not None:
+                image = restored.image.copy()
+                image[truth.sky] = np.uint8(truth.clean[truth.sky].mean() + 0.5)
+                figures["psnr_gain_sky_calm"] = metrics.psnr(image, truth.clean) - before["psnr"]
             if example.inverse_depth is not None and example.depth_kind not in MADE_UP_DEPTH:
                 figures |= _depth(restored.inverse_depth, example.inverse_depth)
             add(view.level, name, figures, labels)

@@ -83,7 +83,7 @@ def render_markdown(report: dict) -> str:
     parts = ["# Evaluation\n", _conditions(conditions, results)]
     if "sources" in results:
         parts += [_comparison(results), _groups(results), _levels_table(results), _distances(results)]
-        parts.append(_depth(results))
+        parts += [_sky_bounds(results), _depth(results)]
         parts += [_robustness(results), _classes(results)]
     parts += [_weather(results), _hard_dry(results)]
     return "\n".join(part for part in parts if part)
@@ -242,6 +242,31 @@ def _distances(results: dict) -> str:
     header = ["image", *(column.title for column in columns)]
     note = "\nRoot of the mean squared error in grey levels, mean over images, then over groups.\n"
     return f"## Error by distance\n\n{table(header, rows)}{note}"
+
+
+def _sky_bounds(results: dict) -> str:
+    """A row a group: what gain the sky leaves room for."""
+    rainy = results["sources"].get(RAINY, {}).get(OVERALL, {})
+    kept, calm = "psnr_gain_sky_kept", "psnr_gain_sky_calm"
+    if kept not in rainy.get(MEAN, {}):
+        return ""
+    networks = {name: results["sources"][name][OVERALL] for name in results["networks"]}
+    header = ["group", "perfect below the sky, which is as it came"]
+    for name in networks:
+        header += [f"{name}: gain", "with the sky at its true mean grey level"]
+    rows = []
+    for group, before in rainy.items():
+        row = [f"**{group}**" if group == MEAN else group, _gain(before[kept]) if kept in before else ""]
+        for groups in networks.values():
+            figures = groups.get(group, {})
+            row += [_gain(figures[name]) if name in figures else "" for name in ("psnr_gain", calm)]
+        rows.append(row)
+    note = (
+        "\nPSNR gain over the rainy image. Fog hides a sky: to leave it in the fog's light, or to guess how "
+        "bright it is, without hue or clouds, is all that can be done without painting. Images without a sky "
+        "are left out of the first and the last column.\n"
+    )
+    return f"## What the sky decides\n\n{table(header, rows)}{note}"
 
 
 def _depth(results: dict) -> str:
