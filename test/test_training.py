@@ -147,6 +147,9 @@ def test_a_dataset_pair_keeps_its_own_rain() -> None:
     assert torch.equal(sample["rainy"], sample["clean"] + 100)
     assert torch.isnan(sample["pixels_per_metre"]).all()
     assert torch.isnan(sample["streaks"]).all()  # nobody knows them
+    assert sample["rain"] == 1 and torch.isnan(sample["fog"])  # nor whether there is fog
+    seen = [dataclasses.replace(pair[0], inverse_depth=np.full((80, 80), 0.1, np.float32))]
+    assert RainySamples([seen], SMALL, seed=0, count=1)[0]["fog"] == 1  # depth is what fog was rendered by
 
 
 def test_the_light_of_streaks_is_what_rain_adds_to_fog(street) -> None:

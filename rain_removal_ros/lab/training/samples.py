@@ -147,7 +147,9 @@ class RainySamples(TorchDataset):
         clean = view.clean
         if view.rainy is not None:
             unknown = np.full(clean.shape, np.nan, np.float32)
-            weathered = Weathered(view.rainy, clean, unknown, 1.0, 1.0, float("nan"))
+            # rain of its own with depth was rendered with fog by it; of any other nobody says
+            fog = float("nan") if np.isnan(view.inverse_depth).all() else 1.0
+            weathered = Weathered(view.rainy, clean, unknown, 1.0, fog, float("nan"))
         else:
             if generator.random() < settings.light_share:
                 clean = _other_light(clean, generator)
