@@ -19,9 +19,9 @@ WINDOW_S = 10.0
 class Stage(Enum):
     """The stages of a frame's way; their times, in seconds, add up to TOTAL."""
 
-    WAITING = "waiting"  # from the message's arrival until the worker takes it
+    WAITING = "waiting"  # for the worker, and in its hands for frames that go along
     CONVERSION = "conversion"  # message to RGB, and restored RGB to messages
-    INFERENCE = "inference"
+    INFERENCE = "inference"  # of the whole call that it was part of
     PUBLISHING = "publishing"
     TOTAL = "total"  # message in to message out
 
@@ -99,6 +99,7 @@ class CameraSnapshot:
     weather: Weather | None = None  # as the last restored frame says
     dry: bool = False  # as the rain monitor has it
     focal_px: float | None = None  # what the last restored frame's depth was scaled with; None: assumed
+    together: int = 0  # restored in one call with frames of other cameras
 
 
 @dataclass
@@ -110,6 +111,7 @@ class CameraStatistics:
     published: int = 0
     dropped: int = 0
     idle: int = 0
+    together: int = 0
     problems: dict[Problem, int] = field(default_factory=lambda: dict.fromkeys(Problem, 0))
     ways: dict[Way, int] = field(default_factory=lambda: dict.fromkeys(Way, 0))
     last_problem: str | None = None
@@ -184,6 +186,7 @@ class CameraStatistics:
             weather=self.weather,
             dry=dry,
             focal_px=self.focal_px,
+            together=self.together,
         )
 
     def _forget_before(self, start: float) -> None:

@@ -4,9 +4,11 @@ Knows neither ROS nor any network: messages are opaque, each camera's `FrameHand
 a `Restorer` restores.
 
 Three threads. The worker takes the cameras in turn and does everything to one frame before it takes the next,
-so that outputs keep their order. The builder has the network compiled for image sizes and outputs that are
-seen for the first time, which may take minutes; meanwhile the worker goes on with whatever is compiled
-already. The watchdog looks for an inference that does not come back: it leaves the two where they hang,
+so that outputs keep their order; frames of several cameras that wait already go through the network in one
+call where that has been seen to be quicker, and no frame waits for others. The builder has the network
+compiled for image sizes and outputs that are seen for the first time, which may take minutes, and then tries
+what several frames in one call take; meanwhile the worker goes on with whatever is compiled already. The
+watchdog looks for an inference that does not come back: it leaves the two where they hang,
 starts others in their place, and has the restorer made anew, as it does where inference fails again and
 again.
 """
@@ -20,7 +22,7 @@ from collections import OrderedDict, deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 
@@ -35,7 +37,7 @@ from rain_removal_ros.frame_statistics import (
     Way,
 )
 from rain_removal_ros.rain_monitor import DryThresholds, DryWatch, Weather
-from rain_removal_ros.runtime import Output, Restored, Restorer
+from rain_removal_ros.runtime import BatchTrial, Output, Restored, Restorer
 from rain_removal_ros.runtime.checks import check_restored
 from rain_removal_ros.runtime.sizes import check_size
 
@@ -68,14 +70,23 @@ MAX_STUCK = 3
 STAND_IN_PATIENCE = 10
 """A stand-in is slow, and prepares itself with its first frame: it may take so many times as long."""
 
+BATCHES = (8, 4, 2)
+"""So many frames may go together. Each is a graph of its own, so there are not more."""
+
+LONGEST_BATCH_S = 0.5
+"""Every other frame waits while a call lasts, so one that takes longer is neither tried nor used."""
+
 FAILED_BUILDS_KEPT = 64
+TRIALS_KEPT = 64
 REBUILT_WITHIN_S = 60.0
 """A graph that is compiled again so soon gave way to another that is in use as well."""
 
 Outputs = frozenset[Output]
 Size = tuple[int, int]  # height, width
 Key = tuple[Size, Outputs]
+BatchKey = tuple[Key, int]  # of a frame, how many in a call
 Failure = tuple[float, BaseException]  # time.perf_counter(), what was raised
+_Given = TypeVar("_Given")
 
 IMAGE_ONLY: Outputs = frozenset({Output.IMAGE})
 
@@ -95,6 +106,7 @@ class Options:
     inference_timeout_s: an inference that takes longer hangs.
     queue_length: frames of a camera that may wait; 1: the newest wins.
     bypass_when_dry: publish frames as they came while it is dry, which dry_thresholds say.
+    batching: restore frames of several cameras in one call where that is quicker.
     """
 
     serve_while_building: bool = False
@@ -103,25 +115,31 @@ class Options:
     queue_length: int = 1
     bypass_when_dry: bool = False
     dry_thresholds: DryThresholds = field(default_factory=DryThresholds)
+    batching: bool = True
+
+    @property
+    def longest_batch_s(self) -> float:
+        """So long may one call for several frames take; far from what is taken for a hanging one."""
+        return min(LONGEST_BATCH_S, self.inference_timeout_s / 4)
 
 
 @dataclass(frozen=True)
 class Build:
-    """A network being compiled: for what, since when, and what it last said."""
+    """A network being compiled: for what, since when, what it last said, and for how many frames a call."""
 
     size: Size
     outputs: Outputs
     started: float  # time.perf_counter()
     message: str = ""
+    frames: int = 1
 
     @property
     def elapsed(self) -> float:
         return time.perf_counter() - self.started
 
     def __str__(self) -> str:
-        names = "+".join(output.value for output in Output if output in self.outputs)
         said = f" ({self.message})" if self.message else ""
-        return f"engine for {self.size[1]}x{self.size[0]} {names}, {self.elapsed:.1f} s{said}"
+        return f"engine for {_named((self.size, self.outputs), self.frames)}, {self.elapsed:.1f} s{said}"
 
 
 @dataclass(frozen=True)
@@ -163,7 +181,7 @@ class Listener(Protocol):
     """Is told what happens, from the pipeline's threads."""
 
     def on_built(self, build: Build) -> None:
-        """The network has been compiled for one more size or set of outputs."""
+        """The network has been compiled for one more size, set of outputs or number of frames a call."""
 
     def on_problem(self, camera: str | None, problem: Problem, error: BaseException) -> None:
         """A frame came to nothing (camera), or a build or the runtime failed (None)."""
@@ -194,11 +212,33 @@ class _Camera:
     watch: DryWatch = field(default_factory=DryWatch)
 
 
+@dataclass
+class _Job:
+    """A frame in the worker's hands."""
+
+    camera: _Camera
+    frame: _Frame
+    wanted: Outputs = frozenset()
+    focal_px: float | None = None
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """What restores a frame: the restorer, and of its graphs the one of this size and these outputs."""
+
+    restorer: Restorer
+    size: Size
+    outputs: Outputs
+
+    @property
+    def key(self) -> Key:
+        return self.size, self.outputs
+
+
 @dataclass(frozen=True)
 class _Result:
     restored: Restored
     way: Way
-    inference_s: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -249,15 +289,18 @@ class Pipeline:
         self._stopping = False
         self._crew = 0  # worker and builder of another number have been left behind
         self._threads: list[threading.Thread] = []
-        self._busy: _Camera | None = None
+        self._busy: list[_Camera] = []  # those whose frames the worker has in hand
         self._stage: tuple[str, float] | None = None  # what the worker does, since when
-        self._inferring: Restorer | None = None
+        self._inferring: tuple[Restorer, int] | None = None  # with how many frames
         self._deadline: float | None = None  # of the inference under way
         self._asked: deque[Key] = deque()
         self._build: Build | None = None
         self._failed: OrderedDict[Key, Failure] = OrderedDict()
         self._built_at: OrderedDict[Key, float] = OrderedDict()
         self._rebuilt: deque[float] = deque(maxlen=100)
+        self._batch_wanted: BatchKey | None = None  # to be tried
+        self._trials: OrderedDict[BatchKey, BatchTrial | Failure] = OrderedDict()
+        self._batch_hung = False
         self._failure: str | None = None
         self._failures_in_a_row = 0
         self._hangs = False
@@ -292,7 +335,7 @@ class Pipeline:
         """Drop the frames that wait, and return when the worker has none in hand."""
         with self._changed:
             self._drop_waiting()
-            self._changed.wait_for(lambda: self._busy is None)
+            self._changed.wait_for(lambda: not self._busy)
             self._drop_waiting()  # the one in hand may have been put back, to wait for a build
 
     def _drop_waiting(self) -> None:
@@ -300,6 +343,7 @@ class Pipeline:
             camera.statistics.dropped += len(camera.waiting)
             camera.waiting.clear()
             camera.blocked_since = camera.desired = None
+        self._batch_wanted = None
 
     def build(self, size: Size, outputs: Outputs) -> None:
         """Have the network compiled for this size (height, width) and these outputs; returns at once."""
@@ -308,11 +352,15 @@ class Pipeline:
             self._changed.notify_all()
 
     def wait_until_built(self, timeout: float | None = None) -> bool:
-        """Wait until nothing is left to compile. False: the time was up, or a build failed."""
+        """Wait until nothing is left to compile that frames wait for, or was asked for. False: the time was
+        up, or a build failed.
+        """
+
+        def built() -> bool:
+            return (self._build is None or self._build.frames > 1) and self._next_key() is None
+
         with self._changed:
-            done = self._changed.wait_for(
-                lambda: self._stopping or (self._build is None and self._next_key() is None), timeout
-            )
+            done = self._changed.wait_for(lambda: self._stopping or built(), timeout)
             return done and not self._failed and not self._stopping
 
     @property
@@ -335,6 +383,28 @@ class Pipeline:
                 if when > start or _problem_of_build(error) is Problem.BUILD
             ]
         return [f"{size[1]}x{size[0]}: {error}" for size, error in failures]
+
+    @property
+    def batching(self) -> list[str]:
+        """What trials said of restoring several frames in one call, and where that is done."""
+        if not self._options().batching:
+            return ["off"]
+        restorer = self.restorer
+        with self._changed:
+            if self._batch_hung:
+                return ["not any more: the runtime hung with it"]
+            trials = list(self._trials.items())
+        told = []
+        for (((height, width), outputs), frames), trial in trials:
+            if not isinstance(trial, BatchTrial):
+                said = f"failed: {str(trial[1]) or type(trial[1]).__name__}"
+            elif trial.ratio == float("inf"):
+                said = "would take too long"
+            else:
+                used = trial.pays and frames in restorer.prepared_batches(height, width, outputs)
+                said = f"{trial.ratio:.2f} of the time{'' if used else ', not used'}"
+            told.append(f"{_named(((height, width), outputs), frames)}: {said}")
+        return told
 
     @property
     def health(self) -> Health:
@@ -387,21 +457,20 @@ class Pipeline:
     # -- the worker's thread -----------------------------------------------------------------------
 
     def _work(self, crew: int) -> None:
-        while (job := self._next_job(crew)) is not None:
-            camera, frame = job
+        while (lead := self._next_job(crew)) is not None:
             try:
-                self._process(camera, frame, crew)
+                self._process(lead, crew)
             except _LeftBehindError:
                 return
-            except ImageError as error:
-                self._count(camera, Problem.BAD_INPUT, error)
             except BaseException as error:  # of whatever backend; the stream must go on
-                self._count(camera, Problem.FAILED, error)
+                for camera in self._busy.copy():
+                    self._count(camera, Problem.FAILED, error)
 
-    def _next_job(self, crew: int) -> tuple[_Camera, _Frame] | None:
+    def _next_job(self, crew: int) -> _Job | None:
         with self._changed:
             if crew == self._crew:
-                self._busy = self._stage = None
+                self._busy.clear()
+                self._stage = None
                 self._changed.notify_all()
             self._changed.wait_for(
                 lambda: self._stopping or crew != self._crew or self._next_camera() is not None
@@ -410,135 +479,291 @@ class Pipeline:
                 return None
             camera = self._next_camera()
             assert camera is not None and camera.waiting  # it was waited for
-            self._turns.remove(camera)
-            self._turns.append(camera)  # its next turn comes after all others'
-            frame = camera.waiting.popleft()
-            if camera.waiting:
-                camera.blocked_since = None  # the next may be of another size
-            self._busy = camera
             self._stage = "conversion", time.perf_counter()
-            return camera, frame
+            return self._take(camera)
 
     def _next_camera(self) -> _Camera | None:
         serves = self._stand_in_serves(self._options()) if any(c.waiting for c in self._turns) else False
         return next((c for c in self._turns if c.waiting and (c.blocked_since is None or serves)), None)
 
+    def _take(self, camera: _Camera) -> _Job:
+        """A camera's oldest waiting frame, into the worker's hands."""
+        self._turns.remove(camera)
+        self._turns.append(camera)  # its next turn comes after all others'
+        frame = camera.waiting.popleft()
+        if camera.waiting:
+            camera.blocked_since = None  # the next may be of another size
+        self._busy.append(camera)
+        return _Job(camera, frame)
+
     def _stand_in_serves(self, options: Options) -> bool:
         return self._make_stand_in is not None and options.serve_while_building
 
-    def _process(self, camera: _Camera, frame: _Frame, crew: int) -> None:
-        started = time.perf_counter()
+    def _process(self, lead: _Job, crew: int) -> None:
+        """All that is done to the frame whose turn it is, and to those that go along with it."""
         options = self._options()
-        wanted = camera.handler.wanted()
-        if not wanted:
+        plan = self._planned(lead, options)
+        if plan is None:
+            return
+        together, apart = [lead], []
+        for job in self._companions(lead, plan, options):
+            its_plan = self._planned(job, options)
+            if its_plan == plan:
+                together.append(job)
+            elif its_plan is not None:
+                apart.append((job, its_plan))
+        while together:
+            frames = self._frames_a_call(plan, len(together), options)
+            self._restore(together[:frames], plan, options, crew)
+            del together[:frames]
+        for job, its_plan in apart:
+            self._restore([job], its_plan, options, crew)
+
+    def _planned(self, job: _Job, options: Options) -> _Plan | None:
+        """What is to restore this frame; None where its way has ended, as it was published or lost, or
+        where it has to wait.
+        """
+        plan = self._guarded(job, self._plan, options)
+        if isinstance(plan, _Result):
+            self._guarded(job, self._publish, plan)
+        if isinstance(plan, _Plan):
+            return plan
+        self._let_go(job)
+        return None
+
+    def _guarded(self, job: _Job, step: Callable[..., _Given], *arguments: Any) -> _Given | None:
+        """What this step gives for a frame; None where it raised, which costs this frame alone."""
+        try:
+            return step(job, *arguments)
+        except _LeftBehindError:
+            raise
+        except ImageError as error:
+            self._count(job.camera, Problem.BAD_INPUT, error)
+        except BaseException as error:  # of whatever backend; the stream must go on
+            self._count(job.camera, Problem.FAILED, error)
+        return None
+
+    def _let_go(self, job: _Job) -> None:
+        """A frame has left the worker's hands."""
+        with self._changed:
+            self._busy.remove(job.camera)
+            self._changed.notify_all()
+
+    def _plan(self, job: _Job, options: Options) -> _Plan | _Result | None:
+        """Read a frame and find what restores it; or what to publish of it without, or None where that is
+        nothing or it has to wait.
+        """
+        camera, frame = job.camera, job.frame
+        started = time.perf_counter()
+        job.wanted = camera.handler.wanted()
+        if not job.wanted:
             with self._changed:
                 camera.statistics.idle += 1
-            return
+            return None
         if frame.picture is None:
             frame.picture = camera.handler.read(frame.message)
             frame.reading_s = time.perf_counter() - started
-        chosen = time.perf_counter()
-        result = self._restore(camera, frame, wanted, options, crew)
-        if result is None:
-            return
-        restored = time.perf_counter()
+        rgb = frame.picture.rgb
+        size = rgb.shape[:2]
+        bypassing = options.bypass_when_dry and camera.watch.dry
+        if bypassing and job.wanted == IMAGE_ONLY and not camera.watch.must_look(time.perf_counter()):
+            return _Result(_input_of(rgb), Way.BYPASSED)
+        with self._changed:
+            failure = self._failure
+        if failure is not None:
+            return self._lost(job, options, Problem.FAILED, InferenceError(failure))
+        check_size(*size)
+        chosen = self._choose(camera, frame, size, job.wanted, options)
+        if isinstance(chosen, _Unserved):
+            return self._lost(job, options, chosen.problem, chosen.error)
+        if chosen is not None:
+            job.focal_px = camera.handler.focal_px(frame.message, size)
+        return chosen
+
+    def _companions(self, lead: _Job, plan: _Plan, options: Options) -> list[_Job]:
+        """Frames of other cameras that wait already and go along with this one: those that need the same
+        graph, if they are like their cameras' last.
+        """
+        if plan.restorer is not self.restorer or plan.outputs != lead.wanted:
+            return []
+
+        def alike() -> list[_Camera]:
+            return [
+                camera
+                for camera in self._turns
+                if camera is not lead.camera
+                and camera.waiting
+                and camera.blocked_since is None
+                and camera.served == plan.key
+            ]
+
+        with self._changed:
+            ready = 1 + len(alike())
+        frames = self._frames_a_call(plan, ready, options)
+        with self._changed:
+            return [self._take(camera) for camera in alike()[: frames - 1]]
+
+    def _frames_a_call(self, plan: _Plan, ready: int, options: Options) -> int:
+        """How many of so many frames to restore in one call: as many as make a frame the quickest, of the
+        numbers that were tried. The builder is told of one that was not.
+        """
+        if ready == 1 or not options.batching:
+            return 1
+        in_memory = plan.restorer.prepared_batches(*plan.size, plan.outputs)
+        best = BatchTrial(1, ratio=1.0, call_s=0.0)
+        with self._changed:
+            if self._batch_hung:
+                return 1
+            untried: BatchKey | None = None
+            for frames in (frames for frames in BATCHES if frames <= ready):
+                trial = self._trials.get((plan.key, frames))
+                if isinstance(trial, BatchTrial):
+                    usable = trial.pays and frames in in_memory and trial.call_s <= options.longest_batch_s
+                    best = trial if usable and trial.ratio < best.ratio else best
+                elif best.frames == 1 and untried is None and _may_be_tried(trial):
+                    untried = plan.key, frames
+            wanted = self._batch_wanted
+            if untried is not None and (wanted is None or wanted[0] != plan.key or wanted[1] < untried[1]):
+                self._batch_wanted = untried  # of those that wait together, not of the last of them
+                self._changed.notify_all()
+        return best.frames
+
+    def _restore(self, jobs: Sequence[_Job], plan: _Plan, options: Options, crew: int) -> None:
+        """Restore and publish frames: in one call, and where that fails, one by one."""
+        together: Sequence[Restored | None] = [None] * len(jobs)
+        began = time.perf_counter()
+        if len(jobs) > 1:
+            together = self._restored_together(jobs, plan, options, crew) or together
+        inference_s = time.perf_counter() - began
+        for job, restored in zip(jobs, together, strict=True):
+            self._guarded(job, self._finish, plan, options, crew, restored, inference_s)
+            self._let_go(job)
+
+    def _restored_together(
+        self, jobs: Sequence[_Job], plan: _Plan, options: Options, crew: int
+    ) -> Sequence[Restored | None] | None:
+        """What one call gives for these frames, None for one for which it gave what cannot be; or None where
+        it failed. It then does not serve until it has been tried again.
+        """
+        try:
+            restored = self._infer(jobs, plan, options, crew)
+            if len(restored) != len(jobs):
+                raise InferenceError(f"the network gave {len(restored)} results for {len(jobs)} images")
+        except _LeftBehindError:
+            raise
+        except (NotPreparedError, ImageError):
+            return None  # it has given way, or a frame is at fault, which will be told of that frame
+        except BaseException as error:  # of whatever backend
+            self._on_failed_batch(plan, len(jobs), error)
+            return None
+        checked: list[Restored | None] = []
+        for each in restored:
+            try:
+                check_restored(each, plan.size, plan.outputs)
+                checked.append(each)
+            except Exception as error:
+                self._on_failed_batch(plan, len(jobs), error)
+                checked.append(None)
+        return checked
+
+    def _finish(
+        self,
+        job: _Job,
+        plan: _Plan,
+        options: Options,
+        crew: int,
+        restored: Restored | None,
+        inference_s: float,
+    ) -> None:
+        """Publish a frame that was restored together with others; one that was not is restored first."""
+        if restored is None:
+            began = time.perf_counter()
+            result = self._restored_alone(job, plan, options, crew)
+            inference_s = time.perf_counter() - began
+        else:
+            with self._changed:
+                job.camera.statistics.together += 1
+            result = self._result(job, plan, options, restored)
+        if result is not None:
+            self._publish(job, result, inference_s)
+
+    def _restored_alone(self, job: _Job, plan: _Plan, options: Options, crew: int) -> _Result | None:
+        """What to publish of this frame; None where it has to wait, or is lost and counted."""
+        try:
+            [restored] = self._infer([job], plan, options, crew)
+            check_restored(restored, plan.size, plan.outputs)
+        except NotPreparedError:  # it has just given way to another size
+            with self._changed:
+                job.camera.desired = (plan.size, job.wanted)
+                self._block(job.camera, job.frame)
+            return None
+        except (ImageError, _LeftBehindError):
+            raise
+        except BaseException as error:  # of whatever backend
+            self._on_failed_inference(plan.restorer, error)
+            return self._lost(job, options, Problem.FAILED, error)
+        return self._result(job, plan, options, restored)
+
+    def _result(self, job: _Job, plan: _Plan, options: Options, restored: Restored) -> _Result:
+        """What to publish of a frame that was restored, and what it says of the weather."""
+        camera = job.camera
+        weather = Weather.of(restored.streak_light, restored.extinction)
+        camera.watch.update(weather, time.perf_counter(), options.dry_thresholds)
+        with self._changed:
+            self._failures_in_a_row = 0
+            camera.statistics.weather, camera.statistics.focal_px = weather, job.focal_px
+            camera.served = plan.size, job.wanted
+        shown = {
+            output.value: getattr(restored, output.value) if output in job.wanted & plan.outputs else None
+            for output in (Output.IMAGE, Output.INVERSE_DEPTH, Output.LABELS)
+        }
+        way = Way.RESTORED
+        if options.bypass_when_dry and camera.watch.dry and shown["image"] is not None:
+            shown["image"], way = job.frame.picture.rgb, Way.BYPASSED
+        return _Result(replace(restored, **shown), way)
+
+    def _publish(self, job: _Job, result: _Result, inference_s: float = 0.0) -> None:
+        camera, frame = job.camera, job.frame
+        began = time.perf_counter()
         written = camera.handler.write(frame.message, frame.picture, result.restored)
         converted = time.perf_counter()
         with self._changed:
             self._stage = "publishing", converted
         age = camera.handler.publish(frame.message, written)
         published = time.perf_counter()
+        conversion, publishing = frame.reading_s + (converted - began), published - converted
+        spent = published - frame.received
         times = StageTimes(
-            waiting=max(0.0, chosen - frame.reading_s - frame.received),
-            conversion=frame.reading_s + (restored - chosen - result.inference_s) + (converted - restored),
-            inference=result.inference_s,
-            publishing=published - converted,
+            waiting=max(0.0, spent - conversion - inference_s - publishing),
+            conversion=conversion,
+            inference=inference_s,
+            publishing=publishing,
         )
         with self._changed:
             camera.statistics.on_published(published, result.way, times, age)
+            self._stage = "conversion", published
 
-    def _restore(
-        self, camera: _Camera, frame: _Frame, wanted: Outputs, options: Options, crew: int
-    ) -> _Result | None:
-        """What to publish of this frame; None where it has to wait, or is lost and counted."""
-        rgb = frame.picture.rgb
-        size = rgb.shape[:2]
-        now = time.perf_counter()
-        bypassing = options.bypass_when_dry and camera.watch.dry
-        if bypassing and wanted == IMAGE_ONLY and not camera.watch.must_look(now):
-            return _Result(_input_of(rgb), Way.BYPASSED)
-        with self._changed:
-            failure = self._failure
-        if failure is not None:
-            return self._lost(camera, rgb, wanted, options, Problem.FAILED, InferenceError(failure))
-        check_size(*size)
-        chosen = self._choose(camera, frame, size, wanted, options)
-        if chosen is None:
-            return None
-        if isinstance(chosen, _Unserved):
-            return self._lost(camera, rgb, wanted, options, chosen.problem, chosen.error)
-        restorer, outputs = chosen
-        try:
-            began = time.perf_counter()
-            restored, focal_px = self._infer(camera, frame, restorer, outputs, options, crew)
-            inference_s = time.perf_counter() - began
-        except NotPreparedError:  # it has just given way to another size
-            with self._changed:
-                camera.desired = (size, wanted)
-                self._block(camera, frame)
-            return None
-        except ImageError:
-            raise
-        except _LeftBehindError:
-            raise
-        except BaseException as error:  # of whatever backend
-            self._on_failed_inference(restorer, error)
-            return self._lost(camera, rgb, wanted, options, Problem.FAILED, error)
-        weather = Weather.of(restored.streak_light, restored.extinction)
-        camera.watch.update(weather, time.perf_counter(), options.dry_thresholds)
-        with self._changed:
-            self._failures_in_a_row = 0
-            camera.statistics.weather, camera.statistics.focal_px = weather, focal_px
-            camera.served = size, wanted
-        shown = {
-            output.value: getattr(restored, output.value) if output in wanted & outputs else None
-            for output in (Output.IMAGE, Output.INVERSE_DEPTH, Output.LABELS)
-        }
-        way = Way.RESTORED
-        if options.bypass_when_dry and camera.watch.dry and shown["image"] is not None:
-            shown["image"], way = rgb, Way.BYPASSED
-        return _Result(replace(restored, **shown), way, inference_s)
-
-    def _infer(
-        self,
-        camera: _Camera,
-        frame: _Frame,
-        restorer: Restorer,
-        outputs: Outputs,
-        options: Options,
-        crew: int,
-    ) -> tuple[Restored, float | None]:
-        """The checked result, and the focal length it was computed for."""
-        rgb = frame.picture.rgb
-        size = rgb.shape[:2]
-        focal_px = camera.handler.focal_px(frame.message, size)
+    def _infer(self, jobs: Sequence[_Job], plan: _Plan, options: Options, crew: int) -> Sequence[Restored]:
+        """What the restorer gives for these frames, unchecked."""
+        restorer = plan.restorer
         stands_in = restorer is self._stand_in
         patience = options.inference_timeout_s * (STAND_IN_PATIENCE if stands_in else 1)
+        images, focal_px = [job.frame.picture.rgb for job in jobs], [job.focal_px for job in jobs]
         with self._changed:
             now = time.perf_counter()
             self._stage, self._deadline = ("inference", now), now + patience
-            self._inferring = restorer
+            self._inferring = restorer, len(jobs)
             self._changed.notify_all()
         try:
-            restored = restorer(rgb, outputs, focal_px, prepared_only=not stands_in)
+            if len(jobs) > 1:
+                return restorer.restore_together(images, plan.outputs, focal_px)
+            return [restorer(images[0], plan.outputs, focal_px[0], prepared_only=not stands_in)]
         finally:
             with self._changed:
                 if crew == self._crew:
                     self._stage, self._deadline = ("conversion", time.perf_counter()), None
             if crew != self._crew:
                 self._leave(restorer)
-        check_restored(restored, size, outputs)
-        return restored, focal_px
 
     def _leave(self, restorer: Restorer) -> None:
         """End the thread that came back too late, and give back what its restorer holds."""
@@ -552,24 +777,16 @@ class Pipeline:
         except BaseException as error:  # of whatever backend
             self._listener.on_problem(None, Problem.FAILED, error)
 
-    def _lost(
-        self,
-        camera: _Camera,
-        rgb: np.ndarray,
-        wanted: Outputs,
-        options: Options,
-        problem: Problem,
-        error: BaseException,
-    ) -> _Result | None:
+    def _lost(self, job: _Job, options: Options, problem: Problem, error: BaseException) -> _Result | None:
         """What becomes of a good frame that cannot be restored."""
-        self._count(camera, problem, error)
-        if options.on_failure is OnFailure.PASSTHROUGH and Output.IMAGE in wanted:
-            return _Result(_input_of(rgb), Way.PASSED_THROUGH)
+        self._count(job.camera, problem, error)
+        if options.on_failure is OnFailure.PASSTHROUGH and Output.IMAGE in job.wanted:
+            return _Result(_input_of(job.frame.picture.rgb), Way.PASSED_THROUGH)
         return None
 
     def _choose(
         self, camera: _Camera, frame: _Frame, size: Size, wanted: Outputs, options: Options
-    ) -> tuple[Restorer, Outputs] | _Unserved | None:
+    ) -> _Plan | _Unserved | None:
         """What serves this frame now; None where it has to wait.
 
         What is compiled for other outputs of the same size serves while the exact one is being compiled, so
@@ -581,14 +798,15 @@ class Pipeline:
         with self._changed:
             if wanted in prepared:
                 camera.desired = None
-                return restorer, wanted
+                return _Plan(restorer, size, wanted)
             failure = self._failed.get(key)
             if _may_be_tried(failure):
                 failure, camera.desired = None, key
                 self._changed.notify_all()
             others = [outputs for outputs in prepared if outputs & wanted]
             if others:
-                return restorer, max(others, key=lambda outputs: (len(outputs & wanted), -len(outputs)))
+                most = max(others, key=lambda outputs: (len(outputs & wanted), -len(outputs)))
+                return _Plan(restorer, size, most)
             if failure is None and not self._stand_in_serves(options):
                 self._block(camera, frame)
                 return None
@@ -603,7 +821,7 @@ class Pipeline:
         if self._stand_in is None:
             assert self._stand_in_failure is not None
             return _Unserved(Problem.FAILED, self._stand_in_failure[1])
-        return self._stand_in, wanted
+        return _Plan(self._stand_in, size, wanted)
 
     def _block(self, camera: _Camera, frame: _Frame) -> None:
         """Have a frame wait for the next build, unless a newer one has come."""
@@ -637,6 +855,11 @@ class Pipeline:
         others = [c.desired for c in cameras if c.desired and c.blocked_since is None]
         return next(iter([*waiting, *self._asked, *others]), None)
 
+    def _next_build(self) -> BatchKey | None:
+        """What to compile next, for how many frames a call: what is only to be tried comes last."""
+        key = self._next_key()
+        return self._batch_wanted if key is None else (key, 1)
+
     def _build_all(self, crew: int) -> None:
         while True:
             with self._changed:
@@ -644,15 +867,19 @@ class Pipeline:
                     lambda: (
                         self._stopping
                         or crew != self._crew
-                        or (self._failure is None and self._next_key() is not None)
+                        or (self._failure is None and self._next_build() is not None)
                     )
                 )
                 if self._stopping or crew != self._crew:
                     return
-                key = self._next_key()
-                assert key is not None  # it was waited for
-                self._build = Build(*key, started=time.perf_counter())
+                wanted = self._next_build()
+                assert wanted is not None  # it was waited for
+                key, frames = wanted
+                self._build = Build(*key, started=time.perf_counter(), frames=frames)
                 restorer = self.restorer
+            if frames > 1:
+                self._try_batch(key, frames, restorer, crew)
+                continue
             failure: BaseException | None = None
             (height, width), outputs = key
             known = outputs in restorer.prepared(height, width)
@@ -675,6 +902,42 @@ class Pipeline:
             elif not known:
                 self._listener.on_built(build)
 
+    def _try_batch(self, key: Key, frames: int, restorer: Restorer, crew: int) -> None:
+        """Have the restorer try so many frames in one call; nothing waits for it."""
+        (height, width), outputs = key
+        longest_s = self._options().longest_batch_s
+        outcome: BatchTrial | Failure
+        try:
+            outcome = restorer.prepare_batch(
+                height, width, outputs, frames, longest_s, lambda text: self._on_progress(crew, text)
+            )
+        except BaseException as error:  # of whatever compiler; it is reported and tried again later
+            outcome = time.perf_counter(), _without_variables(error)
+        with self._changed:
+            if crew != self._crew or self._stopping:
+                return
+            build, self._build = self._build, None
+            self._changed.notify_all()
+            if self._batch_wanted == (key, frames):
+                self._batch_wanted = None
+            if self._failure is not None or restorer is not self.restorer:
+                return
+            failed_before = self._on_tried((key, frames), outcome)
+        if isinstance(outcome, BatchTrial):
+            if outcome.pays and build is not None:
+                said = f"{outcome.ratio:.2f} of the time that they take one by one"
+                self._listener.on_built(replace(build, message=said))
+        elif not failed_before and not isinstance(outcome[1], NotPreparedError):
+            self._listener.on_problem(None, Problem.BUILD, outcome[1])
+
+    def _on_tried(self, batch: BatchKey, outcome: BatchTrial | Failure) -> bool:
+        """Remember what became of a batch; whether it had failed before."""
+        before = self._trials.pop(batch, None)
+        self._trials[batch] = outcome
+        while len(self._trials) > TRIALS_KEPT:
+            self._trials.popitem(last=False)
+        return before is not None and not isinstance(before, BatchTrial)
+
     def _on_build_ended(self, key: Key, failure: BaseException | None, known: bool) -> None:
         now = time.perf_counter()
         self._asked = deque(asked for asked in self._asked if asked != key)
@@ -695,7 +958,7 @@ class Pipeline:
     def _on_progress(self, crew: int, message: str) -> None:
         with self._changed:
             if crew == self._crew and self._build is not None:
-                self._build = Build(self._build.size, self._build.outputs, self._build.started, message)
+                self._build = replace(self._build, message=message)
 
     # -- failures of the runtime -------------------------------------------------------------------
 
@@ -706,6 +969,16 @@ class Pipeline:
             self._failures_in_a_row += 1
             if self._failures_in_a_row >= FAILURES_IN_A_ROW:
                 self._fail(f"{FAILURES_IN_A_ROW} inferences in a row failed: {error or type(error).__name__}")
+
+    def _on_failed_batch(self, plan: _Plan, frames: int, error: BaseException) -> None:
+        with self._changed:
+            if plan.restorer is not self.restorer:
+                return
+            failed_before = self._on_tried(
+                (plan.key, frames), (time.perf_counter(), _without_variables(error))
+            )
+        if not failed_before:
+            self._listener.on_problem(None, Problem.FAILED, error)
 
     def _fail(self, why: str) -> None:
         self._failure = why
@@ -735,8 +1008,9 @@ class Pipeline:
 
     def _leave_behind(self) -> None:
         """Replace worker and builder, which may wait for the hanging one; the restorer has failed."""
-        assert self._stage is not None  # something hangs
-        camera, (_, since) = self._busy, self._stage
+        assert self._stage is not None and self._inferring is not None  # something hangs
+        (restorer, frames), (_, since) = self._inferring, self._stage
+        cameras, self._busy = self._busy, []
         error = InferenceError(
             f"inference did not come back within {time.perf_counter() - since:.1f} s; "
             "the device or its driver hangs"
@@ -744,22 +1018,25 @@ class Pipeline:
         self._stuck = self._still_stuck()
         self._stuck += [t for t in self._threads if t.name.startswith(("restore", "build")) and t.is_alive()]
         self._threads = [t for t in self._threads if t not in self._stuck]
-        self._deadline = self._stage = self._busy = self._build = None
-        if self._inferring is self._stand_in:
+        several = frames > 1 or (self._build is not None and self._build.frames > 1)
+        self._deadline = self._stage = self._build = self._batch_wanted = None
+        if restorer is self._stand_in:
             self._stand_in, self._stand_in_failure = None, (time.perf_counter(), error)
             self._unblock_all()
         else:
             self._hangs = True
+            self._batch_hung |= several  # a runtime made anew would hang with the next
             self._fail(str(error))
         self._start_crew()
-        if camera is not None:
+        for camera in cameras:
             camera.statistics.on_problem(time.perf_counter(), Problem.FAILED, error)
-        report = self._inferring, camera, error
+        report = restorer, [camera.name for camera in cameras], error
         threading.Thread(target=self._report_hanging, args=report, daemon=True).start()
 
-    def _report_hanging(self, hanging: Restorer, camera: _Camera | None, error: InferenceError) -> None:
+    def _report_hanging(self, hanging: Restorer, cameras: Sequence[str], error: InferenceError) -> None:
         hanging.cancel_builds()
-        self._listener.on_problem(None if camera is None else camera.name, Problem.FAILED, error)
+        for camera in cameras:
+            self._listener.on_problem(camera, Problem.FAILED, error)
 
     def _still_stuck(self) -> list[threading.Thread]:
         return [thread for thread in self._stuck if thread.is_alive() and thread.name.startswith("restore")]
@@ -799,6 +1076,8 @@ class Pipeline:
             self._remade += 1
             self._failed.clear()
             self._built_at.clear()
+            self._trials.clear()
+            self._batch_wanted = None
             self._unblock_all()
             if self._stopping:
                 return
@@ -827,6 +1106,13 @@ def _without_variables(error: BaseException) -> BaseException:
         traceback.clear_frames(link.__traceback__)
         link = link.__cause__ or link.__context__
     return error
+
+
+def _named(key: Key, frames: int) -> str:
+    """`320x192 image+inverse_depth`, `4 x 320x192 image+inverse_depth`"""
+    (height, width), outputs = key
+    several = f"{frames} x " if frames > 1 else ""
+    return f"{several}{width}x{height} {'+'.join(output.value for output in Output if output in outputs)}"
 
 
 def _input_of(rgb: np.ndarray) -> Restored:

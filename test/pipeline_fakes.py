@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -12,7 +12,7 @@ import numpy as np
 from rain_removal_ros.errors import ImageError, NotPreparedError
 from rain_removal_ros.pipeline import Build, Outputs, Problem
 from rain_removal_ros.rain_monitor import FULL_STREAK_LIGHT
-from rain_removal_ros.runtime import Output, Progress, Restored, Restorer, RuntimeInfo
+from rain_removal_ros.runtime import BatchTrial, Output, Progress, Restored, Restorer, RuntimeInfo
 
 PATIENCE = 20.0
 """Seconds after which something that should have happened has not."""
@@ -26,7 +26,9 @@ def streak_light_of(rain: float) -> float:
 class FakeRestorer:
     """Adds 10 to every pixel; the inverse depth is 0.25, every label 8.
 
-    gate: where set, every frame waits until it is opened; build_gate: the same for every build.
+    gate: where set, every frame waits until it is opened; build_gate: the same for every build; batch_gate:
+    for every trial of several frames in one call, which takes the share of the time that batch_ratios has for
+    their number; together_gate: for every call with several.
     """
 
     def __init__(self, backend: str = "openvino"):
@@ -35,18 +37,30 @@ class FakeRestorer:
         self.builds: list[tuple[tuple[int, int], frozenset[Output]]] = []
         self.sizes: list[tuple[int, int]] = []  # built
         self.gate, self.build_gate = threading.Event(), threading.Event()
-        self.gate.set()
-        self.build_gate.set()
+        self.batch_gate, self.together_gate = threading.Event(), threading.Event()
+        self.open_gates()
         self.working = threading.Semaphore(0)  # released as a frame comes in
         self.building = threading.Semaphore(0)  # released as a build begins
         self.fail_frames: Exception | None = None
         self.fail_builds: Exception | None = None
+        self.batch_ratios: dict[int, float] = {}  # 1.0 where a number of frames is not in it
+        self.batches: set[tuple[tuple[int, int], frozenset[Output], int]] = set()  # in memory
+        self.tried: list[tuple[tuple[int, int], frozenset[Output], int]] = []
+        self.trying = threading.Semaphore(0)  # released as a trial begins
+        self.together: list[int] = []  # frames of every call with several
+        self.fail_batches: BaseException | None = None  # the trials
+        self.fail_together: BaseException | None = None  # the calls
+        self.wrong_together: dict[int, dict[str, object]] = {}  # by place in the call
         self.closed = self.cancelled = False
         self.made: set[tuple[tuple[int, int], frozenset[Output]]] = set()
         self.streak_light: float | None = None
         self.extinction: float | None = None
         self.focal_lengths: list[float | None] = []
         self.wrong: dict[str, object] = {}  # what to give instead of what is right
+
+    def open_gates(self) -> None:
+        for gate in (self.gate, self.build_gate, self.batch_gate, self.together_gate):
+            gate.set()
 
     @property
     def info(self) -> RuntimeInfo:
@@ -79,6 +93,47 @@ class FakeRestorer:
     def prepared(self, height: int, width: int) -> set[frozenset[Output]]:
         return {outputs for size, outputs in self.made.copy() if size == (height, width)}
 
+    def prepare_batch(
+        self,
+        height: int,
+        width: int,
+        outputs: Collection[Output],
+        frames: int,
+        longest_s: float,
+        on_progress: Progress | None = None,
+    ) -> BatchTrial:
+        batch = (height, width), frozenset(outputs), frames
+        self.tried.append(batch)
+        self.trying.release()
+        assert self.batch_gate.wait(PATIENCE)
+        if self.fail_batches is not None:
+            raise self.fail_batches
+        trial = BatchTrial(frames, self.batch_ratios.get(frames, 1.0), call_s=0.01)
+        if trial.pays:
+            self.batches.add(batch)
+        return trial
+
+    def prepared_batches(self, height: int, width: int, outputs: Collection[Output]) -> set[int]:
+        graph = (height, width), frozenset(outputs)
+        return {frames for *made, frames in self.batches.copy() if tuple(made) == graph}
+
+    def restore_together(
+        self, images: Sequence[np.ndarray], outputs: Collection[Output], focal_px: Sequence[float | None]
+    ) -> list[Restored]:
+        if len(images) not in self.prepared_batches(*images[0].shape[:2], outputs):
+            raise NotPreparedError(f"{len(images)} frames were not prepared")
+        assert len({image.shape for image in images}) == 1
+        self.together.append(len(images))
+        self.focal_lengths += focal_px
+        self.working.release()
+        assert self.together_gate.wait(PATIENCE)
+        if self.fail_together is not None:
+            raise self.fail_together
+        return [
+            replace(self._restored(image, outputs), **self.wrong_together.get(place, {}))
+            for place, image in enumerate(images)
+        ]
+
     def cancel_builds(self) -> None:
         self.cancelled = True
 
@@ -99,7 +154,10 @@ class FakeRestorer:
         assert self.gate.wait(PATIENCE)
         if self.fail_frames is not None:
             raise self.fail_frames
-        right = Restored(
+        return replace(self._restored(image, outputs), **self.wrong)
+
+    def _restored(self, image: np.ndarray, outputs: Collection[Output]) -> Restored:
+        return Restored(
             image=np.where(image > 245, 255, image + 10).astype(np.uint8)
             if Output.IMAGE in outputs
             else None,
@@ -110,7 +168,6 @@ class FakeRestorer:
             streak_light=self.streak_light,
             extinction=self.extinction,
         )
-        return replace(right, **self.wrong)
 
     def close(self) -> None:
         self.closed = True
@@ -129,6 +186,8 @@ class FakeHandler:
 
     def __init__(self) -> None:
         self.outputs: Outputs = frozenset({Output.IMAGE})
+        self.outputs_of: dict[str, Outputs] = {}  # of single cameras, where they want others
+        self.on_publish: Callable[[str, int], None] = lambda camera, number: None
         self.published: list[tuple[str, int, frozenset[Output]]] = []
         self.problems: list[tuple[str | None, Problem, str]] = []
         self.built: list[Build] = []
@@ -169,7 +228,7 @@ class FakeCamera:
     all: FakeHandler
 
     def wanted(self) -> Outputs:
-        return self.all.outputs
+        return self.all.outputs_of.get(self.name, self.all.outputs)
 
     def read(self, message) -> FakePicture:
         if isinstance(message, Exception):
@@ -187,4 +246,5 @@ class FakeCamera:
         with self.all.changed:
             self.all.published.append((self.name, message[0], written))
             self.all.changed.notify_all()
+        self.all.on_publish(self.name, message[0])
         return 0.5

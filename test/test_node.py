@@ -111,6 +111,47 @@ def test_raw_and_compressed_cameras_are_served_side_by_side(make_restorer):
         assert (front[-1].header, rear[-1].header) == (header_of(7), header_of(8))
 
 
+def test_images_of_several_cameras_that_wait_go_through_the_network_in_one_call(make_restorer, restorer):
+    cameras = ["front", "rear", "left"]
+    restorer.batch_ratios = {2: 0.7}
+
+    def burst(second: int) -> None:
+        """Images of rear and left that wait behind one of front."""
+        while restorer.working.acquire(blocking=False):
+            pass
+        restorer.gate.clear()
+        for name in cameras:
+            publishers[name].publish(image_of(GREY, second=second))
+            if name == "front":
+                assert restorer.working.acquire(timeout=PATIENCE)
+            else:
+                peer.status(f"derain: {name}", lambda s: values_of(s)["received"] == str(second))
+        restorer.gate.set()
+        peer.wait_for(lambda: all(outputs[name][-1].header == header_of(second) for name in cameras))
+
+    with derain_node(make_restorer, cameras=cameras) as peer:
+        publishers = {name: peer.camera(name) for name in cameras}
+        outputs = {name: peer.output(Output.IMAGE, name) for name in cameras}
+        for name in cameras:
+            round_trip(peer, publishers[name], image_of(GREY, second=1), outputs[name])
+        assert not restorer.tried
+        burst(2)
+        known = "2 x 96x72 image: 0.70 of the time"
+        peer.status("derain: runtime", lambda s: values_of(s).get("several frames in one call") == known)
+        assert not restorer.together and peer.told("built engine for 2 x 96x72 image")
+        burst(3)
+        assert restorer.together == [2]
+        told = {name: peer.status(f"derain: {name}", lambda s: True) for name in cameras}
+        together = "restored together with other cameras"
+        assert [values_of(told[name])[together] for name in cameras] == ["0", "1", "1"]
+        for name in cameras:
+            np.testing.assert_array_equal(array_of(outputs[name][-1], 3), GREY + 10)
+        assert peer.set_parameter("batching", False).successful
+        burst(4)
+        assert restorer.together == [2]
+        peer.status("derain: runtime", lambda s: values_of(s).get("several frames in one call") == "off")
+
+
 @pytest.mark.parametrize("encoding", ["rgb8", "bgr8", "mono8", "rgb16", "rgba8"])
 def test_a_subscriber_of_the_compressed_image_gets_a_jpeg_that_is_read_as_the_raw_one(
     make_restorer, encoding

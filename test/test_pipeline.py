@@ -60,7 +60,7 @@ def wait_until_idle(pipeline: Pipeline) -> None:
     """Wait until the worker has looked at every frame that it can do something about."""
     with pipeline._changed:
         assert pipeline._changed.wait_for(
-            lambda: pipeline._busy is None and pipeline._next_camera() is None, PATIENCE
+            lambda: not pipeline._busy and pipeline._next_camera() is None, PATIENCE
         )
 
 

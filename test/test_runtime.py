@@ -8,6 +8,7 @@ import threading
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from runtime_fixtures import TINY, TINY_SEGMENTATION, random_network, street_lik
 from safetensors import safe_open
 from safetensors.torch import save_file
 
+from rain_removal_ros import runtime
 from rain_removal_ros.errors import (
     BackendError,
     ImageError,
@@ -32,6 +34,7 @@ from rain_removal_ros.runtime import (
     BACKENDS,
     Output,
     RuntimeSettings,
+    compiled,
     create_restorer,
     selection,
 )
@@ -39,7 +42,7 @@ from rain_removal_ros.runtime import openvino as openvino_backend
 from rain_removal_ros.runtime.build_process import SHARED
 from rain_removal_ros.runtime.cache import EngineCache, EngineKey
 from rain_removal_ros.runtime.checks import check_restored
-from rain_removal_ros.runtime.compiled import as_restored
+from rain_removal_ros.runtime.compiled import CompilingRestorer, as_restored
 from rain_removal_ros.runtime.graph import FrameGraph
 from rain_removal_ros.runtime.networks import Networks
 from rain_removal_ros.runtime.openvino import (
@@ -50,6 +53,7 @@ from rain_removal_ros.runtime.openvino import (
 )
 
 EVERYTHING = tuple(Output)
+IMAGE = (Output.IMAGE,)
 OPENVINO_BOUNDS = {"fp32": (0.01, 1), "bf16": (1.0, 6), "fp16": (0.2, 2)}
 
 
@@ -324,6 +328,9 @@ def test_integers_need_weights_that_were_calibrated(restorer, folder, monkeypatc
     networks = Networks(RuntimeSettings(weights=folder / "fast.safetensors"))
     with pytest.raises(BackendError, match=r"precision bf16 does not run .*; choose one of fp32 or auto"):
         openvino_backend.configure(networks, "bf16", 0)
+    info = restorer("openvino", "auto").info
+    assert info.precision == "fp32"
+    assert "fp32 and not int8, which fast.safetensors was not calibrated for" in info.reason
 
 
 def test_integers_give_what_the_quantised_network_gives_and_nearly_what_floats_give(
@@ -545,3 +552,243 @@ def test_a_closed_restorer_says_so(restorer):
     subject.close()
     with pytest.raises(BackendError, match="closed"):
         subject(street_like(64, 64))
+
+
+class TimedFrame:
+    """A graph that gives back what it gets, in the seconds that its restorer has for so many frames."""
+
+    def __init__(self, restorer, frames):
+        self.engine_key, self.closed = f"{frames} frames", False
+        self._restorer, self._frames = restorer, frames
+
+    def run(self, images):
+        assert len(images) == self._frames and not self.closed
+        self._restorer.now += self._restorer.seconds[self._frames]
+        self._restorer.on_run(self._frames)
+        return [(image.copy(),) for image in images]
+
+    def close(self):
+        self.closed = True
+
+
+class TimedRestorer(CompilingRestorer):
+    """What every backend shares, on a clock of its own: one frame takes 10 ms."""
+
+    backend = "a test's"
+
+    def __init__(self, **seconds):
+        networks = SimpleNamespace(preset="fast", weights=Path("fast.safetensors"), weights_sha256="")
+        super().__init__(networks, "a clock", "fp32", "a test")
+        self.now, self.seconds = 0.0, {1: 0.01} | {int(n[1:]): s for n, s in seconds.items()}
+        self.made: list[TimedFrame] = []
+        self.rests: list[float] = []
+        self.on_run = lambda frames: None
+
+    def _compile(self, height, width, outputs, frames, on_progress):
+        self.made.append(TimedFrame(self, frames))
+        return self.made[-1]
+
+    def try_batch(self, frames, size=(64, 64), longest_s=1.0):
+        return self.prepare_batch(*size, IMAGE, frames, longest_s)
+
+
+@pytest.fixture
+def timed(monkeypatch):
+    """Makes restorers whose calls take the seconds that are given for so many frames, as n4=0.03."""
+
+    def make(**seconds):
+        restorer = TimedRestorer(**seconds)
+        clock = SimpleNamespace(perf_counter=lambda: restorer.now, sleep=restorer.rests.append)
+        monkeypatch.setattr(compiled, "time", clock)
+        restorer.prepare(64, 64, IMAGE)
+        return restorer
+
+    return make
+
+
+def test_frames_go_together_where_that_was_quicker(timed):
+    subject = timed(n4=0.028)
+    assert not subject.prepared_batches(64, 64, IMAGE)
+    trial = subject.try_batch(4)
+    assert (trial.frames, trial.pays) == (4, True)
+    assert (trial.ratio, trial.call_s) == pytest.approx((0.7, 0.028))
+    assert subject.prepared_batches(64, 64, IMAGE) == {4}
+    assert not subject.prepared_batches(64, 65, IMAGE) and not subject.prepared_batches(64, 64, EVERYTHING)
+    assert subject.prepared(64, 64) == {frozenset(IMAGE)}, "what serves one frame is told apart"
+    images = [street_like(64, 64, seed) for seed in range(4)]
+    restored = subject.restore_together(images, IMAGE, [None] * 4)
+    assert all((given.image == image).all() for given, image in zip(restored, images, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("seconds", "ratio"),
+    [
+        ([0.028] * 9, 0.7),
+        ([0.028, 0.028, 0.08, *[0.028] * 6], 0.7),
+        ([0.08, 0.024, 0.08, *[0.032] * 6], 0.8),
+        ([0.028, *[0.048] * 8], 1.2),
+        ([0.048] * 9, 1.2),
+    ],
+    ids=str,
+)
+def test_a_trial_goes_on_while_its_turns_disagree_and_leaves_most_of_the_time_to_frames(
+    timed, seconds, ratio
+):
+    subject = timed(n4=0.028)
+    turns = []
+
+    def on_run(frames):
+        if frames == 4:
+            subject.seconds[4] = seconds[len(turns)] if len(turns) < len(seconds) else 0.0
+            turns.append(subject.seconds[4])
+
+    subject.on_run = on_run
+    assert subject.try_batch(4).ratio == pytest.approx(ratio)
+    assert len(subject.rests) == (3 if len(set(seconds)) == 1 else 9)
+    assert subject.rests[0] == pytest.approx(3 * (0.04 + seconds[0]))
+
+
+@pytest.mark.parametrize("seconds", [0.0373, 0.04, 0.2])
+def test_what_was_not_quicker_gives_its_memory_back(timed, seconds):
+    subject = timed(n4=seconds)
+    trial = subject.try_batch(4)
+    assert not trial.pays and trial.ratio == pytest.approx(seconds / 0.04)
+    assert not subject.prepared_batches(64, 64, IMAGE)
+    assert [frame.closed for frame in subject.made] == [False, True]
+    with pytest.raises(NotPreparedError, match="4 x 64x64 image"):
+        subject.restore_together([street_like(64, 64)] * 4, IMAGE, [None] * 4)
+
+
+def test_what_would_hold_up_other_frames_for_too_long_is_not_even_compiled(timed):
+    subject = timed(n8=0.01)
+    trial = subject.try_batch(8, longest_s=0.07)
+    assert not trial.pays and len(subject.made) == 1
+
+
+def test_a_trial_needs_the_graph_of_one_frame_and_room(timed):
+    subject = timed(n2=0.01)
+    with pytest.raises(NotPreparedError, match="no graph of one frame"):
+        subject.try_batch(2, size=(64, 65))
+    subject.graphs_in_memory = 1
+    with pytest.raises(NotPreparedError, match="no room for 2 x 64x64 image"):
+        subject.try_batch(2)
+    assert len(subject.made) == 1 and subject.prepared(64, 64)
+
+
+def test_a_batch_gives_way_before_anything_else_and_keeps_the_graph_beside_it_in_use(timed):
+    subject = timed(n2=0.01)
+    subject.graphs_in_memory = 3
+    subject.try_batch(2)
+    subject.prepare(64, 65, IMAGE)
+    subject.restore_together([street_like(64, 64)] * 2, IMAGE, [None] * 2)
+    subject.prepare(64, 66, IMAGE)
+    assert not subject.prepared_batches(64, 64, IMAGE)
+    assert subject.info.input_sizes == ((64, 65), (64, 64), (64, 66))
+    subject.prepare(64, 67, IMAGE)
+    assert subject.info.input_sizes == ((64, 64), (64, 66), (64, 67)), "64x64 was used after 65x64"
+
+
+@pytest.mark.parametrize("call", range(1, 2 + 2 * 5, 3))
+def test_a_trial_holds_up_a_frame_for_one_call_and_no_longer(timed, call):
+    subject = timed(n4=0.028)
+    frame = threading.Thread(target=lambda: subject(street_like(64, 64), IMAGE, prepared_only=True))
+    calls = []
+
+    def on_run(frames):
+        calls.append(threading.current_thread())
+        if len(calls) == call:
+            frame.start()
+            while not subject._running._turn.locked():  # until it waits
+                threading.Event().wait(0.001)
+
+    subject.on_run = on_run
+    subject.try_batch(4)
+    frame.join()
+    assert calls.index(frame) == call
+
+
+@pytest.mark.parametrize("call", [1, 3, 9])
+@pytest.mark.parametrize("happening", ["fails", "is closed"])
+def test_a_trial_that_ends_early_leaves_nothing_in_memory(timed, happening, call):
+    subject = timed(n4=0.028)
+    calls = []
+
+    def on_run(frames):
+        calls.append(frames)
+        if len(calls) == call:
+            if happening == "fails":
+                raise RuntimeError("no memory")
+            subject.cancel_builds()
+
+    subject.on_run = on_run
+    with pytest.raises(RuntimeError if happening == "fails" else BackendError, match=r"memory|cancelled"):
+        subject.try_batch(4)
+    assert len(calls) == call
+    assert not subject.prepared_batches(64, 64, IMAGE)
+    assert all(frame.closed for frame in subject.made[1:])
+    subject.close()
+
+
+def test_what_pays_no_more_when_it_is_tried_again_gives_its_memory_back(timed):
+    subject = timed(n4=0.028)
+    subject.try_batch(4)
+    subject.seconds[4] = 0.05
+    assert not subject.try_batch(4).pays
+    assert not subject.prepared_batches(64, 64, IMAGE)
+    assert len(subject.made) == 2 and subject.made[1].closed
+
+
+def test_images_that_cannot_go_together_are_refused(timed):
+    subject = timed(n2=0.01)
+    subject.try_batch(2)
+    good = street_like(64, 64)
+    for images in ([good, street_like(64, 65)], [good, good[..., :1]], [good, good.astype(float)], []):
+        with pytest.raises(ImageError, match="image"):
+            subject.restore_together(images, IMAGE, [None] * len(images))
+    assert len(subject.restore_together([good, good], IMAGE, [None, None])) == 2
+
+
+BATCHED = [("torch-cpu", "fp32"), *(("openvino", precision) for precision in native_precisions())]
+
+
+@pytest.mark.parametrize(("backend", "precision"), BATCHED)
+@pytest.mark.parametrize("size", [(96, 160), (65, 127)])
+def test_frames_together_give_what_each_gives_alone(
+    restorer, calibrated, monkeypatch, backend, precision, size
+):
+    monkeypatch.setattr(runtime, "PAYS", float("inf"))
+    subject = restorer(backend, precision, weights=calibrated)
+    images = [street_like(*size, seed) for seed in range(3)]
+    images[1] = np.ascontiguousarray(images[1][:, :, ::-1])[:, :, ::-1]  # not packed
+    focal_px = [None, 80.0, 200.0]
+    alone = [subject(image, EVERYTHING, focal) for image, focal in zip(images, focal_px, strict=True)]
+    assert subject.prepare_batch(*size, EVERYTHING, 3, 60.0).pays
+    together = subject.restore_together(images, EVERYTHING, focal_px)
+    again = subject.restore_together(images[::-1], EVERYTHING, focal_px[::-1])[::-1]
+    assert len(subject.info.engine_keys) == 2 and subject.info.input_sizes == (size,)
+    for given in (together, again):
+        for one, other in zip(alone, given, strict=True):
+            check_restored(other, size, EVERYTHING)
+            assert np.abs(one.image.astype(int) - other.image).max() <= 1
+            np.testing.assert_allclose(one.inverse_depth, other.inverse_depth, rtol=1e-2, atol=1e-4)
+            assert (one.labels == other.labels).mean() > 0.99
+            for number in ("rain", "streak_light", "extinction"):
+                assert getattr(other, number) == pytest.approx(getattr(one, number), rel=1e-2, abs=1e-4)
+    with pytest.raises(ImageError, match="focal length of -1"):
+        subject.restore_together(images, EVERYTHING, [None, -1.0, None])
+
+
+def test_engines_of_several_frames_are_cached_beside_those_of_one_whose_keys_stay(
+    restorer, monkeypatch, tmp_path
+):
+    monkeypatch.setattr(runtime, "PAYS", float("inf"))
+    said = []
+    for _ in range(2):
+        subject = restorer(cache_dir=tmp_path)
+        subject.prepare(64, 96, IMAGE)
+        subject.prepare_batch(64, 96, IMAGE, 2, 60.0, said.append)
+    assert "frames" not in subject.key(64, 96, IMAGE).fields
+    assert subject.key(64, 96, IMAGE, 2).fields["frames"] == "2"
+    assert said[0].startswith("2 x 96x64 image for openvino")
+    assert [line for line in said if "in all" in line][1].count("loaded from the cache")
+    assert len(list(tmp_path.glob("*.engine"))) == 2

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Sequence
 from unittest import mock
 
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 import torch
 from runtime_fixtures import TINY, street_like, write_weights
 
+from rain_removal_ros import runtime
 from rain_removal_ros.errors import BackendError
 from rain_removal_ros.runtime import Output, RuntimeSettings, create_restorer
 from rain_removal_ros.runtime.cache import EngineCache
@@ -34,15 +36,18 @@ class FakeFrame:
         self.engine_key = engine_key
         self._graph = graph
 
-    def run(self, image: np.ndarray) -> tuple[np.ndarray, ...]:
-        return tuple(
-            {
-                Output.IMAGE: image.copy(),
-                Output.INVERSE_DEPTH: np.ones(image.shape[:2], np.float32),
-                Output.LABELS: np.zeros(image.shape[:2], np.uint8),
-            }[output]
-            for output in self._graph.outputs
-        )
+    def run(self, images: Sequence[np.ndarray]) -> list[tuple[np.ndarray, ...]]:
+        return [
+            tuple(
+                {
+                    Output.IMAGE: image.copy(),
+                    Output.INVERSE_DEPTH: np.ones(image.shape[:2], np.float32),
+                    Output.LABELS: np.zeros(image.shape[:2], np.uint8),
+                }[output]
+                for output in self._graph.outputs
+            )
+            for image in images
+        ]
 
     def close(self) -> None:
         self._graph = None
@@ -63,6 +68,7 @@ class FakeCompiler:
             "compute_capability": "9.0",
         } | versions
         self.built = 0
+        self.shapes: list[tuple[int, ...]] = []
         self.failure: Exception | None = None
 
     def versions(self) -> dict[str, str]:
@@ -74,13 +80,15 @@ class FakeCompiler:
         assert levels.dtype == torch.float16
         assert {parameter.dtype for parameter in graph.parameters()} == {torch.float16}
         self.built += 1
+        self.shapes.append(tuple(levels.shape))
         return f"plan of {tuple(levels.shape)} on {self._versions['tensorrt']}".encode()
 
-    def load(self, plan: bytes, graph: LevelsGraph, engine_key: str, batch: int = 1) -> FakeFrame:
+    def load(self, plan: bytes, graph: LevelsGraph, engine_key: str, frames: int = 1) -> FakeFrame:
         if not plan.startswith(b"plan of"):
             raise EngineError("it is no plan")
         if self._versions["tensorrt"].encode() not in plan:
             raise EngineError("it is another TensorRT's plan")
+        assert plan.startswith(f"plan of ({frames}, ".encode())
         return FakeFrame(plan, graph, engine_key)
 
 
@@ -182,6 +190,19 @@ def test_an_unwritable_cache_keeps_the_engine_in_memory(start, tmp_path):
     assert compiler.built == 2
     assert sum("cannot be written" in line for line in said) == 1
     assert restorer(street_like(64, 96), IMAGE).image is not None
+
+
+def test_frames_that_go_together_have_a_plan_of_their_own(start, monkeypatch):
+    monkeypatch.setattr(runtime, "PAYS", float("inf"))
+    compiler = FakeCompiler()
+    for _ in range(2):
+        restorer = start(compiler)
+        restorer.prepare(64, 96, IMAGE)
+        assert restorer.prepare_batch(64, 96, IMAGE, 4, longest_s=60.0).frames == 4
+    assert compiler.shapes == [(1, 3, 64, 96), (4, 3, 64, 96)], "and are found after a restart"
+    images = [street_like(64, 96, seed) for seed in range(4)]
+    together = restorer.restore_together(images, IMAGE, [None] * 4)
+    assert all((given.image == image).all() for given, image in zip(together, images, strict=True))
 
 
 def test_two_threads_that_want_one_engine_build_it_once(start):

@@ -87,6 +87,8 @@ def _list(cache: EngineCache) -> int:
         what = " ".join(
             entry.fields.get(f, "?") for f in ("backend", "preset", "size", "outputs", "precision", "device")
         )
+        if "frames" in entry.fields:
+            what += f", {entry.fields['frames']} frames a call"
         print(f"{what}: {entry.bytes / 2**20:.1f} MiB, used {used}, {entry.blob.name}")
     print(f"{len(entries)} engines, {sum(e.bytes for e in entries) / 2**20:.1f} MiB in {cache.folder}")
     return 0

@@ -129,8 +129,11 @@ def run(arguments: argparse.Namespace) -> int:
     finally:
         player.close()
     recording = player.recording
-    if not recording.derained:
-        raise RainRemovalError(f"no derained image came back; the node's log is {log}")
+    if not recording.derained.keys() & recording.inverse_depth.keys():
+        raise RainRemovalError(
+            f"of {len(rainy)} frames {len(recording.derained)} came back derained and "
+            f"{len(recording.inverse_depth)} with inverse depth, none with both; the node's log is {log}"
+        )
     summary = summarise(
         frames, rainy, recording, recording.diagnostics[CAMERA_STATUS], recording.diagnostics[RUNTIME_STATUS]
     )

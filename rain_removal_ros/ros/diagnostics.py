@@ -59,6 +59,7 @@ class RuntimeState:
     building: str | None = None
     failed_builds: tuple[str, ...] = ()
     health: Health | None = None
+    batching: tuple[str, ...] = ()  # what is known of several frames in one call
     on_failure: OnFailure = OnFailure.DROP
     inference_timeout_s: float = 5.0
     namesakes: int = 0  # other nodes of this node's name
@@ -86,6 +87,7 @@ def camera_status(
         ("not computed, no subscribers", snapshot.idle),
         *((problem.value, problems[problem]) for problem in Problem),
         *((f"published {way.value}", snapshot.ways[way]) for way in Way),
+        ("restored together with other cameras", snapshot.together),
         ("last problem", snapshot.last_problem or "none"),
         ("camera_info", state.info_problem or "no problem"),
         ("focal length (px)", _focal(snapshot)),
@@ -122,6 +124,7 @@ def runtime_status(name: str, state: RuntimeState) -> DiagnosticStatus:
             ("weights sha256", info.weights_sha256),
             ("image sizes", ", ".join(f"{width}x{height}" for height, width in info.input_sizes)),
             ("engine keys", ", ".join(info.engine_keys)),
+            ("several frames in one call", "; ".join(state.batching) or "not tried"),
             ("seconds since last output", _seconds(state.seconds_since_output)),
         ]
     if health is not None:

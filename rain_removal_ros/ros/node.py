@@ -358,6 +358,7 @@ class DerainNode(LifecycleNodeMixin, Node):
                 wet_above=self._value("bypass.wet_above"),
                 dry_after_s=self._value("bypass.dry_after_s"),
             ),
+            batching=self._value("batching"),
         )
 
     def _value(self, name: str) -> Any:
@@ -433,9 +434,10 @@ class DerainNode(LifecycleNodeMixin, Node):
             lifecycle=self._state,
             failed_transition=self._failure,
             info=pipeline.restorer.info if pipeline is not None else None,
-            building=None if building is None else f"building {building}",
+            building=None if building is None or building.frames > 1 else f"building {building}",
             failed_builds=tuple(pipeline.failed_builds) if pipeline is not None else (),
             health=pipeline.health if pipeline is not None else None,
+            batching=tuple(pipeline.batching) if pipeline is not None else (),
             on_failure=self._pipeline_options.on_failure,
             inference_timeout_s=self._pipeline_options.inference_timeout_s,
             namesakes=self._namesakes(),

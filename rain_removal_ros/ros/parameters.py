@@ -134,6 +134,13 @@ PARAMETERS: tuple[Parameter, ...] = (
         maximum=600.0,
     ),
     Parameter(
+        "batching",
+        True,
+        "Restore images of several cameras that wait at the same time in one call, where that has been "
+        "measured to be quicker; no image waits for others.",
+        Changes.ANY_TIME,
+    ),
+    Parameter(
         "bypass_when_dry",
         False,
         "Publish images as they came while the camera sees neither rain nor fog; the network looks twice a "

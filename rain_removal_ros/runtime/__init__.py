@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
@@ -78,6 +78,28 @@ class RuntimeInfo:
 Progress = Callable[[str], None]  # told, every few seconds, what a long build is doing
 
 
+PAYS = 0.93
+"""Frames go together where that takes at most this share of the time that they take one by one: less would be
+lost again by whoever has to wait for the others.
+"""
+
+
+@dataclass(frozen=True)
+class BatchTrial:
+    """How so many frames in one call compared with as many calls of one, on this machine.
+
+    ratio: of the two times; infinite where a call would have taken too long to be tried. call_s: the call's.
+    """
+
+    frames: int
+    ratio: float
+    call_s: float
+
+    @property
+    def pays(self) -> bool:
+        return self.ratio <= PAYS
+
+
 class Restorer(Protocol):
     """Restores images from 64x64 to 3840x2160, also upright; a size seen for the first time is compiled."""
 
@@ -108,6 +130,34 @@ class Restorer(Protocol):
         Outputs that were not prepared are served by a prepared graph of that size with more outputs; only if
         there is none, a graph is compiled for them first, or with `prepared_only` NotPreparedError is raised.
         The arrays are the caller's to keep.
+        """
+
+    def prepare_batch(
+        self,
+        height: int,
+        width: int,
+        outputs: Collection[Output],
+        frames: int,
+        longest_s: float,
+        on_progress: Progress | None = None,
+    ) -> BatchTrial:
+        """Compile the network for so many frames a call and time it against as many calls of one frame; it
+        stays in memory where it pays. Frames that are restored meanwhile wait for one call at a time.
+
+        Nothing is compiled where a call would take longer than `longest_s`. Raises NotPreparedError where no
+        graph of one frame and exactly these outputs is in memory, or no room for another is left: batches
+        never push anything out, and are the first to give way.
+        """
+
+    def prepared_batches(self, height: int, width: int, outputs: Collection[Output]) -> Collection[int]:
+        """How many frames may go together, of this size and with exactly these outputs."""
+
+    def restore_together(
+        self, images: Sequence[np.ndarray], outputs: Collection[Output], focal_px: Sequence[float | None]
+    ) -> list[Restored]:
+        """Restore several images of one size in one call, each for a focal length of its own.
+
+        Raises NotPreparedError where no graph of so many frames is in memory, ImageError as a single call.
         """
 
     def cancel_builds(self) -> None:

@@ -1,11 +1,13 @@
-"""What every backend shares: checking frames, keeping a compiled graph for each size, saying what runs.
+"""What every backend shares: checking frames, keeping compiled graphs, trying batches, saying what runs.
 
 Knows no framework; a backend adds how one graph is compiled and run.
 """
 
 from __future__ import annotations
 
+import statistics
 import threading
+import time
 from abc import ABC, abstractmethod
 from collections import OrderedDict
 from collections.abc import Collection, Sequence
@@ -18,26 +20,36 @@ import numpy as np
 from rain_removal_ros.errors import BackendError, ImageError, NotPreparedError
 from rain_removal_ros.runtime import (
     ASSUMED_FOCAL,
+    BatchTrial,
     Output,
     Progress,
     Restored,
     RuntimeInfo,
     RuntimeSettings,
 )
-from rain_removal_ros.runtime.build_process import SHARED, Cancellation
+from rain_removal_ros.runtime.build_process import SHARED, BuildCancelledError, Cancellation
 from rain_removal_ros.runtime.networks import Networks
 from rain_removal_ros.runtime.sizes import check_size
 
+FEWEST_TURNS, MOST_TURNS = 3, 9
+"""So often a batch is timed, in turn with as many frames one by one: until all agree whether it pays."""
+
+RESTS = 3.0
+"""A trial rests for so many times as long as it runs, and leaves that time to the frames."""
+
 Outputs = tuple[Output, ...]
+GraphKey = tuple[int, int, Outputs, int]  # height, width, outputs, frames
 
 
 class CompiledFrame(Protocol):
-    """A graph compiled for one size and set of outputs."""
+    """A graph compiled for one size, set of outputs and number of frames a call."""
 
     engine_key: str
 
-    def run(self, image: np.ndarray) -> tuple[np.ndarray, ...]:
-        """uint8 (H, W, 3) -> what a FrameGraph gives for one frame, in arrays of the caller's own."""
+    def run(self, images: Sequence[np.ndarray]) -> list[tuple[np.ndarray, ...]]:
+        """As many uint8 (H, W, 3) as it was compiled for -> what a FrameGraph gives, for each, in arrays of
+        the caller's own.
+        """
 
     def close(self) -> None:
         """Give back the memory."""
@@ -51,9 +63,10 @@ def ordered(outputs: Collection[Output]) -> Outputs:
     return tuple(output for output in Output if output in chosen)
 
 
-def describe(height: int, width: int, outputs: Outputs) -> str:
-    """`1024x512 image+inverse_depth`"""
-    return f"{width}x{height} {'+'.join(output.value for output in outputs)}"
+def describe(height: int, width: int, outputs: Outputs, frames: int = 1) -> str:
+    """`1024x512 image+inverse_depth`, `4 x 1024x512 image+inverse_depth`"""
+    several = f"{frames} x " if frames > 1 else ""
+    return f"{several}{width}x{height} {'+'.join(output.value for output in outputs)}"
 
 
 def as_restored(
@@ -84,12 +97,27 @@ def as_restored(
     return replace(restored, rain=rain, streak_light=streak_light, extinction=extinction_px / focal_px)
 
 
+class FairLock:
+    """A lock that who has just given it back does not get again before who waits for it."""
+
+    def __init__(self) -> None:
+        self._turn, self._lock = threading.Lock(), threading.Lock()
+
+    def __enter__(self) -> None:
+        with self._turn:  # whoever waits holds it, so that nobody else is quicker
+            self._lock.acquire()
+
+    def __exit__(self, *_: object) -> None:
+        self._lock.release()
+
+
 class CompilingRestorer(ABC):
     """A `Restorer` that compiles a graph for every size and set of outputs that it is asked for.
 
     `prepare` compiles exactly what it is told to. A frame is served by the graph of exactly its outputs; else
     by one with more of them, whose rest is dropped, so that a new subscriber never stalls a stream; only when
-    there is neither, a graph is compiled for it.
+    there is neither, a graph is compiled for it. Graphs of several frames are there only after a trial that
+    showed that they pay.
     """
 
     backend: str
@@ -106,18 +134,18 @@ class CompilingRestorer(ABC):
         self.device_name, self.precision, self.reason = device, precision, reason
         self._on_progress = on_progress
         self.graphs_in_memory = RuntimeSettings.graphs_in_memory
-        self._compiled: OrderedDict[tuple[int, int, Outputs], CompiledFrame] = OrderedDict()
+        self._compiled: OrderedDict[GraphKey, CompiledFrame] = OrderedDict()
         self._table = threading.Lock()  # held for moments
         self._building = threading.Lock()  # held while a graph is compiled
-        self._running = threading.Lock()  # held while a frame is in work
+        self._running = FairLock()  # held while a call is in work; a trial makes many, one after another
         self._closed = False
         self._cancellation = Cancellation()
 
     @abstractmethod
     def _compile(
-        self, height: int, width: int, outputs: Outputs, on_progress: Progress | None
+        self, height: int, width: int, outputs: Outputs, frames: int, on_progress: Progress | None
     ) -> CompiledFrame:
-        """Find in the cache or compile the graph of this size and these outputs."""
+        """Find in the cache or compile the graph of this size, these outputs and so many frames a call."""
 
     @property
     def info(self) -> RuntimeInfo:
@@ -131,7 +159,7 @@ class CompilingRestorer(ABC):
             preset=self.networks.preset,
             weights=self.networks.weights.name,
             weights_sha256=self.networks.weights_sha256,
-            input_sizes=tuple(dict.fromkeys((height, width) for (height, width, _), _ in compiled)),
+            input_sizes=tuple(dict.fromkeys((height, width) for (height, width, _, _), _ in compiled)),
             engine_keys=tuple(frame.engine_key for _, frame in compiled),
         )
 
@@ -143,19 +171,103 @@ class CompilingRestorer(ABC):
         with self._building:
             if self._find(height, width, outputs, exact=True) is not None:
                 return
-            frame = self._compile(height, width, outputs, on_progress or self._on_progress)
-            frame.run(np.zeros((height, width, 3), np.uint8))  # the first run allocates
+            frame = self._compile(height, width, outputs, 1, on_progress or self._on_progress)
+            frame.run([np.zeros((height, width, 3), np.uint8)])  # the first run allocates
             with self._table:
-                self._compiled[height, width, outputs] = frame
-                surplus = len(self._compiled) - self.graphs_in_memory
-                retired = [self._compiled.popitem(last=False)[1] for _ in range(surplus)]
+                self._compiled[height, width, outputs, 1] = frame
+                retired = self._retire()
         with self._running:
             for old in retired:
                 old.close()
 
+    def _retire(self) -> list[CompiledFrame]:
+        """Take out of the table what is too much: batches first, and then what was used longest ago."""
+        surplus = max(0, len(self._compiled) - self.graphs_in_memory)
+        batches = [key for key in self._compiled if key[-1] > 1]
+        singles = [key for key in self._compiled if key[-1] == 1]
+        return [self._compiled.pop(key) for key in [*batches, *singles][:surplus]]
+
     def prepared(self, height: int, width: int) -> Collection[frozenset[Output]]:
         with self._table:
-            return {frozenset(made) for h, w, made in self._compiled if (h, w) == (height, width)}
+            return {
+                frozenset(made)
+                for *size, made, frames in self._compiled
+                if size == [height, width] and frames == 1
+            }
+
+    def prepare_batch(
+        self,
+        height: int,
+        width: int,
+        outputs: Collection[Output],
+        frames: int,
+        longest_s: float,
+        on_progress: Progress | None = None,
+    ) -> BatchTrial:
+        outputs = ordered(outputs)
+        what = describe(height, width, outputs, frames)
+        with self._building:
+            found = self._find(height, width, outputs, exact=True)
+            if found is None:
+                raise NotPreparedError(f"no graph of one frame is in memory to compare {what} with")
+            single = found[1]
+            images = [np.zeros((height, width, 3), np.uint8)] * frames
+            if frames * min(self._timed(single, images[:1], what) for _ in range(2)) > longest_s:
+                return BatchTrial(frames, float("inf"), float("inf"))
+            made = self._find(height, width, outputs, exact=True, frames=frames)
+            if made is None:
+                if len(self._compiled) >= self.graphs_in_memory:
+                    raise NotPreparedError(f"no room for {what} is left beside the graphs in memory")
+                batch = self._compile(height, width, outputs, frames, on_progress or self._on_progress)
+            else:
+                batch = made[1]
+            try:
+                trial = self._compare(single, batch, images, what)
+            except BaseException:
+                self._drop(batch)
+                raise
+            if trial.pays:
+                with self._table:
+                    self._compiled[height, width, outputs, frames] = batch
+            else:
+                self._drop(batch)
+            return trial
+
+    def _compare(
+        self, single: CompiledFrame, batch: CompiledFrame, images: Sequence[np.ndarray], what: str
+    ) -> BatchTrial:
+        batch.run(images)  # the first run allocates
+        turns: list[BatchTrial] = []
+        while len(turns) < FEWEST_TURNS or (
+            len(turns) < MOST_TURNS and len({turn.pays for turn in turns}) > 1
+        ):  # in turn, so that what else the machine does falls on both alike
+            apart = sum(self._timed(single, [image], what) for image in images)
+            together = self._timed(batch, images, what)
+            turns.append(BatchTrial(len(images), together / apart, together))
+            time.sleep(RESTS * (apart + together))
+        ratio = statistics.median(turn.ratio for turn in turns)
+        return BatchTrial(len(images), ratio, statistics.median(turn.call_s for turn in turns))
+
+    def _timed(self, graph: CompiledFrame, images: Sequence[np.ndarray], what: str) -> float:
+        """Seconds of one call, which frames in work wait for."""
+        with self._running:
+            if self._cancellation.requested:
+                raise BuildCancelledError(f"the trial of {what} was cancelled")
+            start = time.perf_counter()
+            graph.run(images)
+            return time.perf_counter() - start
+
+    def _drop(self, graph: CompiledFrame) -> None:
+        """Close a graph, which the table may hold."""
+        with self._running, self._table:
+            for key in [key for key, held in self._compiled.items() if held is graph]:
+                del self._compiled[key]
+            graph.close()
+
+    def prepared_batches(self, height: int, width: int, outputs: Collection[Output]) -> Collection[int]:
+        asked = [height, width, ordered(outputs)]
+        with self._table:
+            return {frames for *graph, frames in self._compiled if graph == asked and frames > 1}
 
     def __call__(
         self,
@@ -165,25 +277,39 @@ class CompilingRestorer(ABC):
         *,
         prepared_only: bool = False,
     ) -> Restored:
-        if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
-            raise ImageError(
-                f"image of dtype {image.dtype} and shape {image.shape}; uint8 (height, width, 3) RGB is taken"
-            )
-        height, width = image.shape[:2]
-        check_size(height, width)
+        height, width = _size_of(image)
         outputs = ordered(outputs)
         while True:
             with self._running:
                 found = self._find(height, width, outputs)
                 if found is not None:
                     made, frame = found
-                    results = frame.run(image)
+                    [results] = frame.run([image])
                     break
             if prepared_only:
                 raise NotPreparedError(f"no graph is in memory for {describe(height, width, outputs)}")
             self.prepare(height, width, outputs)
-        focal_px = ASSUMED_FOCAL * width if focal_px is None else focal_px
-        return as_restored(made, results, outputs, (height, width), focal_px)
+        return as_restored(made, results, outputs, (height, width), _focal(focal_px, width))
+
+    def restore_together(
+        self, images: Sequence[np.ndarray], outputs: Collection[Output], focal_px: Sequence[float | None]
+    ) -> list[Restored]:
+        sizes = {_size_of(image) for image in images}
+        if len(sizes) != 1:
+            raise ImageError(f"images of {len(sizes)} sizes; one call takes images of one")
+        [(height, width)] = sizes
+        outputs = ordered(outputs)
+        with self._running:
+            found = self._find(height, width, outputs, exact=True, frames=len(images))
+            if found is None:
+                what = describe(height, width, outputs, len(images))
+                raise NotPreparedError(f"no graph is in memory for {what}")
+            self._find(height, width, outputs, exact=True)  # in use as well: it serves whoever comes alone
+            results = found[1].run(images)
+        return [
+            as_restored(outputs, given, outputs, (height, width), _focal(focal, width))
+            for given, focal in zip(results, focal_px, strict=True)
+        ]
 
     def cancel_builds(self) -> None:
         SHARED.cancel(self._cancellation)
@@ -197,19 +323,34 @@ class CompilingRestorer(ABC):
             self._compiled.clear()
 
     def _find(
-        self, height: int, width: int, outputs: Outputs, exact: bool = False
+        self, height: int, width: int, outputs: Outputs, exact: bool = False, frames: int = 1
     ) -> tuple[Outputs, CompiledFrame] | None:
         with self._table:
             if self._closed:
                 raise BackendError("this restorer was closed; create a new one")
             candidates = [
                 made
-                for (made_height, made_width, made) in self._compiled
-                if (made_height, made_width) == (height, width)
+                for (made_height, made_width, made, made_frames) in self._compiled
+                if (made_height, made_width, made_frames) == (height, width, frames)
                 and (made == outputs if exact else set(made) >= set(outputs))
             ]
             if not candidates:
                 return None
             made = min(candidates, key=len)
-            self._compiled.move_to_end((height, width, made))
-            return made, self._compiled[height, width, made]
+            self._compiled.move_to_end((height, width, made, frames))
+            return made, self._compiled[height, width, made, frames]
+
+
+def _size_of(image: np.ndarray) -> tuple[int, int]:
+    """(height, width). Raises ImageError for an image that no network takes."""
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
+        raise ImageError(
+            f"image of dtype {image.dtype} and shape {image.shape}; uint8 (height, width, 3) RGB is taken"
+        )
+    height, width = image.shape[:2]
+    check_size(height, width)
+    return height, width
+
+
+def _focal(focal_px: float | None, width: int) -> float:
+    return ASSUMED_FOCAL * width if focal_px is None else focal_px

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +17,7 @@ FrameFunction = Callable[
 
 @dataclass(frozen=True)
 class DeviceTimes:
-    """Milliseconds between device events of one frame."""
+    """Milliseconds between device events of one call."""
 
     copy_in: float
     engine: float
@@ -26,7 +26,7 @@ class DeviceTimes:
 
 
 class DeviceFrames:
-    """Pinned host buffers, device buffers and a stream for one compiled graph; one batch at a time."""
+    """Pinned host buffers, device buffers and a stream for one compiled graph; one call at a time."""
 
     def __init__(
         self,
@@ -35,20 +35,20 @@ class DeviceFrames:
         width: int,
         device: torch.device,
         engine_key: str,
-        batch: int = 1,
+        frames: int = 1,
         cuda_graph: bool = False,
     ):
         """`cuda_graph`: record the function once and replay it, which spares the launches of its kernels."""
         self.engine_key = engine_key
         self._device = device
         self._function: Any = function  # None once it is closed, and so are the buffers
-        self._host_input = torch.empty(batch, height, width, 3, dtype=torch.uint8, pin_memory=True)
+        self._host_input = torch.empty(frames, height, width, 3, dtype=torch.uint8, pin_memory=True)
         self._host_input_view = self._host_input.numpy()
         self._events = [torch.cuda.Event(enable_timing=True) for _ in range(4)]
         self._graph: torch.cuda.CUDAGraph | None = None
         with torch.cuda.device(device), torch.inference_mode():
             self._stream = torch.cuda.Stream(device)
-            self._device_input: Any = torch.zeros(batch, height, width, 3, dtype=torch.uint8, device=device)
+            self._device_input: Any = torch.zeros(frames, height, width, 3, dtype=torch.uint8, device=device)
             self._stream.wait_stream(torch.cuda.current_stream(device))
             with torch.cuda.stream(self._stream):
                 for _ in range(3):  # compilers choose and allocate in the first runs
@@ -65,9 +65,12 @@ class DeviceFrames:
             torch.empty(output.shape, dtype=output.dtype, pin_memory=True) for output in outputs
         )
 
-    def run_batch(self, images: np.ndarray) -> tuple[np.ndarray, ...]:
-        """uint8 (N, H, W, 3) -> every output with its batch axis, in views that the next call overwrites."""
-        np.copyto(self._host_input_view, images)
+    def run_batch(self, images: Sequence[np.ndarray] | np.ndarray) -> tuple[np.ndarray, ...]:
+        """N times uint8 (H, W, 3) -> every output with its batch axis, in views that the next call
+        overwrites.
+        """
+        for slot, image in zip(self._host_input_view, images, strict=True):
+            np.copyto(slot, image)
         start, arrived, computed, finished = self._events
         with torch.cuda.device(self._device), torch.inference_mode(), torch.cuda.stream(self._stream):
             start.record()
@@ -85,12 +88,13 @@ class DeviceFrames:
             self._stream.synchronize()
         return tuple(host.numpy() for host in self._host_outputs)
 
-    def run(self, image: np.ndarray) -> tuple[np.ndarray, ...]:
+    def run(self, images: Sequence[np.ndarray]) -> list[tuple[np.ndarray, ...]]:
         """See `CompiledFrame.run`."""
-        return tuple(output[0].copy() for output in self.run_batch(image[None]))
+        outputs = self.run_batch(images)
+        return [tuple(output[place].copy() for output in outputs) for place in range(len(images))]
 
     def times(self) -> DeviceTimes:
-        """The device's times of the last frame."""
+        """The device's times of the last call."""
         start, arrived, computed, finished = self._events
         return DeviceTimes(
             start.elapsed_time(arrived),

@@ -38,19 +38,21 @@ class EngineRestorer(CompilingRestorer):
         """What engines depend on besides networks, size, outputs and precision."""
 
     @abstractmethod
-    def build(self, height: int, width: int, outputs: Outputs, cancellation: Cancellation) -> bytes:
-        """An engine of this size and these outputs. Raises BackendError."""
+    def build(
+        self, height: int, width: int, outputs: Outputs, frames: int, cancellation: Cancellation
+    ) -> bytes:
+        """An engine of this size, these outputs and so many frames a call. Raises BackendError."""
 
     @abstractmethod
     def read(
-        self, engine: bytes, height: int, width: int, outputs: Outputs, engine_key: str
+        self, engine: bytes, height: int, width: int, outputs: Outputs, frames: int, engine_key: str
     ) -> CompiledFrame:
         """An engine ready to run. Raises EngineError where it cannot be used, BackendError where it is not
         what was asked for.
         """
 
-    def key(self, height: int, width: int, outputs: Outputs) -> EngineKey:
-        """What the engine of this size and these outputs depends on."""
+    def key(self, height: int, width: int, outputs: Outputs, frames: int = 1) -> EngineKey:
+        """What the engine of this size, these outputs and so many frames a call depends on."""
         return EngineKey(
             {
                 **self.networks.identity(outputs),
@@ -59,40 +61,44 @@ class EngineRestorer(CompilingRestorer):
                 "size": f"{width}x{height}",
                 "outputs": "+".join(output.value for output in outputs),
                 "precision": self.precision,
+                **({"frames": str(frames)} if frames > 1 else {}),
             }
         )
 
     def _compile(
-        self, height: int, width: int, outputs: Outputs, on_progress: Progress | None
+        self, height: int, width: int, outputs: Outputs, frames: int, on_progress: Progress | None
     ) -> CompiledFrame:
-        key = self.key(height, width, outputs)
-        what = f"{describe(height, width, outputs)} for {self.backend} {self.precision} on {self.device_name}"
+        graph = height, width, outputs, frames
+        key = self.key(*graph)
+        what = f"{describe(*graph)} for {self.backend} {self.precision} on {self.device_name}"
         with reporting(what, on_progress) as stage:
             stage.text = "waiting for another process that is building it"
             with self._cache.building(key):
                 stage.text = "looking in the cache"
-                frame = self._cached(key, height, width, outputs)
+                frame = self._cached(key, *graph)
                 if frame is not None:
                     stage.text = "loaded from the cache"
                     return frame
                 stage.text = "compiling"
-                engine = self.build(height, width, outputs, self._cancellation)
+                engine = self.build(*graph, self._cancellation)
                 stage.text = "saving"
                 self._cache.store(key, lambda path: path.write_bytes(engine))
                 stage.text = "loading"
                 try:
-                    frame = self.read(engine, height, width, outputs, key.digest)
+                    frame = self.read(engine, *graph, key.digest)
                 except EngineError as error:
                     raise BackendError(f"the engine that was just built cannot be used: {error}") from error
                 stage.text = "built"
                 return frame
 
-    def _cached(self, key: EngineKey, height: int, width: int, outputs: Outputs) -> CompiledFrame | None:
+    def _cached(
+        self, key: EngineKey, height: int, width: int, outputs: Outputs, frames: int
+    ) -> CompiledFrame | None:
         path = self._cache.find(key)
         if path is None:
             return None
         try:
-            return self.read(path.read_bytes(), height, width, outputs, key.digest)
+            return self.read(path.read_bytes(), height, width, outputs, frames, key.digest)
         except (EngineError, OSError) as error:
             self._cache.discard(key, str(error))
             return None

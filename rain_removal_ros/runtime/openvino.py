@@ -85,12 +85,13 @@ def build(
     height: int,
     width: int,
     outputs: Sequence[str],
+    frames: int,
     configuration: Mapping[str, str | int],
     integers: bool,
 ) -> bytes:
-    """In the build process: an exported engine of this size, see `Networks.packed`."""
+    """In the build process: an exported engine, see `Networks.packed`."""
     asked = ordered([Output(name) for name in outputs])
-    model = convert(unpacked(files, families), height, width, asked, integers)
+    model = convert(unpacked(files, families), height, width, asked, integers, frames)
     compiled = openvino.Core().compile_model(model, "CPU", dict(configuration))
     stream = io.BytesIO()
     compiled.export_model(stream)
@@ -140,9 +141,12 @@ class OpenVINOFrame:
         self.engine_key = engine_key
         self._request = model.create_infer_request()
 
-    def run(self, image: np.ndarray) -> tuple[np.ndarray, ...]:
-        self._request.infer([np.ascontiguousarray(image)[None]], share_inputs=True)
-        return tuple(tensor.data[0].copy() for tensor in self._request.output_tensors)
+    def run(self, images: Sequence[np.ndarray]) -> list[tuple[np.ndarray, ...]]:
+        """See `CompiledFrame.run`; a single image is not copied where its rows are packed."""
+        together = np.stack(images) if len(images) > 1 else np.ascontiguousarray(images[0])[None]
+        self._request.infer([together], share_inputs=True)
+        outputs = [tensor.data for tensor in self._request.output_tensors]
+        return [tuple(output[place].copy() for output in outputs) for place in range(len(images))]
 
     def close(self) -> None:
         self._request = None
@@ -167,6 +171,9 @@ class OpenVINORestorer(EngineRestorer):
         """
         self._core = openvino.Core()
         chosen, self._configuration = configure(networks, precision, threads)
+        if precision == "auto" and chosen != INT8 and INT8 in native_precisions():
+            why = f"{chosen} and not int8, which {networks.weights.name} was not calibrated for"
+            reason = "; ".join(part for part in (reason, why) if part)
         device = str(self._core.get_property("CPU", "FULL_DEVICE_NAME")).strip()
         super().__init__(networks, cache, device, chosen, reason, on_progress)
         self._threads = threads
@@ -179,19 +186,22 @@ class OpenVINORestorer(EngineRestorer):
             "threads": str(self._threads or "automatic"),
         }
 
-    def build(self, height: int, width: int, outputs: Outputs, cancellation: Cancellation) -> bytes:
+    def build(
+        self, height: int, width: int, outputs: Outputs, frames: int, cancellation: Cancellation
+    ) -> bytes:
         files, options = self.networks.packed(outputs)
         options |= {
             "height": height,
             "width": width,
             "outputs": [output.value for output in outputs],
+            "frames": frames,
             "configuration": self._configuration,
             "integers": self.precision == INT8,
         }
         return SHARED.build(BuildOrder(f"{__name__}:{build.__name__}", files, options), cancellation)
 
     def read(
-        self, engine: bytes, height: int, width: int, outputs: Outputs, engine_key: str
+        self, engine: bytes, height: int, width: int, outputs: Outputs, frames: int, engine_key: str
     ) -> OpenVINOFrame:
         try:
             model = self._core.import_model(io.BytesIO(engine), "CPU", self._configuration)

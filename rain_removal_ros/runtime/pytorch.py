@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from typing import Any, TypeVar
 
 import numpy as np
@@ -69,16 +70,22 @@ def frame_graph(
 class CpuFrame:
     """An eager graph on the CPU and its input buffer."""
 
-    def __init__(self, graph: FrameGraph, engine_key: str):
+    def __init__(self, graph: FrameGraph, engine_key: str, frames: int = 1):
         self.engine_key = engine_key
         self._graph: Any = graph  # None once it is closed
-        self._input = torch.empty(1, graph.height, graph.width, 3, dtype=torch.uint8)
-        self._input_view = self._input.numpy()[0]
+        self._input = torch.empty(frames, graph.height, graph.width, 3, dtype=torch.uint8)
+        self._input_view = self._input.numpy()
 
-    def run(self, image: np.ndarray) -> tuple[np.ndarray, ...]:
-        np.copyto(self._input_view, image)
+    def run(self, images: Sequence[np.ndarray]) -> list[tuple[np.ndarray, ...]]:
+        """See `CompiledFrame.run`."""
+        for slot, image in zip(self._input_view, images, strict=True):
+            np.copyto(slot, image)
         with torch.inference_mode():
-            return tuple(output[0].contiguous().numpy() for output in self._graph(self._input))
+            outputs = self._graph(self._input)
+            return [
+                tuple(output[place].contiguous().numpy() for output in outputs)
+                for place in range(len(images))
+            ]
 
     def close(self) -> None:
         self._graph = None
@@ -115,10 +122,10 @@ class TorchCpuRestorer(CompilingRestorer):
         super().__init__(networks, f"CPU, {torch.get_num_threads()} threads", chosen, reason, on_progress)
 
     def _compile(
-        self, height: int, width: int, outputs: Outputs, on_progress: Progress | None
+        self, height: int, width: int, outputs: Outputs, frames: int, on_progress: Progress | None
     ) -> CompiledFrame:
         graph = frame_graph(self.networks, height, width, outputs, self.precision)
-        return CpuFrame(graph, f"eager {describe(height, width, outputs)}")
+        return CpuFrame(graph, f"eager {describe(height, width, outputs, frames)}", frames)
 
 
 class TorchCudaRestorer(CompilingRestorer):
@@ -140,19 +147,15 @@ class TorchCudaRestorer(CompilingRestorer):
         super().__init__(networks, torch.cuda.get_device_name(self._device), chosen, reason, on_progress)
 
     def _compile(
-        self, height: int, width: int, outputs: Outputs, on_progress: Progress | None
+        self, height: int, width: int, outputs: Outputs, frames: int, on_progress: Progress | None
     ) -> CompiledFrame:
-        what = f"preparing {describe(height, width, outputs)} for torch-cuda {self.precision}"
+        described = describe(height, width, outputs, frames)
+        what = f"preparing {described} for torch-cuda {self.precision}"
         with reporting(what, on_progress) as stage:
             graph = frame_graph(self.networks, height, width, outputs, self.precision, self._device)
             stage.text = "recording"
-            frames = DeviceFrames(
-                graph,
-                height,
-                width,
-                self._device,
-                f"eager {describe(height, width, outputs)}",
-                cuda_graph=True,
+            compiled = DeviceFrames(
+                graph, height, width, self._device, f"eager {described}", frames, cuda_graph=True
             )
             stage.text = "ready"
-        return frames
+        return compiled

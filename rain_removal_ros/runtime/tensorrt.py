@@ -35,8 +35,8 @@ PRECISION = "fp16"
 ALWAYS_STRONGLY_TYPED = (2, 13)
 """From this torch-tensorrt on every network is strongly typed and there is no option for it any more."""
 
-Build = Callable[[int, int, Outputs, Cancellation], bytes]
-"""(height, width, outputs, cancellation) -> plan."""
+Build = Callable[[int, int, Outputs, int, Cancellation], bytes]
+"""(height, width, outputs, frames, cancellation) -> plan."""
 
 
 class Compiler(Protocol):
@@ -50,7 +50,7 @@ class Compiler(Protocol):
     def build(self, graph: LevelsGraph, levels: Tensor) -> bytes:
         """The plan of a half-precision graph for inputs like `levels`, (N, 3, H, W). Raises BackendError."""
 
-    def load(self, plan: bytes, graph: LevelsGraph, engine_key: str, batch: int = 1) -> CompiledFrame:
+    def load(self, plan: bytes, graph: LevelsGraph, engine_key: str, frames: int = 1) -> CompiledFrame:
         """The plan ready to run. Raises EngineError; BackendError for another precision than the graph's."""
 
 
@@ -168,7 +168,7 @@ class TorchTensorRTCompiler:
                     f"({error}); choose backend torch-cuda, or another version of torch_tensorrt"
                 ) from error
 
-    def load(self, plan: bytes, graph: LevelsGraph, engine_key: str, batch: int = 1) -> CompiledFrame:
+    def load(self, plan: bytes, graph: LevelsGraph, engine_key: str, frames: int = 1) -> CompiledFrame:
         with torch.cuda.device(self._device):
             engine = TensorRTEngine(self._tensorrt, self._logger, plan, self._device)
         engine.check_types(graph.outputs)
@@ -179,7 +179,7 @@ class TorchTensorRTCompiler:
             return to_bytes(outputs, engine(levels))
 
         return DeviceFrames(
-            run, graph.height, graph.width, self._device, engine_key, batch, cuda_graph=self._cuda_graph
+            run, graph.height, graph.width, self._device, engine_key, frames, cuda_graph=self._cuda_graph
         )
 
 
@@ -252,21 +252,24 @@ def build(
     height: int,
     width: int,
     outputs: Sequence[str],
+    frames: int,
     device: int,
 ) -> bytes:
     """In the build process: the plan of a network, see `Networks.packed`."""
     chosen = ordered([Output(name) for name in outputs])
     graph = levels_graph(unpacked(files, families), height, width, chosen, PRECISION)
-    levels = torch.zeros(1, 3, height, width, dtype=torch.float16)
+    levels = torch.zeros(frames, 3, height, width, dtype=torch.float16)
     return TorchTensorRTCompiler(device).build(graph, levels)
 
 
 def build_apart(networks: Networks, device: int) -> Build:
     """Makes plans in the build process."""
 
-    def build_plan(height: int, width: int, outputs: Outputs, cancellation: Cancellation) -> bytes:
+    def build_plan(
+        height: int, width: int, outputs: Outputs, frames: int, cancellation: Cancellation
+    ) -> bytes:
         files, options = networks.packed(outputs)
-        options |= {"height": height, "width": width, "device": device}
+        options |= {"height": height, "width": width, "frames": frames, "device": device}
         options["outputs"] = [output.value for output in outputs]
         return SHARED.build(BuildOrder(f"{__name__}:{build.__name__}", files, options), cancellation)
 
@@ -274,7 +277,9 @@ def build_apart(networks: Networks, device: int) -> Build:
 
 
 class TensorRTRestorer(EngineRestorer):
-    """Restores on an NVIDIA GPU with a TensorRT FP16 engine for every size and set of outputs."""
+    """Restores on an NVIDIA GPU with a TensorRT FP16 engine for every size, set of outputs and number of
+    frames a call.
+    """
 
     backend = "tensorrt"
 
@@ -295,16 +300,20 @@ class TensorRTRestorer(EngineRestorer):
     def versions(self) -> dict[str, str]:
         return self._compiler.versions()
 
-    def build(self, height: int, width: int, outputs: Outputs, cancellation: Cancellation) -> bytes:
-        return self._build(height, width, outputs, cancellation)
+    def build(
+        self, height: int, width: int, outputs: Outputs, frames: int, cancellation: Cancellation
+    ) -> bytes:
+        return self._build(height, width, outputs, frames, cancellation)
 
     def read(
-        self, engine: bytes, height: int, width: int, outputs: Outputs, engine_key: str
+        self, engine: bytes, height: int, width: int, outputs: Outputs, frames: int, engine_key: str
     ) -> CompiledFrame:
-        return self._compiler.load(engine, self._graph(height, width, outputs), engine_key)
+        return self._compiler.load(engine, self._graph(height, width, outputs), engine_key, frames)
 
-    def _build_here(self, height: int, width: int, outputs: Outputs, cancellation: Cancellation) -> bytes:
-        levels = torch.zeros(1, 3, height, width, dtype=torch.float16)
+    def _build_here(
+        self, height: int, width: int, outputs: Outputs, frames: int, cancellation: Cancellation
+    ) -> bytes:
+        levels = torch.zeros(frames, 3, height, width, dtype=torch.float16)
         return self._compiler.build(self._graph(height, width, outputs), levels)
 
     def _graph(self, height: int, width: int, outputs: Outputs) -> LevelsGraph:

@@ -59,6 +59,8 @@ class LoadRow:
     shared_memory_files_end: int
     backend: str
     precision: str
+    together: float  # share of the published images that were restored in one call with other cameras'
+    batching: str  # what the node's diagnostics say of several frames in one call
 
 
 def sweep(
@@ -134,6 +136,8 @@ def run_load(
         shared_memory_files_end=after.shared_memory_files,
         backend=runtime["backend"],
         precision=runtime["precision"],
+        together=round(player.together, 3),
+        batching=runtime["several frames in one call"],
     )
 
 
@@ -208,6 +212,7 @@ class _Cameras:
         self.latencies: list[float] = []
         self.back = dict.fromkeys(names, 0)
         self.runtime: dict[str, str] = {}
+        self._cameras: dict[str, dict[str, str]] = {}
         self._level: object = None
         self._changed = threading.Condition()
         self._sent: dict[tuple[str, int], float] = {}
@@ -273,6 +278,16 @@ class _Cameras:
                         self._sent.pop(next(iter(self._sent)))
                 publisher.publish(message)
 
+    @property
+    def together(self) -> float:
+        """The share of the node's images so far that were restored in one call with other cameras'."""
+        with self._changed:
+            counts = [
+                (int(values["restored together with other cameras"]), int(values["published"]))
+                for values in self._cameras.values()
+            ]
+        return sum(together for together, _ in counts) / max(1, sum(published for _, published in counts))
+
     def drain(self) -> None:
         """Wait for the frames under way."""
         with self._changed:
@@ -294,9 +309,11 @@ class _Cameras:
     def _on_diagnostics(self, message: Any) -> None:
         with self._changed:
             for status in message.status:
+                values = {pair.key: pair.value for pair in status.values}
                 if status.name == "derain: runtime":
-                    self._level = status.level
-                    self.runtime = {pair.key: pair.value for pair in status.values}
+                    self._level, self.runtime = status.level, values
+                elif "published" in values:
+                    self._cameras[status.name] = values
             self._changed.notify_all()
 
 
@@ -313,10 +330,11 @@ def load_table(rows: Sequence[LoadRow]) -> str:
             row.latency_median_ms,
             row.latency_p99_ms,
             row.cpu_cores,
+            f"{100 * row.together:.0f}",
         )
         for row in rows
     ]
-    names = ("cameras", "size", "Hz in", "Hz out", "median ms", "p99 ms", "CPU cores")
+    names = ("cameras", "size", "Hz in", "Hz out", "median ms", "p99 ms", "CPU cores", "% together")
     return tabulate(cells, names, tablefmt="github")
 
 
