@@ -102,10 +102,10 @@ def test_shut_gates_leave_the_image_exactly_as_it_is() -> None:
 
 
 def test_a_gate_is_shut_and_open_before_its_sigmoid_is() -> None:
-    logits = torch.tensor([-3.0, -2.3, 0.0, 0.6, 3.0])
+    logits = torch.tensor([-3.0, -0.7, 0.0, 0.7, 3.0])
     values = gate(logits)
     assert values[:2].tolist() == [0, 0]
-    assert float(values[2]) == pytest.approx(0.8)
+    assert float(values[2]) == pytest.approx(0.5)
     assert values[3:].tolist() == [1, 1]
 
 
@@ -127,15 +127,14 @@ def test_the_loss_on_the_image_reaches_depth_through_guidance_alone() -> None:
 
 def test_a_streak_estimate_tells_pixels_apart_and_sees_along_a_streak() -> None:
     stage = randomise(StreakStage((8, 8), (1, 5, 1))).eval()
+    torch.nn.init.constant_(stage.rain.output.bias, 9.0)  # fully open, so that it depends on nothing
     image = torch.rand(1, 3, 192, 192, requires_grad=True)
     for row, column in ((96, 96), (96, 97), (97, 96), (97, 97)):
         light = stage(image).light[0, :, row, column].sum()
         (gradient,) = torch.autograd.grad(light, image)
         seen = gradient[0].abs().sum(dim=0)
-        far = seen[:20].max()  # what the gate alone sees, which is of the whole image
-        assert seen[row, column] > 50 * far
-        assert seen[row - 40, column] > 2 * far
-        assert seen[row + 40, column] > 2 * far
+        assert seen[row, column] > 20 * max(seen[row - 40, column], seen[row + 40, column]) > 0
+        assert not seen[:20].any() and not seen[-20:].any()
 
 
 @pytest.mark.parametrize("variant", VARIANTS)

@@ -68,6 +68,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     load.add_argument("--load-rates", nargs="+", type=positive, default=[5.0, 15.0], metavar="HZ")
     load.add_argument("--load-seconds", type=positive, default=10.0, help="of a row (%(default)s)")
     load.add_argument(
+        "--no-batching", action="store_true", help="with --load: every image goes through the network alone"
+    )
+    load.add_argument(
         "--soak",
         type=whole_number(0),
         default=0,
@@ -129,6 +132,8 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _check_together(arguments: argparse.Namespace) -> None:
     """Raises ParameterError for an option that what is measured instead of the usual would ignore."""
+    if arguments.no_batching and not arguments.load:
+        raise ParameterError("--no-batching is about several cameras; give --load as well, or leave it out")
     if arguments.backend == "tensorrt":
         what = "the table that --backend tensorrt makes"
         ignored = "--weights --every-precision --batches --memory-frames --node --load --soak"
@@ -172,7 +177,10 @@ def _run_load(
 
     sizes = arguments.sizes or SIZES
     if arguments.load:
-        rows = load.sweep(settings, arguments.load, arguments.load_rates, sizes, arguments.load_seconds, say)
+        rows = load.sweep(
+            settings, arguments.load, arguments.load_rates, sizes, arguments.load_seconds, say,
+            batching=not arguments.no_batching,
+        )  # fmt: skip
         keep("load", rows)
         print(load.load_table(rows))
     if arguments.soak:

@@ -80,8 +80,8 @@ class GlobalEstimate(nn.Module):
 
 
 def gate(logit: Tensor) -> Tensor:
-    """clamp(2 sigmoid(x) - 0.2, 0, 1): fully shut and fully open well before a sigmoid would be."""
-    return (2 * torch.sigmoid(logit) - 0.2).clamp(0, 1)
+    """clamp(3 sigmoid(x) - 1, 0, 1): shut below a third, fully open above two thirds."""
+    return (3 * torch.sigmoid(logit) - 1).clamp(0, 1)
 
 
 def pixels_per_metre(logit: Tensor) -> Tensor:

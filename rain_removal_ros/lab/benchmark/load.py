@@ -70,19 +70,25 @@ def sweep(
     sizes: Sequence[tuple[int, int]],
     seconds: float,
     say: Callable[[str], None],
+    batching: bool = True,
 ) -> list[LoadRow]:
-    """Every combination for so many seconds. sizes: (height, width)."""
+    """Every combination for so many seconds. sizes: (height, width); batching: the node's parameter."""
     rows = []
     for size in sizes:
         for count in cameras:
             for rate in rates:
                 say(f"{count} cameras of {size[1]}x{size[0]} at {rate:g} Hz")
-                rows.append(run_load(settings, count, size, rate, int(seconds * rate)))
+                rows.append(run_load(settings, count, size, rate, int(seconds * rate), batching))
     return rows
 
 
 def run_load(
-    settings: RuntimeSettings, cameras: int, size: tuple[int, int], rate: float, frames: int
+    settings: RuntimeSettings,
+    cameras: int,
+    size: tuple[int, int],
+    rate: float,
+    frames: int,
+    batching: bool = True,
 ) -> LoadRow:
     """`frames` of every camera at `rate` a second. Raises RainRemovalError where the node is not ready."""
     keep_apart()
@@ -97,6 +103,7 @@ def run_load(
             "backend": settings.backend,
             "precision": settings.precision,
             "threads": str(settings.threads),
+            "batching": str(batching).lower(),
             "weights": str(settings.weights or weights_of(settings.preset, Path(folder))[0]),
         }
         if settings.cache_dir:

@@ -44,7 +44,7 @@ def gradient_l1(restored: Tensor, clean: Tensor) -> Tensor:
     return error.diff(dim=-1).abs().mean() + error.diff(dim=-2).abs().mean()
 
 
-LEFT_OVER = 4.0
+LEFT_OVER = 3.0
 """How much more light that is left over of a streak counts than light taken too much: what hurts a
 segmentation network are fine bright remains, and an even L1 is content with half of a faint streak.
 """

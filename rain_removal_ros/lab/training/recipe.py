@@ -117,7 +117,7 @@ RECIPES: dict[str, tuple[Stage, ...]] = {
                     lookalike_share=0.25,
                     measured_weight=2.0,
                 ),
-                weights=replace(_FOG_WEIGHTS, semantic=0.08, perceptual=0.2),
+                weights=replace(_FOG_WEIGHTS, harm=2.0, semantic=0.08, perceptual=0.2),
             ),
             start_from="fog",
             streaks_from="streaks-refined",

@@ -687,6 +687,17 @@ def window_reflection(scene: _Scene) -> np.ndarray:
     return _encode(linear)
 
 
+def stray_light(scene: _Scene) -> np.ndarray:
+    """Light that a dusty or old lens, or a windscreen, spreads over the whole view: black turns grey, near
+    things as much as far ones, which fog would leave alone.
+    """
+    strength, even = scene.uniform(0.02, 0.18), scene.uniform(0.3, 1)
+    field = np.float32(even) + np.float32(1 - even) * np.clip(scene.noise(2), 0, 1)
+    tint = np.float32(1) + scene.generator.uniform(-0.08, 0.08, 3).astype(np.float32)
+    source = scene.linear.mean() + np.float32(0.3)  # the brighter the view, the more there is to spread
+    return _encode(scene.linear + np.float32(strength) * source * field[..., None] * tint)
+
+
 Lookalike = Callable[[np.ndarray, np.ndarray, np.ndarray, np.random.Generator], np.ndarray]
 
 
@@ -716,6 +727,7 @@ LOOKALIKES: dict[str, Lookalike] = {
         overcast,
         motion_blur,
         window_reflection,
+        stray_light,
     )
 }
 
