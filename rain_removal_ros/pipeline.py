@@ -5,7 +5,7 @@ a `Restorer` restores.
 
 Three threads. The worker takes the cameras in turn and does everything to one frame before it takes the next,
 so that outputs keep their order; frames of several cameras that wait already go through the network in one
-call where that has been seen to be quicker, and no frame waits for others. The builder has the network
+call where that has been seen to be worth it, and no frame waits for others. The builder has the network
 compiled for image sizes and outputs that are seen for the first time, which may take minutes, and then tries
 what several frames in one call take; meanwhile the worker goes on with whatever is compiled already. The
 watchdog looks for an inference that does not come back: it leaves the two where they hang,
@@ -106,7 +106,7 @@ class Options:
     inference_timeout_s: an inference that takes longer hangs.
     queue_length: frames of a camera that may wait; 1: the newest wins.
     bypass_when_dry: publish frames as they came while it is dry, which dry_thresholds say.
-    batching: restore frames of several cameras in one call where that is quicker.
+    batching: restore frames of several cameras in one call where on average none comes out later for it.
     """
 
     serve_while_building: bool = False

@@ -11,9 +11,8 @@ import pytest
 import torch
 from runtime_fixtures import TINY, street_like, write_weights
 
-from rain_removal_ros import runtime
 from rain_removal_ros.errors import BackendError
-from rain_removal_ros.runtime import Output, RuntimeSettings, create_restorer
+from rain_removal_ros.runtime import BatchTrial, Output, RuntimeSettings, create_restorer
 from rain_removal_ros.runtime.cache import EngineCache
 from rain_removal_ros.runtime.engines import EngineError
 from rain_removal_ros.runtime.graph import LevelsGraph
@@ -193,7 +192,7 @@ def test_an_unwritable_cache_keeps_the_engine_in_memory(start, tmp_path):
 
 
 def test_frames_that_go_together_have_a_plan_of_their_own(start, monkeypatch):
-    monkeypatch.setattr(runtime, "PAYS", float("inf"))
+    monkeypatch.setattr(BatchTrial, "pays", True)
     compiler = FakeCompiler()
     for _ in range(2):
         restorer = start(compiler)

@@ -78,12 +78,6 @@ class RuntimeInfo:
 Progress = Callable[[str], None]  # told, every few seconds, what a long build is doing
 
 
-PAYS = 0.93
-"""Frames go together where that takes at most this share of the time that they take one by one: less would be
-lost again by whoever has to wait for the others.
-"""
-
-
 @dataclass(frozen=True)
 class BatchTrial:
     """How so many frames in one call compared with as many calls of one, on this machine.
@@ -97,7 +91,10 @@ class BatchTrial:
 
     @property
     def pays(self) -> bool:
-        return self.ratio <= PAYS
+        """Whether none comes out later than it would alone, on average: one by one n frames are there after
+        1, 2 .. n calls, which is (n + 1) / 2.
+        """
+        return self.ratio <= (self.frames + 1) / (2 * self.frames)
 
 
 class Restorer(Protocol):
