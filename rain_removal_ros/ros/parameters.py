@@ -136,8 +136,8 @@ PARAMETERS: tuple[Parameter, ...] = (
     Parameter(
         "batching",
         True,
-        "Restore images of several cameras that wait at the same time in one call, where it has been measured "
-        "that on average none comes out later for it; no image waits for others.",
+        "Restore images of several cameras that wait at the same time in one call, where it has been "
+        "measured that on average none comes out later for it; no image waits for others.",
         Changes.ANY_TIME,
     ),
     Parameter(
