@@ -37,7 +37,7 @@ from rain_removal_ros.frame_statistics import (
     Way,
 )
 from rain_removal_ros.rain_monitor import DryThresholds, DryWatch, Weather
-from rain_removal_ros.runtime import BatchTrial, Output, Restored, Restorer
+from rain_removal_ros.runtime import BatchTrial, Output, Restored, Restorer, describe
 from rain_removal_ros.runtime.checks import check_restored
 from rain_removal_ros.runtime.sizes import check_size
 
@@ -139,7 +139,7 @@ class Build:
 
     def __str__(self) -> str:
         said = f" ({self.message})" if self.message else ""
-        return f"engine for {_named((self.size, self.outputs), self.frames)}, {self.elapsed:.1f} s{said}"
+        return f"engine for {describe(*self.size, self.outputs, self.frames)}, {self.elapsed:.1f} s{said}"
 
 
 @dataclass(frozen=True)
@@ -403,7 +403,7 @@ class Pipeline:
             else:
                 used = trial.pays and frames in restorer.prepared_batches(height, width, outputs)
                 said = f"{trial.ratio:.2f} of the time{'' if used else ', not used'}"
-            told.append(f"{_named(((height, width), outputs), frames)}: {said}")
+            told.append(f"{describe(height, width, outputs, frames)}: {said}")
         return told
 
     @property
@@ -1106,13 +1106,6 @@ def _without_variables(error: BaseException) -> BaseException:
         traceback.clear_frames(link.__traceback__)
         link = link.__cause__ or link.__context__
     return error
-
-
-def _named(key: Key, frames: int) -> str:
-    """`320x192 image+inverse_depth`, `4 x 320x192 image+inverse_depth`"""
-    (height, width), outputs = key
-    several = f"{frames} x " if frames > 1 else ""
-    return f"{several}{width}x{height} {'+'.join(output.value for output in Output if output in outputs)}"
 
 
 def _input_of(rgb: np.ndarray) -> Restored:

@@ -114,6 +114,15 @@ class Bench:
         self.handler.published.clear()
         self.handler.images.clear()
 
+    def hold_a_trial(self) -> None:
+        """Have a trial go on without end, after the frames that it came of have gone out."""
+        self.one_by_one()
+        self.restorer.batch_gate.clear()
+        self.wait_together()
+        self.restorer.gate.set()
+        assert self.restorer.trying.acquire(timeout=PATIENCE)
+        self.handler.wait_for(lambda: self.published() == self.each(2))
+
     def published(self) -> Counter:
         return Counter(camera for camera, _, _ in self.handler.published)
 
@@ -410,12 +419,7 @@ def test_the_inference_of_a_frame_is_that_of_its_whole_call(bench):
 
 def test_nothing_waits_for_a_trial(bench):
     bench = bench()
-    bench.one_by_one()
-    bench.restorer.batch_gate.clear()
-    bench.wait_together()
-    bench.restorer.gate.set()
-    assert bench.restorer.trying.acquire(timeout=PATIENCE)
-    bench.handler.wait_for(lambda: bench.published() == bench.each(2))
+    bench.hold_a_trial()
     assert bench.pipeline.building.frames == 4
     assert bench.pipeline.wait_until_built(PATIENCE)
     bench.send("camera1")
@@ -532,12 +536,7 @@ def test_frames_that_were_to_follow_a_call_that_hangs_are_counted_too(bench):
 
 def test_a_trial_that_hangs_is_not_repeated_with_the_next_runtime(bench):
     bench = bench()
-    bench.one_by_one()
-    bench.restorer.batch_gate.clear()
-    bench.wait_together()
-    bench.restorer.gate.set()
-    assert bench.restorer.trying.acquire(timeout=PATIENCE)
-    bench.handler.wait_for(lambda: bench.published() == bench.each(2))
+    bench.hold_a_trial()
     bench.options = Options(inference_timeout_s=0.1)
     bench.restorer.gate.clear()  # as a frame that waits for a device in which the trial hangs
     bench.send("camera1")

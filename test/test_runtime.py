@@ -606,7 +606,7 @@ def timed(monkeypatch):
     return make
 
 
-def test_frames_go_together_where_that_was_quicker(timed):
+def test_frames_go_together_where_that_pays(timed):
     subject = timed(n4=0.024)
     assert not subject.prepared_batches(64, 64, IMAGE)
     trial = subject.try_batch(4)
@@ -649,7 +649,7 @@ def test_a_trial_goes_on_while_its_turns_disagree_and_leaves_most_of_the_time_to
 
 
 @pytest.mark.parametrize("seconds", [0.0251, 0.04, 0.2])
-def test_what_was_not_quicker_gives_its_memory_back(timed, seconds):
+def test_what_does_not_pay_gives_its_memory_back(timed, seconds):
     subject = timed(n4=seconds)
     trial = subject.try_batch(4)
     assert not trial.pays and trial.ratio == pytest.approx(seconds / 0.04)

@@ -22,6 +22,12 @@ class Output(StrEnum):
     LABELS = "labels"
 
 
+def describe(height: int, width: int, outputs: Collection[Output], frames: int = 1) -> str:
+    """What a graph is for: `1024x512 image+inverse_depth`, `4 x 1024x512 image+inverse_depth`"""
+    several = f"{frames} x " if frames > 1 else ""
+    return f"{several}{width}x{height} {'+'.join(output.value for output in Output if output in outputs)}"
+
+
 @dataclass(frozen=True)
 class Restored:
     """The restored frame; what was not asked for is None. What the weather is like comes with the image."""

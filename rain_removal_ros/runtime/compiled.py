@@ -26,6 +26,7 @@ from rain_removal_ros.runtime import (
     Restored,
     RuntimeInfo,
     RuntimeSettings,
+    describe,
 )
 from rain_removal_ros.runtime.build_process import SHARED, BuildCancelledError, Cancellation
 from rain_removal_ros.runtime.networks import Networks
@@ -61,12 +62,6 @@ def ordered(outputs: Collection[Output]) -> Outputs:
     if not chosen:
         raise ValueError("no outputs were asked for")
     return tuple(output for output in Output if output in chosen)
-
-
-def describe(height: int, width: int, outputs: Outputs, frames: int = 1) -> str:
-    """`1024x512 image+inverse_depth`, `4 x 1024x512 image+inverse_depth`"""
-    several = f"{frames} x " if frames > 1 else ""
-    return f"{several}{width}x{height} {'+'.join(output.value for output in outputs)}"
 
 
 def as_restored(

@@ -6,10 +6,10 @@ from abc import abstractmethod
 from collections.abc import Mapping
 
 from rain_removal_ros.errors import BackendError
-from rain_removal_ros.runtime import Progress
+from rain_removal_ros.runtime import Progress, describe
 from rain_removal_ros.runtime.build_process import Cancellation
 from rain_removal_ros.runtime.cache import EngineCache, EngineKey
-from rain_removal_ros.runtime.compiled import CompiledFrame, CompilingRestorer, Outputs, describe
+from rain_removal_ros.runtime.compiled import CompiledFrame, CompilingRestorer, Outputs
 from rain_removal_ros.runtime.networks import Networks
 from rain_removal_ros.runtime.progress import reporting
 

@@ -10,8 +10,8 @@ import numpy as np
 import torch
 
 from rain_removal_ros.errors import BackendError
-from rain_removal_ros.runtime import Progress
-from rain_removal_ros.runtime.compiled import CompiledFrame, CompilingRestorer, Outputs, describe
+from rain_removal_ros.runtime import Progress, describe
+from rain_removal_ros.runtime.compiled import CompiledFrame, CompilingRestorer, Outputs
 from rain_removal_ros.runtime.device_frames import DeviceFrames
 from rain_removal_ros.runtime.graph import FrameGraph, LevelsGraph
 from rain_removal_ros.runtime.networks import Networks
