@@ -323,6 +323,7 @@ def test_a_hanging_stand_in_does_not_condemn_the_runtime(monkeypatch):
         handler.wait_for(lambda: handler.problems)
         assert pipeline.health.failure is None
         restorer.build_gate.set()
+        pipeline.wait_until_built(PATIENCE)  # before that nothing is left to serve a frame
         pipeline.submit("front", (1, *SIZE))
         handler.wait_for(lambda: handler.published)
         assert pipeline.restorer is restorer and not handler.recovered
