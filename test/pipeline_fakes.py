@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import threading
+import time
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 
@@ -101,11 +102,16 @@ class FakeRestorer:
         frames: int,
         longest_s: float,
         on_progress: Progress | None = None,
+        gives_way: Callable[[], bool] | None = None,
     ) -> BatchTrial:
         batch = (height, width), frozenset(outputs), frames
         self.tried.append(batch)
         self.trying.release()
-        assert self.batch_gate.wait(PATIENCE)
+        began = time.monotonic()
+        while not self.batch_gate.wait(0.01):
+            if gives_way is not None and gives_way():
+                raise NotPreparedError("given up for something more urgent")
+            assert time.monotonic() < began + PATIENCE
         if self.fail_batches is not None:
             raise self.fail_batches
         trial = BatchTrial(frames, self.batch_ratios.get(frames, 1.0), call_s=0.01)

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from pipeline_fakes import PATIENCE, FakeHandler, FakeRestorer
 
-from rain_removal_ros import pipeline as pipeline_module
 from rain_removal_ros import rain_monitor
 from rain_removal_ros.errors import ImageError, NotPreparedError
-from rain_removal_ros.pipeline import OnFailure, Options, Pipeline, Problem, Way
+from rain_removal_ros.pipeline import OnFailure, Options, Pipeline, Problem, Way, batches, failures
+from rain_removal_ros.pipeline.pipeline import _Plan
 from rain_removal_ros.runtime import Output
 
 SIZE, OTHER_SIZE = (72, 96), (128, 128)
@@ -93,7 +93,7 @@ class Bench:
                 lambda: (
                     not pipeline._busy
                     and pipeline._next_camera() is None
-                    and pipeline._build is None
+                    and pipeline._builds.current is None
                     and pipeline._next_build() is None
                 ),
                 PATIENCE,
@@ -254,7 +254,7 @@ def test_a_call_that_takes_long_beside_the_time_after_which_one_hangs_is_not_mad
     bench.ready()
     bench.options = Options(inference_timeout_s=0.03)
     assert bench.options.longest_batch_s < 0.01
-    plan = pipeline_module._Plan(bench.restorer, SIZE, IMAGE)
+    plan = _Plan(bench.restorer, SIZE, IMAGE)
     assert bench.pipeline._frames_a_call(plan, 4, bench.options) == 1
     assert bench.pipeline._frames_a_call(plan, 4, Options()) == 4
 
@@ -336,7 +336,7 @@ def test_where_one_call_fails_every_frame_is_restored_alone(bench, monkeypatch, 
     assert bench.restorer.together == ([4] * 3 if gave_way else [4]), "it does not fail again and again"
     assert [camera for camera, _, _ in bench.handler.problems] == ([] if gave_way else [None])
     bench.restorer.fail_together = None
-    monkeypatch.setattr(pipeline_module, "RETRY_AFTER_S", 0.0)
+    monkeypatch.setattr(failures, "RETRY_AFTER_S", 0.0)
     bench.burst()
     bench.restorer.together.clear()
     bench.burst()
@@ -457,7 +457,7 @@ def test_a_trial_that_fails_is_told_once_at_most_and_stops_no_frame(bench, monke
     assert bench.tried() == [4, 2] and bench.handler.problems == told
     assert bench.published() == bench.each(4)
     assert bench.pipeline.failed_builds == [] and bench.pipeline.wait_until_built(PATIENCE)
-    monkeypatch.setattr(pipeline_module, "RETRY_AFTER_S", 0.0)
+    monkeypatch.setattr(failures, "RETRY_AFTER_S", 0.0)
     bench.burst()
     assert bench.tried() == [4, 2, 4] and bench.handler.problems == told
     bench.restorer.fail_batches = None
@@ -466,8 +466,44 @@ def test_a_trial_that_fails_is_told_once_at_most_and_stops_no_frame(bench, monke
     assert bench.restorer.together == [4]
 
 
+def test_a_trial_gives_way_to_a_size_that_somebody_waits_for_and_is_made_another_time(bench, monkeypatch):
+    bench = bench()
+    bench.hold_a_trial()
+    bench.send(FIRST, (0, *OTHER_SIZE))
+    bench.handler.wait_for(lambda: bench.published()[FIRST] == 3)
+    assert not bench.restorer.batch_gate.is_set() and not bench.handler.problems
+    assert bench.tried() == [4]
+    monkeypatch.setattr(failures, "RETRY_AFTER_S", 0.0)
+    bench.restorer.batch_gate.set()
+    bench.burst()
+    assert bench.tried() == [4, 4]
+    bench.burst()
+    assert bench.restorer.together == [4]
+
+
+def test_what_a_trial_said_is_tried_again_after_some_time(bench, monkeypatch):
+    bench = bench(ratios={4: 1.2, 2: 1.2})
+    bench.ready()
+    bench.burst()
+    bench.burst()
+    assert bench.tried() == [4, 2]
+    monkeypatch.setattr(batches, "TRIED_AGAIN_AFTER_S", 0.0)  # the machine was busy with other things
+    bench.restorer.batch_ratios = {4: 0.5}
+    bench.burst()
+    assert bench.tried() == [4, 2, 4]
+    bench.burst()
+    assert bench.restorer.together == [4]
+    bench.restorer.batch_ratios = {4: 1.2}  # and now it is
+    bench.restorer.together.clear()
+    while bench.restorer.prepared_batches(*SIZE, IMAGE) and len(bench.tried()) < 20:
+        bench.burst()
+    bench.restorer.together.clear()
+    bench.burst()
+    assert not bench.restorer.together
+
+
 def test_what_is_known_of_trials_is_bounded(bench, monkeypatch):
-    monkeypatch.setattr(pipeline_module, "TRIALS_KEPT", 3)
+    monkeypatch.setattr(batches, "TRIALS_KEPT", 3)
     bench = bench()
     for width in range(100, 110):
         bench.pipeline._try_batch(((100, width), IMAGE), 2, bench.restorer, bench.pipeline._crew)

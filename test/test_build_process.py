@@ -89,8 +89,10 @@ def test_a_server_that_ended_for_want_of_work_is_started_again(process, monkeypa
         assert process._server.wait(PATIENCE) == 0
 
 
-def test_a_cancelled_build_ends_at_once_with_its_process(process, tmp_path):
-    cancellation, raised = Cancellation(), []
+@pytest.mark.parametrize("reason", ["cancelled", "others more urgent"])
+def test_a_build_that_is_given_up_ends_at_once_with_its_process(process, tmp_path, reason):
+    urgent, raised = threading.Event(), []
+    cancellation = Cancellation(gives_way=urgent.is_set)
 
     def run() -> None:
         try:
@@ -101,7 +103,11 @@ def test_a_cancelled_build_ends_at_once_with_its_process(process, tmp_path):
     thread = threading.Thread(target=run)
     thread.start()
     builder = int(wait_for_file(tmp_path / "pid"))
-    process.cancel(cancellation)
+    assert thread.is_alive()
+    if reason == "cancelled":
+        process.cancel(cancellation)
+    else:
+        urgent.set()
     thread.join(PATIENCE)
     assert raised and ended(builder)
     with pytest.raises(BuildCancelledError):

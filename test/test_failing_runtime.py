@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 from pipeline_fakes import PATIENCE, FakeHandler, FakeRestorer
 
-from rain_removal_ros import pipeline as pipeline_module
 from rain_removal_ros.frame_statistics import Way
-from rain_removal_ros.pipeline import OnFailure, Options, Pipeline, Problem
+from rain_removal_ros.pipeline import MAX_STUCK, OnFailure, Options, Pipeline, Problem, failures
+from rain_removal_ros.pipeline import pipeline as pipeline_module
+from rain_removal_ros.pipeline.pipeline import FAILURES_IN_A_ROW
 from rain_removal_ros.runtime import Output
 
 SIZE = (72, 96)
@@ -111,18 +112,18 @@ def test_while_an_inference_hangs_everything_else_goes_on_answering(bench):
 
 
 def test_what_hangs_again_and_again_is_not_made_without_end(bench, monkeypatch):
-    monkeypatch.setattr(pipeline_module, "RETRY_AFTER_S", 0.0)
+    monkeypatch.setattr(failures, "RETRY_AFTER_S", 0.0)
     bench = bench(inference_timeout_s=0.05)
-    for number in range(pipeline_module.MAX_STUCK):
+    for number in range(MAX_STUCK):
         bench.restorers[-1].gate.clear()
         bench.pipeline.submit("front", (number, *SIZE))
         bench.handler.wait_for(lambda n=number: len(bench.failures()) == n + 1)
-        if number + 1 < pipeline_module.MAX_STUCK:
+        if number + 1 < MAX_STUCK:
             bench.handler.wait_for(lambda n=number: len(bench.handler.recovered) == n + 1)
-    assert bench.pipeline.health.stuck == pipeline_module.MAX_STUCK
-    assert len(bench.restorers) == pipeline_module.MAX_STUCK
+    assert bench.pipeline.health.stuck == MAX_STUCK
+    assert len(bench.restorers) == MAX_STUCK
     bench.restorers[0].gate.set()  # one comes back, so there is room for another
-    bench.handler.wait_for(lambda: len(bench.handler.recovered) == pipeline_module.MAX_STUCK)
+    bench.handler.wait_for(lambda: len(bench.handler.recovered) == MAX_STUCK)
     bench.publishes(99)
 
 
@@ -135,12 +136,12 @@ def test_after_a_device_error_that_stays_the_runtime_is_made_anew_without_the_ol
     closed_before = []
     bench.on_make = lambda: closed_before.append(bench.restorers[0].closed)
     bench.restorers[0].fail_frames = error
-    for number in range(1, 1 + pipeline_module.FAILURES_IN_A_ROW):
+    for number in range(1, 1 + FAILURES_IN_A_ROW):
         bench.send(number)
     bench.handler.wait_for(lambda: bench.handler.recovered)
     bench.publishes(9)
     assert closed_before == [True]
-    assert len(bench.failures()) == pipeline_module.FAILURES_IN_A_ROW
+    assert len(bench.failures()) == FAILURES_IN_A_ROW
     assert bench.restorers[1].builds == [(SIZE, IMAGE)], "what was in use is ready before it serves"
 
 
@@ -156,7 +157,7 @@ def test_one_failure_is_a_lost_frame_and_nothing_more(bench):
 
 
 def test_a_runtime_that_cannot_be_made_anew_is_tried_again_later(bench, monkeypatch):
-    monkeypatch.setattr(pipeline_module, "RETRY_AFTER_S", 0.05)
+    monkeypatch.setattr(failures, "RETRY_AFTER_S", 0.05)
     bench = bench()
     bench.publishes(0)
     left = [RuntimeError("the device fell off the bus")] * 2
@@ -178,14 +179,14 @@ def break_runtime(bench: Bench) -> None:
     """Have the inference fail until the runtime is taken to have failed."""
     bench.publishes(0)
     bench.restorers[0].fail_frames = RuntimeError("lost")
-    for number in range(1, 1 + pipeline_module.FAILURES_IN_A_ROW):
+    for number in range(1, 1 + FAILURES_IN_A_ROW):
         bench.send(number)
 
 
 def test_a_runtime_made_anew_that_cannot_be_compiled_gives_its_memory_back_before_the_next_is_made(
     bench, monkeypatch
 ):
-    monkeypatch.setattr(pipeline_module, "RETRY_AFTER_S", 0.05)
+    monkeypatch.setattr(failures, "RETRY_AFTER_S", 0.05)
     bench = bench()
     still_open = []
 

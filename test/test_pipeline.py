@@ -12,9 +12,9 @@ import pytest
 from pipeline_fakes import PATIENCE, FakeHandler, FakeRestorer, streak_light_of
 
 from rain_removal_ros import frame_statistics
-from rain_removal_ros import pipeline as pipeline_module
 from rain_removal_ros.errors import ImageError
-from rain_removal_ros.pipeline import Distribution, Options, Pipeline, Problem, Stage, Way
+from rain_removal_ros.pipeline import Distribution, Options, Pipeline, Problem, Stage, Way, builds, failures
+from rain_removal_ros.pipeline import pipeline as pipeline_module
 from rain_removal_ros.runtime import Output
 
 SIZE = (72, 96)
@@ -209,7 +209,7 @@ def test_a_stand_in_that_cannot_be_made_is_not_made_for_every_frame(make, restor
     assert handler.problems == [("front", Problem.FAILED, "no memory left")] * 3
     assert len(tried) == 1
     mended = True
-    monkeypatch.setattr(pipeline_module, "RETRY_AFTER_S", 0.0)
+    monkeypatch.setattr(failures, "RETRY_AFTER_S", 0.0)
     pipeline.submit("front", (3, *SIZE))
     handler.wait_for(lambda: handler.published)
     assert len(tried) == 2
@@ -270,10 +270,10 @@ def test_a_graph_that_gave_way_is_compiled_by_the_builder_and_the_frames_wait(ma
 def test_failed_sizes_are_not_remembered_without_end(make, restorer, handler):
     restorer.fail_builds = RuntimeError("no tactic")
     pipeline = make()
-    for extra in range(pipeline_module.FAILED_BUILDS_KEPT + 10):
+    for extra in range(builds.KEPT + 10):
         pipeline.build((100 + extra, 100), IMAGE)
     assert not pipeline.wait_until_built(PATIENCE)
-    assert len(pipeline.failed_builds) == pipeline_module.FAILED_BUILDS_KEPT
+    assert len(pipeline.failed_builds) == builds.KEPT
 
 
 def test_a_long_or_wild_text_of_an_error_is_told_short_and_printable(make, handler):
@@ -409,7 +409,7 @@ def test_a_network_that_raises_is_reported_and_the_next_frame_is_tried(make, res
 
 
 def test_a_failed_build_is_reported_and_tried_again(make, restorer, handler, monkeypatch):
-    monkeypatch.setattr(pipeline_module, "RETRY_AFTER_S", 0.0)
+    monkeypatch.setattr(failures, "RETRY_AFTER_S", 0.0)
     restorer.fail_builds = RuntimeError("no tactic")
     pipeline = make()
     pipeline.submit("front", (0, *SIZE))
@@ -441,7 +441,7 @@ def test_a_build_stays_failed_until_it_is_tried_again_with_success(make, restore
     pipeline = make()
     pipeline.build(SIZE, IMAGE)
     assert not pipeline.wait_until_built(PATIENCE)
-    monkeypatch.setattr(pipeline_module, "RETRY_AFTER_S", 0.0)
+    monkeypatch.setattr(failures, "RETRY_AFTER_S", 0.0)
     assert pipeline.failed_builds == ["96x72: no tactic"]
     restorer.fail_builds = None
     pipeline.submit("front", (0, *SIZE))
@@ -454,7 +454,7 @@ def test_a_size_that_no_network_takes_is_not_held_against_the_runtime_for_ever(m
     pipeline.build((32, 32), IMAGE)
     assert not pipeline.wait_until_built(PATIENCE)
     assert len(pipeline.failed_builds) == 1
-    monkeypatch.setattr(pipeline_module, "RETRY_AFTER_S", 0.0)
+    monkeypatch.setattr(failures, "RETRY_AFTER_S", 0.0)
     assert pipeline.failed_builds == []
 
 

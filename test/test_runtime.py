@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 import threading
 from collections import Counter
@@ -584,12 +585,12 @@ class TimedRestorer(CompilingRestorer):
         self.rests: list[float] = []
         self.on_run = lambda frames: None
 
-    def _compile(self, height, width, outputs, frames, on_progress):
+    def _compile(self, height, width, outputs, frames, on_progress, cancellation):
         self.made.append(TimedFrame(self, frames))
         return self.made[-1]
 
-    def try_batch(self, frames, size=(64, 64), longest_s=1.0):
-        return self.prepare_batch(*size, IMAGE, frames, longest_s)
+    def try_batch(self, frames, size=(64, 64), longest_s=1.0, gives_way=None):
+        return self.prepare_batch(*size, IMAGE, frames, longest_s, gives_way=gives_way)
 
 
 @pytest.fixture
@@ -729,6 +730,20 @@ def test_a_trial_that_ends_early_leaves_nothing_in_memory(timed, happening, call
     subject.close()
 
 
+@pytest.mark.parametrize("turn", [1, 3, 9])
+@pytest.mark.parametrize("before", [False, True])
+def test_a_trial_gives_way_and_only_what_was_there_before_stays(timed, before, turn):
+    subject = timed(n4=0.024)
+    if before:
+        subject.try_batch(4)
+    asked = itertools.count(1)
+    with pytest.raises(NotPreparedError, match="more urgent"):
+        subject.try_batch(4, gives_way=lambda: next(asked) == turn)
+    assert subject.prepared_batches(64, 64, IMAGE) == ({4} if before else set())
+    assert all(frame.closed is not before for frame in subject.made[1:])
+    assert subject.try_batch(4).pays
+
+
 def test_what_pays_no_more_when_it_is_tried_again_gives_its_memory_back(timed):
     subject = timed(n4=0.024)
     subject.try_batch(4)
@@ -786,7 +801,7 @@ def test_engines_of_several_frames_are_cached_beside_those_of_one_whose_keys_sta
     for _ in range(2):
         subject = restorer(cache_dir=tmp_path)
         subject.prepare(64, 96, IMAGE)
-        subject.prepare_batch(64, 96, IMAGE, 2, 60.0, said.append)
+        subject.prepare_batch(64, 96, IMAGE, 2, 60.0, on_progress=said.append)
     assert "frames" not in subject.key(64, 96, IMAGE).fields
     assert subject.key(64, 96, IMAGE, 2).fields["frames"] == "2"
     assert said[0].startswith("2 x 96x64 image for openvino")

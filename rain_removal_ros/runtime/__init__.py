@@ -143,13 +143,15 @@ class Restorer(Protocol):
         frames: int,
         longest_s: float,
         on_progress: Progress | None = None,
+        gives_way: Callable[[], bool] | None = None,
     ) -> BatchTrial:
         """Compile the network for so many frames a call and time it against as many calls of one frame; it
         stays in memory where it pays. Frames that are restored meanwhile wait for one call at a time.
 
         Nothing is compiled where a call would take longer than `longest_s`. Raises NotPreparedError where no
-        graph of one frame and exactly these outputs is in memory, or no room for another is left: batches
-        never push anything out, and are the first to give way.
+        graph of one frame and exactly these outputs is in memory, or no room for another is left (batches
+        never push anything out, and are the first to give way), or as soon as `gives_way`, which is asked
+        again and again, says that something is more urgent.
         """
 
     def prepared_batches(self, height: int, width: int, outputs: Collection[Output]) -> Collection[int]:

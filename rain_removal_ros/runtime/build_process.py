@@ -19,7 +19,7 @@ import subprocess
 import sys
 import termios
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import IO, Any, NoReturn
@@ -32,6 +32,9 @@ IDLE_S = 30.0
 
 NICENESS = 5
 """A build must not take the processor from the frames that go on meanwhile."""
+
+POLLED_EVERY_S = 0.1
+"""So often a build that gives way to others looks for them."""
 
 PRELOADED = ("rain_removal_ros.runtime.networks",)
 
@@ -55,9 +58,28 @@ class BuildOrder:
 
 @dataclass
 class Cancellation:
-    """Tells a build that nobody waits for its result any more."""
+    """Tells a build that nobody waits for its result any more.
 
-    requested: bool = field(default=False, init=False)
+    of_all: that of more builds, of which this is one. gives_way: asked again and again while this one runs,
+    whether something is more urgent.
+    """
+
+    of_all: Cancellation | None = None
+    gives_way: Callable[[], bool] | None = None
+    _called: bool = field(default=False, init=False)
+
+    @property
+    def requested(self) -> bool:
+        return self._called or (self.of_all is not None and self.of_all.requested)
+
+    def request(self) -> None:
+        self._called = True
+
+    def poll(self) -> bool:
+        """Whether the build is to be given up, asking what it gives way to."""
+        if not self.requested and self.gives_way is not None and self.gives_way():
+            self.request()
+        return self.requested
 
 
 class BuildProcess:
@@ -97,8 +119,8 @@ class BuildProcess:
     def cancel(self, cancellation: Cancellation) -> None:
         """Give up the build with this cancellation, whether it waits or runs."""
         with self._state:
-            cancellation.requested = True
-            if self._current is cancellation and self._server is not None:
+            cancellation.request()
+            if self._current is not None and self._current.requested and self._server is not None:
                 _kill(self._server)
 
     def _start(self, cancellation: Cancellation) -> subprocess.Popen[bytes]:
@@ -115,6 +137,10 @@ class BuildProcess:
 
     def _receive(self, server: subprocess.Popen[bytes], cancellation: Cancellation) -> bytes:
         assert server.stdout is not None  # a pipe
+        if cancellation.gives_way is not None:
+            while not select.select([server.stdout], [], [], POLLED_EVERY_S)[0]:
+                if cancellation.poll():
+                    self.cancel(cancellation)
         line = server.stdout.readline()
         try:
             answer = json.loads(line)

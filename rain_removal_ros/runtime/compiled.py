@@ -10,7 +10,7 @@ import threading
 import time
 from abc import ABC, abstractmethod
 from collections import OrderedDict
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from typing import Protocol
 
@@ -138,7 +138,13 @@ class CompilingRestorer(ABC):
 
     @abstractmethod
     def _compile(
-        self, height: int, width: int, outputs: Outputs, frames: int, on_progress: Progress | None
+        self,
+        height: int,
+        width: int,
+        outputs: Outputs,
+        frames: int,
+        on_progress: Progress | None,
+        cancellation: Cancellation,
     ) -> CompiledFrame:
         """Find in the cache or compile the graph of this size, these outputs and so many frames a call."""
 
@@ -166,7 +172,8 @@ class CompilingRestorer(ABC):
         with self._building:
             if self._find(height, width, outputs, exact=True) is not None:
                 return
-            frame = self._compile(height, width, outputs, 1, on_progress or self._on_progress)
+            told = on_progress or self._on_progress
+            frame = self._compile(height, width, outputs, 1, told, self._cancellation)
             frame.run([np.zeros((height, width, 3), np.uint8)])  # the first run allocates
             with self._table:
                 self._compiled[height, width, outputs, 1] = frame
@@ -198,56 +205,83 @@ class CompilingRestorer(ABC):
         frames: int,
         longest_s: float,
         on_progress: Progress | None = None,
+        gives_way: Callable[[], bool] | None = None,
     ) -> BatchTrial:
-        outputs = ordered(outputs)
-        what = describe(height, width, outputs, frames)
-        with self._building:
-            found = self._find(height, width, outputs, exact=True)
-            if found is None:
-                raise NotPreparedError(f"no graph of one frame is in memory to compare {what} with")
-            single = found[1]
-            images = [np.zeros((height, width, 3), np.uint8)] * frames
-            if frames * min(self._timed(single, images[:1], what) for _ in range(2)) > longest_s:
-                return BatchTrial(frames, float("inf"), float("inf"))
-            made = self._find(height, width, outputs, exact=True, frames=frames)
-            if made is None:
-                if len(self._compiled) >= self.graphs_in_memory:
-                    raise NotPreparedError(f"no room for {what} is left beside the graphs in memory")
-                batch = self._compile(height, width, outputs, frames, on_progress or self._on_progress)
-            else:
-                batch = made[1]
-            try:
-                trial = self._compare(single, batch, images, what)
-            except BaseException:
-                self._drop(batch)
+        cancellation = Cancellation(self._cancellation, gives_way)
+        try:
+            with self._building:
+                return self._try(
+                    height, width, ordered(outputs), frames, longest_s, on_progress, cancellation
+                )
+        except BuildCancelledError as error:
+            if self._cancellation.requested:
                 raise
-            if trial.pays:
-                with self._table:
-                    self._compiled[height, width, outputs, frames] = batch
-            else:
+            raise NotPreparedError("given up for something more urgent") from error
+
+    def _try(
+        self,
+        height: int,
+        width: int,
+        outputs: Outputs,
+        frames: int,
+        longest_s: float,
+        on_progress: Progress | None,
+        cancellation: Cancellation,
+    ) -> BatchTrial:
+        what = describe(height, width, outputs, frames)
+        found = self._find(height, width, outputs, exact=True)
+        if found is None:
+            raise NotPreparedError(f"no graph of one frame is in memory to compare {what} with")
+        single = found[1]
+        images = [np.zeros((height, width, 3), np.uint8)] * frames
+        if frames * min(self._timed(single, images[:1], cancellation) for _ in range(2)) > longest_s:
+            return BatchTrial(frames, float("inf"), float("inf"))
+        made = self._find(height, width, outputs, exact=True, frames=frames)
+        if made is None:
+            if len(self._compiled) >= self.graphs_in_memory:
+                raise NotPreparedError(f"no room for {what} is left beside the graphs in memory")
+            told = on_progress or self._on_progress
+            batch = self._compile(height, width, outputs, frames, told, cancellation)
+        else:
+            batch = made[1]
+        try:
+            trial = self._compare(single, batch, images, cancellation)
+        except BaseException as error:
+            if made is None or not isinstance(error, BuildCancelledError):
                 self._drop(batch)
-            return trial
+            raise
+        if trial.pays:
+            with self._table:
+                self._compiled[height, width, outputs, frames] = batch
+        else:
+            self._drop(batch)
+        return trial
 
     def _compare(
-        self, single: CompiledFrame, batch: CompiledFrame, images: Sequence[np.ndarray], what: str
+        self,
+        single: CompiledFrame,
+        batch: CompiledFrame,
+        images: Sequence[np.ndarray],
+        cancellation: Cancellation,
     ) -> BatchTrial:
         batch.run(images)  # the first run allocates
         turns: list[BatchTrial] = []
         while len(turns) < FEWEST_TURNS or (
             len(turns) < MOST_TURNS and len({turn.pays for turn in turns}) > 1
         ):  # in turn, so that what else the machine does falls on both alike
-            apart = sum(self._timed(single, [image], what) for image in images)
-            together = self._timed(batch, images, what)
+            apart = sum(self._timed(single, [image], cancellation) for image in images)
+            together = self._timed(batch, images, cancellation)
             turns.append(BatchTrial(len(images), together / apart, together))
             time.sleep(RESTS * (apart + together))
         ratio = statistics.median(turn.ratio for turn in turns)
         return BatchTrial(len(images), ratio, statistics.median(turn.call_s for turn in turns))
 
-    def _timed(self, graph: CompiledFrame, images: Sequence[np.ndarray], what: str) -> float:
+    def _timed(self, graph: CompiledFrame, images: Sequence[np.ndarray], cancellation: Cancellation) -> float:
         """Seconds of one call, which frames in work wait for."""
+        cancellation.poll()  # before the lock is held: it asks others
         with self._running:
-            if self._cancellation.requested:
-                raise BuildCancelledError(f"the trial of {what} was cancelled")
+            if cancellation.requested:
+                raise BuildCancelledError("the trial was cancelled")
             start = time.perf_counter()
             graph.run(images)
             return time.perf_counter() - start

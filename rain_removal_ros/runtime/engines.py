@@ -66,7 +66,13 @@ class EngineRestorer(CompilingRestorer):
         )
 
     def _compile(
-        self, height: int, width: int, outputs: Outputs, frames: int, on_progress: Progress | None
+        self,
+        height: int,
+        width: int,
+        outputs: Outputs,
+        frames: int,
+        on_progress: Progress | None,
+        cancellation: Cancellation,
     ) -> CompiledFrame:
         graph = height, width, outputs, frames
         key = self.key(*graph)
@@ -80,7 +86,7 @@ class EngineRestorer(CompilingRestorer):
                     stage.text = "loaded from the cache"
                     return frame
                 stage.text = "compiling"
-                engine = self.build(*graph, self._cancellation)
+                engine = self.build(*graph, cancellation)
                 stage.text = "saving"
                 self._cache.store(key, lambda path: path.write_bytes(engine))
                 stage.text = "loading"

@@ -11,6 +11,7 @@ import torch
 
 from rain_removal_ros.errors import BackendError
 from rain_removal_ros.runtime import Progress, describe
+from rain_removal_ros.runtime.build_process import Cancellation
 from rain_removal_ros.runtime.compiled import CompiledFrame, CompilingRestorer, Outputs
 from rain_removal_ros.runtime.device_frames import DeviceFrames
 from rain_removal_ros.runtime.graph import FrameGraph, LevelsGraph
@@ -122,7 +123,13 @@ class TorchCpuRestorer(CompilingRestorer):
         super().__init__(networks, f"CPU, {torch.get_num_threads()} threads", chosen, reason, on_progress)
 
     def _compile(
-        self, height: int, width: int, outputs: Outputs, frames: int, on_progress: Progress | None
+        self,
+        height: int,
+        width: int,
+        outputs: Outputs,
+        frames: int,
+        on_progress: Progress | None,
+        cancellation: Cancellation,
     ) -> CompiledFrame:
         graph = frame_graph(self.networks, height, width, outputs, self.precision)
         return CpuFrame(graph, f"eager {describe(height, width, outputs, frames)}", frames)
@@ -147,7 +154,13 @@ class TorchCudaRestorer(CompilingRestorer):
         super().__init__(networks, torch.cuda.get_device_name(self._device), chosen, reason, on_progress)
 
     def _compile(
-        self, height: int, width: int, outputs: Outputs, frames: int, on_progress: Progress | None
+        self,
+        height: int,
+        width: int,
+        outputs: Outputs,
+        frames: int,
+        on_progress: Progress | None,
+        cancellation: Cancellation,
     ) -> CompiledFrame:
         described = describe(height, width, outputs, frames)
         what = f"preparing {described} for torch-cuda {self.precision}"

@@ -1,65 +1,47 @@
-"""The way of a frame from its arrival to what is published: newest frame wins, one worker, every stage timed.
+"""The pipeline's three threads.
 
-Knows neither ROS nor any network: messages are opaque, each camera's `FrameHandler` reads and publishes them,
-a `Restorer` restores.
-
-Three threads. The worker takes the cameras in turn and does everything to one frame before it takes the next,
-so that outputs keep their order; frames of several cameras that wait already go through the network in one
-call where that has been seen to be worth it, and no frame waits for others. The builder has the network
-compiled for image sizes and outputs that are seen for the first time, which may take minutes, and then tries
-what several frames in one call take; meanwhile the worker goes on with whatever is compiled already. The
-watchdog looks for an inference that does not come back: it leaves the two where they hang,
-starts others in their place, and has the restorer made anew, as it does where inference fails again and
-again.
+The worker takes the cameras in turn and does everything to one frame before it takes the next, so that
+outputs keep their order; frames of several cameras that wait already go through the network in one call where
+that has been seen to be worth it, and no frame waits for others. The builder has the network compiled for
+image sizes and outputs that are seen for the first time, which may take minutes, and then tries what several
+frames in one call take; meanwhile the worker goes on with whatever is compiled already. The watchdog looks
+for an inference that does not come back: it leaves the two where they hang, starts others in their place, and
+has the restorer made anew, as it does where inference fails again and again.
 """
 
 from __future__ import annotations
 
 import threading
 import time
-import traceback
-from collections import OrderedDict, deque
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from enum import StrEnum
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 
 from rain_removal_ros.errors import ImageError, InferenceError, NotPreparedError
-from rain_removal_ros.frame_statistics import (
-    CameraSnapshot,
-    CameraStatistics,
-    Distribution,
-    Problem,
-    Stage,
-    StageTimes,
-    Way,
+from rain_removal_ros.frame_statistics import CameraSnapshot, CameraStatistics, Problem, StageTimes, Way
+from rain_removal_ros.pipeline import failures
+from rain_removal_ros.pipeline.batches import Batches
+from rain_removal_ros.pipeline.builds import Builds
+from rain_removal_ros.pipeline.failures import Failure, problem_of_build, without_variables
+from rain_removal_ros.pipeline.interfaces import (
+    BatchKey,
+    Build,
+    FrameHandler,
+    Health,
+    Key,
+    Listener,
+    OnFailure,
+    Options,
+    Outputs,
+    Size,
 )
-from rain_removal_ros.rain_monitor import DryThresholds, DryWatch, Weather
-from rain_removal_ros.runtime import BatchTrial, Output, Restored, Restorer, describe
+from rain_removal_ros.rain_monitor import DryWatch, Weather
+from rain_removal_ros.runtime import BatchTrial, Output, Restored, Restorer
 from rain_removal_ros.runtime.checks import check_restored
 from rain_removal_ros.runtime.sizes import check_size
-
-__all__ = [
-    "Build",
-    "CameraSnapshot",
-    "Distribution",
-    "FrameHandler",
-    "Health",
-    "Listener",
-    "OnFailure",
-    "Options",
-    "Outputs",
-    "Pipeline",
-    "Problem",
-    "Stage",
-    "StageTimes",
-    "Way",
-]
-
-RETRY_AFTER_S = 10.0
-"""What could not be compiled or made (a graph, a stand-in, a runtime) is tried again after this long."""
 
 FAILURES_IN_A_ROW = 3
 """So many failed inferences, one after another, are the runtime's fault and not a frame's."""
@@ -70,124 +52,9 @@ MAX_STUCK = 3
 STAND_IN_PATIENCE = 10
 """A stand-in is slow, and prepares itself with its first frame: it may take so many times as long."""
 
-BATCHES = (8, 4, 2)
-"""So many frames may go together. Each is a graph of its own, so there are not more."""
-
-LONGEST_BATCH_S = 0.5
-"""Every other frame waits while a call lasts, so one that takes longer is neither tried nor used."""
-
-FAILED_BUILDS_KEPT = 64
-TRIALS_KEPT = 64
-REBUILT_WITHIN_S = 60.0
-"""A graph that is compiled again so soon gave way to another that is in use as well."""
-
-Outputs = frozenset[Output]
-Size = tuple[int, int]  # height, width
-Key = tuple[Size, Outputs]
-BatchKey = tuple[Key, int]  # of a frame, how many in a call
-Failure = tuple[float, BaseException]  # time.perf_counter(), what was raised
 _Given = TypeVar("_Given")
 
 IMAGE_ONLY: Outputs = frozenset({Output.IMAGE})
-
-
-class OnFailure(StrEnum):
-    """What becomes of a frame that cannot be restored, although it is good."""
-
-    DROP = "drop"
-    PASSTHROUGH = "passthrough"  # it is published as it came, and diagnostics say so
-
-
-@dataclass(frozen=True)
-class Options:
-    """What may change from frame to frame.
-
-    serve_while_building: whether a stand-in serves while the network is being compiled.
-    inference_timeout_s: an inference that takes longer hangs.
-    queue_length: frames of a camera that may wait; 1: the newest wins.
-    bypass_when_dry: publish frames as they came while it is dry, which dry_thresholds say.
-    batching: restore frames of several cameras in one call where on average none comes out later for it.
-    """
-
-    serve_while_building: bool = False
-    on_failure: OnFailure = OnFailure.DROP
-    inference_timeout_s: float = 5.0
-    queue_length: int = 1
-    bypass_when_dry: bool = False
-    dry_thresholds: DryThresholds = field(default_factory=DryThresholds)
-    batching: bool = True
-
-    @property
-    def longest_batch_s(self) -> float:
-        """So long may one call for several frames take; far from what is taken for a hanging one."""
-        return min(LONGEST_BATCH_S, self.inference_timeout_s / 4)
-
-
-@dataclass(frozen=True)
-class Build:
-    """A network being compiled: for what, since when, what it last said, and for how many frames a call."""
-
-    size: Size
-    outputs: Outputs
-    started: float  # time.perf_counter()
-    message: str = ""
-    frames: int = 1
-
-    @property
-    def elapsed(self) -> float:
-        return time.perf_counter() - self.started
-
-    def __str__(self) -> str:
-        said = f" ({self.message})" if self.message else ""
-        return f"engine for {describe(*self.size, self.outputs, self.frames)}, {self.elapsed:.1f} s{said}"
-
-
-@dataclass(frozen=True)
-class Health:
-    """How the runtime is.
-
-    failure: why it is taken to have failed, None where it works. remade: how often it has been made anew.
-    stuck: inferences that never came back. busy: the stage that the worker has been in, and for how long.
-    rebuilt: graphs compiled again within the last minute although they had been in memory shortly before.
-    """
-
-    failure: str | None
-    remade: int
-    stuck: int
-    busy: tuple[str, float] | None
-    rebuilt: int
-
-
-class FrameHandler(Protocol):
-    """Does what the messages of one camera need, on the worker's thread."""
-
-    def wanted(self) -> Outputs:
-        """The outputs that somebody wants now; none: the frame is not computed."""
-
-    def read(self, message: Any) -> Any:
-        """The picture in a message: anything with an `rgb`, uint8 (H, W, 3). Raises ImageError."""
-
-    def focal_px(self, message: Any, size: Size) -> float | None:
-        """The camera's focal length in pixels of an image of this size; None where it is not known."""
-
-    def write(self, message: Any, picture: Any, restored: Restored) -> Any:
-        """The outputs as they are published; None in `restored` where one is not to be."""
-
-    def publish(self, message: Any, written: Any) -> float | None:
-        """Publish them. Gives the image's age in seconds, None where it is not known."""
-
-
-class Listener(Protocol):
-    """Is told what happens, from the pipeline's threads."""
-
-    def on_built(self, build: Build) -> None:
-        """The network has been compiled for one more size, set of outputs or number of frames a call."""
-
-    def on_problem(self, camera: str | None, problem: Problem, error: BaseException) -> None:
-        """A frame came to nothing (camera), or a build or the runtime failed (None)."""
-
-    def on_recovered(self, restorer: Restorer, failure: str) -> None:
-        """The runtime has been made anew after this failure."""
 
 
 @dataclass
@@ -293,14 +160,8 @@ class Pipeline:
         self._stage: tuple[str, float] | None = None  # what the worker does, since when
         self._inferring: tuple[Restorer, int] | None = None  # with how many frames
         self._deadline: float | None = None  # of the inference under way
-        self._asked: deque[Key] = deque()
-        self._build: Build | None = None
-        self._failed: OrderedDict[Key, Failure] = OrderedDict()
-        self._built_at: OrderedDict[Key, float] = OrderedDict()
-        self._rebuilt: deque[float] = deque(maxlen=100)
-        self._batch_wanted: BatchKey | None = None  # to be tried
-        self._trials: OrderedDict[BatchKey, BatchTrial | Failure] = OrderedDict()
-        self._batch_hung = False
+        self._builds = Builds()
+        self._batches = Batches()
         self._failure: str | None = None
         self._failures_in_a_row = 0
         self._hangs = False
@@ -343,12 +204,12 @@ class Pipeline:
             camera.statistics.dropped += len(camera.waiting)
             camera.waiting.clear()
             camera.blocked_since = camera.desired = None
-        self._batch_wanted = None
+        self._batches.wanted = None
 
     def build(self, size: Size, outputs: Outputs) -> None:
         """Have the network compiled for this size (height, width) and these outputs; returns at once."""
         with self._changed:
-            self._asked.append((size, outputs))
+            self._builds.asked.append((size, outputs))
             self._changed.notify_all()
 
     def wait_until_built(self, timeout: float | None = None) -> bool:
@@ -357,32 +218,25 @@ class Pipeline:
         """
 
         def built() -> bool:
-            return (self._build is None or self._build.frames > 1) and self._next_key() is None
+            return (
+                self._builds.current is None or self._builds.current.frames > 1
+            ) and self._next_key() is None
 
         with self._changed:
             done = self._changed.wait_for(lambda: self._stopping or built(), timeout)
-            return done and not self._failed and not self._stopping
+            return done and not self._builds.any_failed and not self._stopping
 
     @property
     def building(self) -> Build | None:
         """What is being compiled now."""
         with self._changed:
-            return self._build
+            return self._builds.current
 
     @property
     def failed_builds(self) -> list[str]:
-        """What could not be compiled, and why, until it is tried again with success.
-
-        A size that no network takes is the images' fault: it is told for `RETRY_AFTER_S` only.
-        """
-        start = time.perf_counter() - RETRY_AFTER_S
+        """What could not be compiled, and why, until it is tried again with success."""
         with self._changed:
-            failures = [
-                (size, error)
-                for (size, _), (when, error) in self._failed.items()
-                if when > start or _problem_of_build(error) is Problem.BUILD
-            ]
-        return [f"{size[1]}x{size[0]}: {error}" for size, error in failures]
+            return self._builds.failures()
 
     @property
     def batching(self) -> list[str]:
@@ -391,20 +245,7 @@ class Pipeline:
             return ["off"]
         restorer = self.restorer
         with self._changed:
-            if self._batch_hung:
-                return ["not any more: the runtime hung with it"]
-            trials = list(self._trials.items())
-        told = []
-        for (((height, width), outputs), frames), trial in trials:
-            if not isinstance(trial, BatchTrial):
-                said = f"failed: {str(trial[1]) or type(trial[1]).__name__}"
-            elif trial.ratio == float("inf"):
-                said = "would take too long"
-            else:
-                used = trial.pays and frames in restorer.prepared_batches(height, width, outputs)
-                said = f"{trial.ratio:.2f} of the time{'' if used else ', not used'}"
-            told.append(f"{describe(height, width, outputs, frames)}: {said}")
-        return told
+            return self._batches.told(lambda key: restorer.prepared_batches(*key[0], key[1]))
 
     @property
     def health(self) -> Health:
@@ -417,7 +258,7 @@ class Pipeline:
                 remade=self._remade,
                 stuck=len(self._still_stuck()),
                 busy=None if stage is None else (stage[0], now - stage[1]),
-                rebuilt=sum(when > now - REBUILT_WITHIN_S for when in self._rebuilt),
+                rebuilt=self._builds.rebuilt(),
             )
 
     def snapshot(self) -> dict[str, CameraSnapshot]:
@@ -435,7 +276,7 @@ class Pipeline:
         """
         with self._changed:
             self._stopping = True
-            self._asked.clear()
+            self._builds.asked.clear()
             self._changed.notify_all()
             threads = [*self._threads, *self._stuck]
             building = [self.restorer, *filter(None, (self._successor,))]
@@ -604,29 +445,15 @@ class Pipeline:
             return [self._take(camera) for camera in alike()[: frames - 1]]
 
     def _frames_a_call(self, plan: _Plan, ready: int, options: Options) -> int:
-        """How many of so many frames to restore in one call: as many as make a frame the quickest, of the
-        numbers that were tried. The builder is told of one that was not.
-        """
+        """How many of so many frames to restore in one call. The builder is told of a number to be tried."""
         if ready == 1 or not options.batching:
             return 1
         in_memory = plan.restorer.prepared_batches(*plan.size, plan.outputs)
-        best = BatchTrial(1, ratio=1.0, call_s=0.0)
         with self._changed:
-            if self._batch_hung:
-                return 1
-            untried: BatchKey | None = None
-            for frames in (frames for frames in BATCHES if frames <= ready):
-                trial = self._trials.get((plan.key, frames))
-                if isinstance(trial, BatchTrial):
-                    usable = trial.pays and frames in in_memory and trial.call_s <= options.longest_batch_s
-                    best = trial if usable and trial.ratio < best.ratio else best
-                elif best.frames == 1 and untried is None and _may_be_tried(trial):
-                    untried = plan.key, frames
-            wanted = self._batch_wanted
-            if untried is not None and (wanted is None or wanted[0] != plan.key or wanted[1] < untried[1]):
-                self._batch_wanted = untried  # of those that wait together, not of the last of them
+            frames = self._batches.frames_a_call(plan.key, ready, in_memory, options.longest_batch_s)
+            if self._batches.wanted is not None:
                 self._changed.notify_all()
-        return best.frames
+        return frames
 
     def _restore(self, jobs: Sequence[_Job], plan: _Plan, options: Options, crew: int) -> None:
         """Restore and publish frames: in one call, and where that fails, one by one."""
@@ -799,9 +626,9 @@ class Pipeline:
             if wanted in prepared:
                 camera.desired = None
                 return _Plan(restorer, size, wanted)
-            failure = self._failed.get(key)
-            if _may_be_tried(failure):
-                failure, camera.desired = None, key
+            failure = self._builds.failure_of(key)
+            if failure is None:
+                camera.desired = key
                 self._changed.notify_all()
             others = [outputs for outputs in prepared if outputs & wanted]
             if others:
@@ -811,16 +638,18 @@ class Pipeline:
                 self._block(camera, frame)
                 return None
         if failure is not None:
-            return _Unserved(_problem_of_build(failure[1]), failure[1])
-        if self._stand_in is None and _may_be_tried(self._stand_in_failure):
+            return _Unserved(failure.problem, failure.error)
+        if self._stand_in is None and (
+            self._stand_in_failure is None or self._stand_in_failure.may_be_tried_again
+        ):
             assert self._make_stand_in is not None  # it serves
             try:
                 self._stand_in = self._make_stand_in()
             except BaseException as error:  # of whatever backend; not every frame is to load it in vain
-                self._stand_in_failure = time.perf_counter(), _without_variables(error)
+                self._stand_in_failure = Failure(without_variables(error))
         if self._stand_in is None:
             assert self._stand_in_failure is not None
-            return _Unserved(Problem.FAILED, self._stand_in_failure[1])
+            return _Unserved(Problem.FAILED, self._stand_in_failure.error)
         return _Plan(self._stand_in, size, wanted)
 
     def _block(self, camera: _Camera, frame: _Frame) -> None:
@@ -853,12 +682,12 @@ class Pipeline:
         )
         waiting = [c.desired for c in cameras if c.desired and c.blocked_since is not None]
         others = [c.desired for c in cameras if c.desired and c.blocked_since is None]
-        return next(iter([*waiting, *self._asked, *others]), None)
+        return next(iter([*waiting, *self._builds.asked, *others]), None)
 
     def _next_build(self) -> BatchKey | None:
         """What to compile next, for how many frames a call: what is only to be tried comes last."""
         key = self._next_key()
-        return self._batch_wanted if key is None else (key, 1)
+        return self._batches.wanted if key is None else (key, 1)
 
     def _build_all(self, crew: int) -> None:
         while True:
@@ -875,7 +704,7 @@ class Pipeline:
                 wanted = self._next_build()
                 assert wanted is not None  # it was waited for
                 key, frames = wanted
-                self._build = Build(*key, started=time.perf_counter(), frames=frames)
+                self._builds.current = Build(*key, started=time.perf_counter(), frames=frames)
                 restorer = self.restorer
             if frames > 1:
                 self._try_batch(key, frames, restorer, crew)
@@ -886,11 +715,11 @@ class Pipeline:
             try:
                 restorer.prepare(height, width, outputs, lambda text: self._on_progress(crew, text))
             except BaseException as error:  # of whatever compiler; it is reported and tried again later
-                failure = _without_variables(error)
+                failure = without_variables(error)
             with self._changed:
                 if crew != self._crew or (self._stopping and failure is not None):
                     return
-                build, self._build = self._build, None
+                build, self._builds.current = self._builds.current, None
                 if restorer is self.restorer and self._failure is None:
                     self._on_build_ended(key, failure, known)
                 self._unblock_all()  # what has been compiled may serve others too
@@ -898,67 +727,59 @@ class Pipeline:
             if failure is not None and given_up:
                 continue
             if failure is not None:
-                self._listener.on_problem(None, _problem_of_build(failure), failure)
+                self._listener.on_problem(None, problem_of_build(failure), failure)
             elif not known:
                 self._listener.on_built(build)
 
+    def _builds_wait(self) -> bool:
+        """Whether there is something to compile that is not only to be tried."""
+        with self._changed:
+            return self._next_key() is not None
+
     def _try_batch(self, key: Key, frames: int, restorer: Restorer, crew: int) -> None:
-        """Have the restorer try so many frames in one call; nothing waits for it."""
+        """Have the restorer try so many frames in one call, for as long as nothing waits to be compiled."""
         (height, width), outputs = key
         longest_s = self._options().longest_batch_s
         outcome: BatchTrial | Failure
         try:
             outcome = restorer.prepare_batch(
-                height, width, outputs, frames, longest_s, lambda text: self._on_progress(crew, text)
+                height,
+                width,
+                outputs,
+                frames,
+                longest_s,
+                lambda text: self._on_progress(crew, text),
+                self._builds_wait,
             )
         except BaseException as error:  # of whatever compiler; it is reported and tried again later
-            outcome = time.perf_counter(), _without_variables(error)
+            outcome = Failure(without_variables(error))
         with self._changed:
             if crew != self._crew or self._stopping:
                 return
-            build, self._build = self._build, None
+            build, self._builds.current = self._builds.current, None
             self._changed.notify_all()
-            if self._batch_wanted == (key, frames):
-                self._batch_wanted = None
+            if self._batches.wanted == (key, frames):
+                self._batches.wanted = None
             if self._failure is not None or restorer is not self.restorer:
                 return
-            failed_before = self._on_tried((key, frames), outcome)
+            failed_before = self._batches.on_tried((key, frames), outcome)
         if isinstance(outcome, BatchTrial):
             if outcome.pays and build is not None:
                 said = f"{outcome.ratio:.2f} of the time that they take one by one"
                 self._listener.on_built(replace(build, message=said))
-        elif not failed_before and not isinstance(outcome[1], NotPreparedError):
-            self._listener.on_problem(None, Problem.BUILD, outcome[1])
-
-    def _on_tried(self, batch: BatchKey, outcome: BatchTrial | Failure) -> bool:
-        """Remember what became of a batch; whether it had failed before."""
-        before = self._trials.pop(batch, None)
-        self._trials[batch] = outcome
-        while len(self._trials) > TRIALS_KEPT:
-            self._trials.popitem(last=False)
-        return before is not None and not isinstance(before, BatchTrial)
+        elif not failed_before and not isinstance(outcome.error, NotPreparedError):
+            self._listener.on_problem(None, Problem.BUILD, outcome.error)
 
     def _on_build_ended(self, key: Key, failure: BaseException | None, known: bool) -> None:
-        now = time.perf_counter()
-        self._asked = deque(asked for asked in self._asked if asked != key)
         for camera in self._cameras.values():
             if camera.desired == key:
                 camera.desired = None
-        self._failed.pop(key, None)
-        if failure is not None:
-            self._failed[key] = now, failure
-        elif not known:
-            if now - self._built_at.pop(key, -REBUILT_WITHIN_S) < REBUILT_WITHIN_S:
-                self._rebuilt.append(now)
-            self._built_at[key] = now
-        for table in (self._failed, self._built_at):
-            while len(table) > FAILED_BUILDS_KEPT:
-                table.popitem(last=False)
+        self._builds.on_ended(key, None if failure is None else Failure(failure), known)
 
     def _on_progress(self, crew: int, message: str) -> None:
         with self._changed:
-            if crew == self._crew and self._build is not None:
-                self._build = replace(self._build, message=message)
+            if crew == self._crew and self._builds.current is not None:
+                self._builds.current = replace(self._builds.current, message=message)
 
     # -- failures of the runtime -------------------------------------------------------------------
 
@@ -974,9 +795,7 @@ class Pipeline:
         with self._changed:
             if plan.restorer is not self.restorer:
                 return
-            failed_before = self._on_tried(
-                (plan.key, frames), (time.perf_counter(), _without_variables(error))
-            )
+            failed_before = self._batches.on_tried((plan.key, frames), Failure(without_variables(error)))
         if not failed_before:
             self._listener.on_problem(None, Problem.FAILED, error)
 
@@ -1018,14 +837,15 @@ class Pipeline:
         self._stuck = self._still_stuck()
         self._stuck += [t for t in self._threads if t.name.startswith(("restore", "build")) and t.is_alive()]
         self._threads = [t for t in self._threads if t not in self._stuck]
-        several = frames > 1 or (self._build is not None and self._build.frames > 1)
-        self._deadline = self._stage = self._build = self._batch_wanted = None
+        build, self._builds.current = self._builds.current, None
+        several = frames > 1 or (build is not None and build.frames > 1)
+        self._deadline = self._stage = self._batches.wanted = None
         if restorer is self._stand_in:
-            self._stand_in, self._stand_in_failure = None, (time.perf_counter(), error)
+            self._stand_in, self._stand_in_failure = None, Failure(error)
             self._unblock_all()
         else:
             self._hangs = True
-            self._batch_hung |= several  # a runtime made anew would hang with the next
+            self._batches.hung |= several
             self._fail(str(error))
         self._start_crew()
         for camera in cameras:
@@ -1062,7 +882,7 @@ class Pipeline:
                 self._close_restorer(restorer)
             with self._changed:
                 self._successor, self._recovering = None, False
-                self._recovery_due = time.perf_counter() + RETRY_AFTER_S
+                self._recovery_due = time.perf_counter() + failures.RETRY_AFTER_S
                 stopping = self._stopping
                 self._changed.notify_all()
             if not stopping:
@@ -1072,12 +892,10 @@ class Pipeline:
             failure, self._failure = self._failure, None
             self.restorer, self._successor = restorer, None
             self._hangs = self._recovering = False
-            self._recovery_due = time.perf_counter() + RETRY_AFTER_S
+            self._recovery_due = time.perf_counter() + failures.RETRY_AFTER_S
             self._remade += 1
-            self._failed.clear()
-            self._built_at.clear()
-            self._trials.clear()
-            self._batch_wanted = None
+            self._builds.forget()
+            self._batches.forget()
             self._unblock_all()
             if self._stopping:
                 return
@@ -1095,27 +913,5 @@ class Pipeline:
         thread.start()
 
 
-def _without_variables(error: BaseException) -> BaseException:
-    """The error, which is kept, without the variables of the calls that it came through: they may hold what
-    was compiled so far, on a device without room for it.
-    """
-    chain: list[BaseException] = []
-    link: BaseException | None = error
-    while link is not None and link not in chain:
-        chain.append(link)
-        traceback.clear_frames(link.__traceback__)
-        link = link.__cause__ or link.__context__
-    return error
-
-
 def _input_of(rgb: np.ndarray) -> Restored:
     return Restored(image=rgb, inverse_depth=None, labels=None)
-
-
-def _may_be_tried(failure: Failure | None) -> bool:
-    return failure is None or time.perf_counter() - failure[0] > RETRY_AFTER_S
-
-
-def _problem_of_build(error: BaseException) -> Problem:
-    """A size that no network takes is the image's fault, not the compiler's."""
-    return Problem.BAD_INPUT if isinstance(error, ImageError) else Problem.BUILD

@@ -1,0 +1,35 @@
+"""The way of a frame from its arrival to what is published: newest frame wins, one worker, every stage timed.
+
+Knows neither ROS nor any network: messages are opaque, each camera's `FrameHandler` reads and publishes them,
+a `Restorer` restores.
+"""
+
+from rain_removal_ros.frame_statistics import CameraSnapshot, Distribution, Problem, Stage, StageTimes, Way
+from rain_removal_ros.pipeline.interfaces import (
+    Build,
+    FrameHandler,
+    Health,
+    Listener,
+    OnFailure,
+    Options,
+    Outputs,
+)
+from rain_removal_ros.pipeline.pipeline import MAX_STUCK, Pipeline
+
+__all__ = [
+    "MAX_STUCK",
+    "Build",
+    "CameraSnapshot",
+    "Distribution",
+    "FrameHandler",
+    "Health",
+    "Listener",
+    "OnFailure",
+    "Options",
+    "Outputs",
+    "Pipeline",
+    "Problem",
+    "Stage",
+    "StageTimes",
+    "Way",
+]

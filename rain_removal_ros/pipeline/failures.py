@@ -1,0 +1,47 @@
+"""What could not be compiled or made, remembered until it is tried again."""
+
+from __future__ import annotations
+
+import time
+import traceback
+from dataclasses import dataclass, field
+
+from rain_removal_ros.errors import ImageError
+from rain_removal_ros.frame_statistics import Problem
+
+RETRY_AFTER_S = 10.0
+"""What could not be compiled or made (a graph, a stand-in, a runtime) is tried again after this long."""
+
+
+@dataclass(frozen=True)
+class Failure:
+    """What was raised, and when (time.perf_counter())."""
+
+    error: BaseException
+    when: float = field(default_factory=time.perf_counter)
+
+    @property
+    def may_be_tried_again(self) -> bool:
+        return time.perf_counter() - self.when > RETRY_AFTER_S
+
+    @property
+    def problem(self) -> Problem:
+        return problem_of_build(self.error)
+
+
+def problem_of_build(error: BaseException) -> Problem:
+    """A size that no network takes is the image's fault, not the compiler's."""
+    return Problem.BAD_INPUT if isinstance(error, ImageError) else Problem.BUILD
+
+
+def without_variables(error: BaseException) -> BaseException:
+    """The error, which is kept, without the variables of the calls that it came through: they may hold what
+    was compiled so far, on a device without room for it.
+    """
+    chain: list[BaseException] = []
+    link: BaseException | None = error
+    while link is not None and link not in chain:
+        chain.append(link)
+        traceback.clear_frames(link.__traceback__)
+        link = link.__cause__ or link.__context__
+    return error
