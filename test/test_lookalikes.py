@@ -86,6 +86,17 @@ def test_overcast_takes_the_blue_from_the_sky(view):
         assert sky.std(axis=(0, 1)).max() < 20
 
 
+def test_another_cameras_rendering_lifts_near_and_far_alike_which_fog_does_not(view):
+    image, depth, labels = view
+    black = np.zeros_like(image)
+    lifted = [LOOKALIKES["tone"](black, depth, labels, np.random.default_rng(seed)) for seed in range(20)]
+    assert all(np.ptp(one, axis=(0, 1)).max() == 0 for one in lifted)
+    assert sum(one.mean() > 20 for one in lifted) > 5
+    greys = [LOOKALIKES["tone"](image, depth, labels, np.random.default_rng(seed)) for seed in range(20)]
+    spread = [np.ptp(one[..., 2].astype(float) - one[..., 0]) for one in greys]
+    assert min(spread) < 20 < max(spread), "some cameras see little colour or none"
+
+
 def test_random_lookalikes_are_of_many_kinds_and_repeat_with_their_seed(view):
     images = [random_lookalike(*view, np.random.default_rng(seed)) for seed in range(12)]
     again = [random_lookalike(*view, np.random.default_rng(seed)) for seed in range(12)]

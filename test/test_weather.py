@@ -20,6 +20,7 @@ from rain_removal_ros.lab.weather import (
     fog_in_linear_light,
     level_parameters,
     rain_transmission,
+    streak_bank,
 )
 
 LAYER = StreakLayer(density=0.004, length=0.1, width=0.002, strength=0.8, angle=10)
@@ -189,3 +190,14 @@ def test_wrong_sizes_and_levels_are_refused():
         compose(clean, inverse_depth, inverse_depth[:39], 0.9)
     with pytest.raises(ValueError, match="drizzle"):
         level_parameters("drizzle")
+
+
+def test_fine_even_rain_covers_most_and_nothing_of_it_stands_out(monkeypatch):
+    shares, brightest = {}, {}
+    for kind, fine in (("fine", 1.0), ("other", 0.0)):
+        monkeypatch.setattr(streak_bank, "FINE", fine)
+        pictures = np.stack([streak_bank.draw_picture(np.random.default_rng(seed)) for seed in range(8)])
+        shares[kind] = (pictures > 2).mean()
+        brightest[kind] = np.quantile(pictures, 0.9999)
+    assert shares["fine"] > 0.7 > shares["other"]
+    assert brightest["fine"] < 130 < brightest["other"]

@@ -27,7 +27,7 @@ from rain_removal_ros.lab.weather import (
     level_parameters,
     rain_transmission,
 )
-from rain_removal_ros.lab.weather.lookalikes import random_lookalike
+from rain_removal_ros.lab.weather.lookalikes import LOOKALIKES, random_lookalike
 from rain_removal_ros.lab.weather.streak_bank import StreakBank
 from rain_removal_ros.runtime import ASSUMED_FOCAL
 
@@ -92,6 +92,9 @@ class Weathered:
 LOOKALIKES_DRY = 0.6
 """Share of the look-alikes that stay dry whatever weather other samples get; the rest gets it too."""
 
+TONED = 0.25
+"""Share of the samples in other light that are the rendering of another camera instead."""
+
 
 class RainySamples(TorchDataset):
     """Samples for restoration and for segmentation.
@@ -152,7 +155,10 @@ class RainySamples(TorchDataset):
             weathered = Weathered(view.rainy, clean, unknown, 1.0, fog, float("nan"))
         else:
             if generator.random() < settings.light_share:
-                clean = _other_light(clean, generator)
+                if generator.random() < TONED:
+                    clean = LOOKALIKES["tone"](clean, view.inverse_depth, view.labels, generator)
+                else:
+                    clean = _other_light(clean, generator)
             if generator.random() < settings.blur_share:
                 clean = cv2.GaussianBlur(clean, (0, 0), generator.uniform(0.4, 1.2))
             if self.rain:
@@ -224,8 +230,8 @@ class RainySamples(TorchDataset):
             alpha = 0.0 if generator.random() < 0.25 else alpha * generator.uniform(0.3, 1.4)
             nearest = generator.uniform(2, 12)
             streaks = pattern * rain_transmission(distance, alpha, nearest)
-            if generator.random() < 0.3:
-                glow = generator.uniform(0.6, 1)
+            if generator.random() < 0.4:  # drops show the sky, which rain makes grey
+                glow = generator.uniform(0.5, 1)
         light = streaks[..., None] * (glow - scene)
         if has_fog and generator.random() < settings.linear_fog_share:
             foggy = fog_in_linear_light(scene, share[..., None], airlight)

@@ -173,7 +173,7 @@ def white_walls(scene: _Scene) -> np.ndarray:
     walls = walls & (scene.blocks(4) > scene.uniform(0, 0.6))
     soft = cv2.blur(walls.astype(np.float32), (3, 3))[..., None]
     grey = _grey(scene.linear)
-    tint = np.float32(1) + scene.generator.uniform(-0.06, 0.06, 3).astype(np.float32)
+    tint = _tint(scene, 0.06)
     level = np.float32(scene.uniform(0.55, 0.95))
     # plaster keeps windows and shadows: its light is what was there, lifted, not a flat white
     plaster = (
@@ -693,9 +693,35 @@ def stray_light(scene: _Scene) -> np.ndarray:
     """
     strength, even = scene.uniform(0.02, 0.18), scene.uniform(0.3, 1)
     field = np.float32(even) + np.float32(1 - even) * np.clip(scene.noise(2), 0, 1)
-    tint = np.float32(1) + scene.generator.uniform(-0.08, 0.08, 3).astype(np.float32)
+    tint = _tint(scene, 0.08)
     source = scene.linear.mean() + np.float32(0.3)  # the brighter the view, the more there is to spread
     return _encode(scene.linear + np.float32(strength) * source * field[..., None] * tint)
+
+
+def tone(scene: _Scene) -> np.ndarray:
+    """Another camera's rendering: lifted shadows, washed-out contrast and colour, local tone mapping; now and
+    then one that sees grey alone.
+    """
+    image = scene.image
+    if scene.chance(0.25):
+        cells = int(scene.uniform(2, 9))
+        mapping = cv2.createCLAHE(scene.uniform(1, 4), (cells, cells))
+        lab = cv2.cvtColor(image, cv2.COLOR_RGB2LAB)
+        lab[..., 0] = mapping.apply(lab[..., 0])
+        image = cv2.cvtColor(lab, cv2.COLOR_LAB2RGB)
+    black = scene.uniform(0, 0.25) if scene.chance(0.7) else 0.0
+    white = scene.uniform(max(0.6, black + 0.4), 1) if scene.chance(0.5) else 1.0
+    levels = (np.arange(256, dtype=np.float32) / 255) ** np.float32(scene.uniform(0.45, 1.2))
+    toned = (np.float32(black) + np.float32(white - black) * levels)[image]
+    luminance = _grey(toned)
+    saturation = np.float32(0 if scene.chance(0.12) else scene.uniform(0.3, 1.2))
+    toned = (luminance + saturation * (toned - luminance)) * _tint(scene, 0.04)
+    return (np.clip(toned, 0, 1) * 255 + np.float32(0.5)).astype(np.uint8)
+
+
+def _tint(scene: _Scene, most: float) -> np.ndarray:
+    """Float32 (3,): about 1, a colour cast of up to `most`."""
+    return np.float32(1) + scene.generator.uniform(-most, most, 3).astype(np.float32)
 
 
 Lookalike = Callable[[np.ndarray, np.ndarray, np.ndarray, np.random.Generator], np.ndarray]
@@ -728,6 +754,7 @@ LOOKALIKES: dict[str, Lookalike] = {
         motion_blur,
         window_reflection,
         stray_light,
+        tone,
     )
 }
 

@@ -11,6 +11,11 @@ import numpy as np
 SIDE = 512
 """Pixels of a picture, both ways."""
 
+FINE = 0.25
+"""Share of pictures of fine, even rain: faint streaks so many that they cover most of the picture, and none
+that stands out.
+"""
+
 
 def _log_uniform(generator: np.random.Generator, least: float, most: float) -> float:
     return float(np.exp(generator.uniform(np.log(least), np.log(most))))
@@ -53,13 +58,19 @@ def draw_picture(generator: np.random.Generator) -> np.ndarray:
     """
     picture: np.ndarray = np.zeros((SIDE, SIDE), np.float32)
     wind = float(np.clip(generator.normal(0, 16), -45, 45))
+    fine = generator.random() < FINE
     for _ in range(generator.integers(1, 5)):
-        length = _log_uniform(generator, 4, 90)
-        width = _log_uniform(generator, 0.4, 3.2)
-        density = _log_uniform(generator, 0.002, 0.08) * min(1.0, 12 / length) * min(1.0, 0.9 / width) ** 1.5
-        strength = generator.uniform(0.12, 1)
-        spread = generator.uniform(1, 6)
-        faintness = generator.uniform(0.7, 3)
+        if fine:
+            length, width = _log_uniform(generator, 6, 80), _log_uniform(generator, 0.4, 1.2)
+            density = _log_uniform(generator, 0.3, 2.5) / (2.5 * width * length)
+            strength, spread = _log_uniform(generator, 0.03, 0.25), generator.uniform(0.5, 3)
+            faintness = generator.uniform(0.7, 2)
+        else:
+            length, width = _log_uniform(generator, 4, 90), _log_uniform(generator, 0.4, 3.2)
+            density = _log_uniform(generator, 0.002, 0.08)
+            density *= min(1.0, 12 / length) * min(1.0, 0.9 / width) ** 1.5
+            strength, spread = generator.uniform(0.12, 1), generator.uniform(1, 6)
+            faintness = generator.uniform(0.7, 3)
         layer = np.zeros_like(picture)
         variants = int(generator.integers(1, 4))
         for _ in range(variants):
