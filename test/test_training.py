@@ -17,12 +17,13 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from accelerate import Accelerator
 from runtime_fixtures import TINY, TINY_SEGMENTATION
 
 from rain_removal_ros.commands.main import main
 from rain_removal_ros.errors import DatasetError, OutputError, PresetError, WeightsError
 from rain_removal_ros.lab.data.datasets import Example, FolderDataset
-from rain_removal_ros.lab.training import recipe
+from rain_removal_ros.lab.training import recipe, trainer
 from rain_removal_ros.lab.training.recipe import Stage
 from rain_removal_ros.lab.training.samples import (
     CALM_BELOW,
@@ -204,6 +205,35 @@ def test_a_resumed_run_ends_with_the_very_weights_of_an_uninterrupted_one(street
     one, other = load_network(whole)[0].state_dict(), load_network(parts)[0].state_dict()
     for name, tensor in one.items():
         assert torch.equal(tensor, other[name]), name
+
+
+class ScalingAccelerator(Accelerator):
+    """Scales gradients as half precision on a GPU does, and without one."""
+
+    def __init__(self, mixed_precision: str, cpu: bool):
+        super().__init__(mixed_precision="no", cpu=cpu)
+        self.scaler = torch.amp.GradScaler("cpu", growth_interval=4)
+
+
+def test_a_run_in_half_precision_is_resumed_with_the_scale_of_its_gradients(
+    street, tmp_path, monkeypatch
+) -> None:
+    def go_on(output: str, **options) -> dict:
+        run = settings(steps=14, precision="fp16")
+        train(run, [street], tmp_path / output, workers=0, show_progress=False, **options)
+        return torch.load(tmp_path / output / "checkpoint.pt", weights_only=True)
+
+    monkeypatch.setattr(trainer, "Accelerator", ScalingAccelerator)
+    whole, half = go_on("whole"), go_on("parts", stop_after=0.0)
+    parts = go_on("parts")
+    assert whole["scaler"]["scale"] == 2.0**16 * 2 ** (14 // 4)
+    assert parts["scaler"] == whole["scaler"]
+    for name, tensor in whole["network"].items():
+        assert torch.equal(tensor, parts["network"][name]), name
+    del half["scaler"]
+    torch.save(half, tmp_path / "parts" / "checkpoint.pt")
+    with pytest.raises(WeightsError, match=r"does not hold the scale of the gradients.* fp16"):
+        go_on("parts")
 
 
 def test_weights_name_the_weights_that_the_run_started_from(street, tmp_path) -> None:

@@ -335,8 +335,9 @@ def train(
     `stop_after` seconds the run is checkpointed and left, to be resumed. `start_from` gives first weights,
     `streaks_from` those of the streak stage; else a trunk begins with what ImageNet taught it. The weights
     that come out name those files and their SHA-256. Raises WeightsError where `output` holds a run with
-    other settings or the first weights do not fit, DatasetError where there is nothing to train on,
-    PresetError where a part is to be trained that the preset has not.
+    other settings or without the gradients' scale that this one needs, or where the first weights do not
+    fit, DatasetError where there is nothing to train on, PresetError where a part is to be trained that the
+    preset has not.
     """
     began = time.monotonic()
     output = Path(output)
@@ -376,6 +377,13 @@ def train(
                 f"{checkpoint_path} belongs to a run with other settings; give another output folder or "
                 "the same settings"
             )
+        if accelerator.scaler is not None:
+            if checkpoint.get("scaler") is None:
+                raise WeightsError(
+                    f"{checkpoint_path} does not hold the scale of the gradients, without which a run with "
+                    f"precision {settings.precision} does not go on as it was; give another output folder"
+                )
+            accelerator.scaler.load_state_dict(checkpoint["scaler"])
         network.load_state_dict(checkpoint["network"])
         average.network.load_state_dict(checkpoint["average"])
         optimizer.load_state_dict(checkpoint["optimizer"])
@@ -427,6 +435,7 @@ def train(
             "network": network.state_dict(),
             "average": average.network.state_dict(),
             "optimizer": optimizer.state_dict(),
+            "scaler": None if accelerator.scaler is None else accelerator.scaler.state_dict(),
         }
         content = io.BytesIO()  # on a full disk PyTorch's own writer says nothing of it
         torch.save(state, content)
