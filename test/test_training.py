@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 import torch
 from accelerate import Accelerator
-from runtime_fixtures import TINY, TINY_SEGMENTATION
+from runtime_fixtures import TINY, TINY_SEGMENTATION, write_weights
 
 from rain_removal_ros.commands.main import main
 from rain_removal_ros.errors import DatasetError, OutputError, PresetError, WeightsError
@@ -245,6 +245,28 @@ def test_weights_name_the_weights_that_the_run_started_from(street, tmp_path) ->
     training = load_network(path)[1]
     named = {"file": "weights.safetensors", "sha256": sha256_of(first)}
     assert (training["start_from"], training["streaks_from"]) == (named, named)
+
+
+def test_a_run_is_resumed_with_the_very_segmentation_network_it_began_with(street, tmp_path) -> None:
+    def trained(name: str, seed: int) -> Path:
+        (tmp_path / name).mkdir()
+        return write_weights(tmp_path / name / "mask.safetensors", TINY_SEGMENTATION, seed=seed)
+
+    def go_on(segmentation: Path, **options) -> Path:
+        run = settings(steps=14, segmentation="mask.safetensors")
+        return train(run, [street], tmp_path / "run", segmentation, 0, show_progress=False, **options)
+
+    first, other = trained("first", 1), trained("other", 2)
+    go_on(first, stop_after=0.0)
+    old, new = sha256_of(first)[:12], sha256_of(other)[:12]
+    with pytest.raises(WeightsError, match=rf"mask\.safetensors of SHA-256 {old}, not .*other/mask.* {new}"):
+        go_on(other)
+    named = {"file": "mask.safetensors", "sha256": sha256_of(first)}
+    assert load_network(go_on(first))[1]["segmentation_weights"] == named
+    checkpoint = torch.load(tmp_path / "run" / "checkpoint.pt", weights_only=True)
+    del checkpoint["origin"]["segmentation_weights"]
+    torch.save(checkpoint, tmp_path / "run" / "checkpoint.pt")
+    go_on(other)  # nobody knows what network an older run began with
 
 
 def changed_by(further: TrainingSettings, first: Path, street: FolderDataset, output: Path) -> set[str]:

@@ -334,10 +334,10 @@ def train(
 
     `stop_after` seconds the run is checkpointed and left, to be resumed. `start_from` gives first weights,
     `streaks_from` those of the streak stage; else a trunk begins with what ImageNet taught it. The weights
-    that come out name those files and their SHA-256. Raises WeightsError where `output` holds a run with
-    other settings or without the gradients' scale that this one needs, or where the first weights do not
-    fit, DatasetError where there is nothing to train on, PresetError where a part is to be trained that the
-    preset has not.
+    that come out name those files, the segmentation network's, and their SHA-256. Raises WeightsError where
+    `output` holds a run with other settings, another segmentation network, or without the gradients' scale
+    that this one needs, or where the first weights do not fit, DatasetError where there is nothing to train
+    on, PresetError where a part is to be trained that the preset has not.
     """
     began = time.monotonic()
     output = Path(output)
@@ -348,17 +348,18 @@ def train(
     origin = {}
     if start_from is not None:
         start_with(network, load_network(start_from)[0])
-        origin["start_from"] = {"file": start_from.name, "sha256": sha256_of(start_from)}
+        origin["start_from"] = _named(start_from)
     elif hasattr(network, "trunk"):
         load_imagenet(network.trunk, settings.preset.trunk)
     if streaks_from is not None:
         start_with(network, load_network(streaks_from)[0], ("streaks",))
-        origin["streaks_from"] = {"file": streaks_from.name, "sha256": sha256_of(streaks_from)}
+        origin["streaks_from"] = _named(streaks_from)
     network.to(accelerator.device, memory_format=torch.channels_last)
     segmentation = None
     if segmentation_weights is not None:
         segmentation = load_network(segmentation_weights)[0].requires_grad_(False)
         segmentation.to(accelerator.device, memory_format=torch.channels_last)
+        origin["segmentation_weights"] = _named(segmentation_weights)
     if not restores(settings) and not any(d[0].labels is not None for d in datasets):
         raise DatasetError("a segmentation network needs labels; none of the datasets has any")
     choose_part(network, settings, datasets)
@@ -376,6 +377,13 @@ def train(
             raise WeightsError(
                 f"{checkpoint_path} belongs to a run with other settings; give another output folder or "
                 "the same settings"
+            )
+        kept, given = (known.get("segmentation_weights") for known in (checkpoint["origin"], origin))
+        if kept and given and kept["sha256"] != given["sha256"]:  # older checkpoints keep none
+            raise WeightsError(
+                f"{checkpoint_path} belongs to a run with the segmentation network {kept['file']} of SHA-256 "
+                f"{kept['sha256'][:12]}, not {segmentation_weights} of {given['sha256'][:12]}; give another "
+                "output folder or the same network"
             )
         if accelerator.scaler is not None:
             if checkpoint.get("scaler") is None:
@@ -504,6 +512,11 @@ def train(
         log.plot(output / "log.png")
     accelerator.wait_for_everyone()  # the next stage begins with what the main process wrote
     return output / "weights.safetensors"
+
+
+def _named(weights: Path) -> dict[str, str]:
+    """A weights file as checkpoints and the metadata of other weights name it."""
+    return {"file": weights.name, "sha256": sha256_of(weights)}
 
 
 def _agreed(mine: bool, accelerator: Accelerator) -> bool:
