@@ -70,6 +70,24 @@ def test_a_folder_can_be_selected_from_by_the_beginning_of_names(folder):
         open_dataset("folder", folder, "val", ["nuscenes"])
 
 
+@pytest.mark.parametrize("kind", ["folder", "paired", "raincityscapes"])
+def test_an_image_keeps_its_number_whatever_is_selected(folder, lists, kind):
+    root, split, prefix = {
+        "folder": (folder, "val", "kitti"),
+        "paired": (folder / "pairs", None, "b"),
+        "raincityscapes": (lists, "train", "bremen"),
+    }[kind]
+    for name in ("a", "b"):
+        write(folder / "pairs" / "rainy" / f"rain-{name}.png", picture(100))
+        write(folder / "pairs" / "clean" / f"norain-{name}.png", picture(20))
+    whole, selected = open_dataset(kind, root, split), open_dataset(kind, root, split, [prefix])
+    names = {whole[index].name: index for index in range(len(whole))}
+    assert [whole[index].number for index in range(len(whole))] == list(range(len(whole)))
+    assert 0 < len(selected) < len(whole)
+    for index in range(len(selected)):
+        assert selected[index].number == names[selected[index].name] > index
+
+
 def test_a_folder_names_the_file_that_is_missing_damaged_or_of_another_size(folder):
     missing = folder / "val" / "labels" / "camvid_1.png"
     missing.unlink()
@@ -344,7 +362,7 @@ def test_one_city_cannot_be_split(cityscapes):
 def test_the_drive_gives_exact_depth_and_labels_without_any_file():
     dataset = DriveDataset("val", width=96, height=64)
     example = dataset[9]
-    assert example.name == "drive_1001_1"
+    assert (example.name, example.number) == ("drive_1001_1", 9)
     assert example.clean.shape == (64, 96, 3)
     assert example.inverse_depth.dtype == np.float32 and (example.inverse_depth == 0).any()
     assert 0 in example.labels and 10 in example.labels

@@ -19,7 +19,8 @@ from runtime_fixtures import TINY, TINY_SEGMENTATION, random_network, street_lik
 from rain_removal_ros.commands import evaluate as command
 from rain_removal_ros.commands.main import main
 from rain_removal_ros.errors import DatasetError, OutputError, ParameterError, WeightsError
-from rain_removal_ros.lab.data.datasets import Example
+from rain_removal_ros.lab.data.datasets import FolderDataset
+from rain_removal_ros.lab.data.examples import Dataset, Example
 from rain_removal_ros.lab.evaluation import metrics, report
 from rain_removal_ros.lab.evaluation.conditions import ROBUSTNESS, fog_of, rain_on
 from rain_removal_ros.lab.evaluation.evaluate import FOG_LEFT, STREAKS_ALONE, Evaluation, EvaluationSettings
@@ -68,7 +69,21 @@ class Street:
             depth_kind="lidar" if index else "geometry",
             group="north" if index else "south",
             focal_px=80.0,
+            number=index,
         )
+
+
+def write_street(root: Path, count: int) -> None:
+    """The first views of the street as a folder dataset."""
+    for index in range(count):
+        example = Street()[index]
+        for folder, array in (
+            ("image", example.clean[..., ::-1]),
+            ("inverse_depth", np.uint8(255 * np.sqrt(example.inverse_depth / 0.7))),
+            ("labels", example.labels),
+        ):
+            (root / folder).mkdir(parents=True, exist_ok=True)
+            assert cv2.imwrite(str(root / folder / f"view_{index}.png"), array)
 
 
 class Recorded(Street):
@@ -171,7 +186,7 @@ def test_what_a_sky_leaves_room_for_is_told_beside_the_gain():
     street = Street()
     figures = measured(street, {"perfect": Oracle(street), "idle": Idle(street)}, levels=("medium",))
     sources = figures["sources"]
-    clean, rainy = street[0].clean, rain_on(street[0], 0, "medium").rainy
+    clean, rainy = street[0].clean, rain_on(street[0], "medium").rainy
     kept = np.concatenate([rainy[:24], clean[24:]])
     calm = clean.copy()
     calm[:24] = np.uint8(clean[:24].mean() + 0.5)
@@ -199,8 +214,8 @@ def test_a_restorer_that_does_nothing_gains_nothing_and_harms_nothing(results):
 
 def test_the_rainy_figures_are_those_of_the_rain_that_the_protocol_names(results):
     street, rainy = Street(), results["sources"]["rainy"]
-    views = {i: rain_on(street[i], i, "heavy") for i in range(3)}
-    expected = [metrics.psnr(view.rainy, view.reference) for view in views.values()]
+    views = [rain_on(street[i], "heavy") for i in range(3)]
+    expected = [metrics.psnr(view.rainy, view.reference) for view in views]
     assert rainy["heavy"]["south"]["psnr"] == pytest.approx(expected[0])
     assert rainy["heavy"]["north"]["psnr"] == pytest.approx(np.mean(expected[1:]))
     assert rainy["light"][MEAN]["psnr"] > rainy["medium"][MEAN]["psnr"] > rainy["heavy"][MEAN]["psnr"]
@@ -216,7 +231,7 @@ def test_every_group_counts_once_in_the_mean(results):
 
 def test_streaks_alone_are_held_against_the_fog_that_a_perfect_stage_would_leave(results):
     street = Street()
-    rainy, fog = rain_on(street[0], 0, "light").rainy, fog_of(street[0], 0, "light")
+    rainy, fog = rain_on(street[0], "light").rainy, fog_of(street[0], "light")
     alone = results["sources"][STREAKS_ALONE.format("idle")]
     assert alone["light"]["south"]["psnr_to_fog"] == pytest.approx(metrics.psnr(rainy, fog))
     perfect = results["sources"][FOG_LEFT]["light"]["south"]
@@ -349,6 +364,28 @@ def test_a_quick_look_takes_some_of_every_group():
     assert measured(street, {"idle": Idle(street)}, limit_per_group=1)["groups"] == {"south": 1, "north": 1}
 
 
+def rainy_psnr(dataset: Dataset, **settings) -> dict[tuple[str, str], float]:
+    """PSNR of every rainy view by the image's name and the level."""
+    idle = Testbed({"idle": Idle(Street())})
+    evaluation = Evaluation(dataset, idle, EvaluationSettings(**QUICK | settings))
+    evaluation.run()
+    records = [record for score in evaluation.scores for record in score.records]
+    return {(r.name, r.level): r.figures["psnr"] for r in records if r.source == "rainy"}
+
+
+def test_an_image_has_the_same_rain_in_whatever_part_of_a_split_it_is_measured(tmp_path):
+    write_street(tmp_path, 3)
+    whole = rainy_psnr(FolderDataset(tmp_path))
+    parts = (
+        rainy_psnr(FolderDataset(tmp_path, ["view_1", "view_2"])),
+        rainy_psnr(FolderDataset(tmp_path), limit=2),
+        rainy_psnr(FolderDataset(tmp_path, ["view_1", "view_2"]), limit_per_group=1),
+    )
+    for part, images in zip(parts, (2, 2, 1), strict=True):
+        assert len(part) == images * len(LEVELS)
+        assert part.items() <= whole.items()
+
+
 def test_what_cannot_be_evaluated_is_refused():
     street = Street()
     with pytest.raises(ParameterError, match="drizzle"):
@@ -362,7 +399,7 @@ def test_what_cannot_be_evaluated_is_refused():
         Testbed({"idle": Idle(street)}, {"mask": rain_shy_judge})
     flat = Example("flat", street[0].clean)
     with pytest.raises(DatasetError, match="flat has no inverse depth"):
-        rain_on(flat, 0, "light")
+        rain_on(flat, "light")
 
 
 def test_what_rain_took_and_what_came_back_is_a_ratio_of_means_over_groups():
@@ -456,8 +493,8 @@ def test_a_streak_stage_is_taken_off_alone_at_any_size():
 
 
 def test_every_robustness_row_is_another_view_with_a_reference_of_its_size():
-    example = Street()[0]
-    seen = [row.observe(example, 5) for row in ROBUSTNESS]
+    example = replace(Street()[0], number=5)
+    seen = [row.observe(example) for row in ROBUSTNESS]
     assert all(s.rainy.shape == s.reference.shape and s.rainy.dtype == np.uint8 for s in seen)
     assert len({s.rainy.tobytes() for s in seen}) == len(ROBUSTNESS)
     dark = {row.name: s.reference.mean() for row, s in zip(ROBUSTNESS, seen, strict=True)}
@@ -555,16 +592,7 @@ def test_a_judge_that_is_none_is_refused(tmp_path, judge_files):
 
 
 def test_the_command_compares_networks_and_writes_a_report(tmp_path, judge_files, capsys):
-    street = Street()
-    for index in range(2):
-        example = street[index]
-        for folder, array in (
-            ("image", example.clean[..., ::-1]),
-            ("inverse_depth", np.uint8(255 * np.sqrt(example.inverse_depth / 0.7))),
-            ("labels", example.labels),
-        ):
-            (tmp_path / "data" / folder).mkdir(parents=True, exist_ok=True)
-            assert cv2.imwrite(str(tmp_path / "data" / folder / f"view_{index}.png"), array)
+    write_street(tmp_path / "data", 2)
     weights = [
         write_weights(tmp_path / run / "weights.safetensors", seed=seed)
         for seed, run in enumerate(("one", "two"))

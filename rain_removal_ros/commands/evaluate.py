@@ -44,8 +44,8 @@ from rain_removal_ros.runtime.cache import default_folder
 from rain_removal_ros.share import share_folder
 
 RAIN_DESCRIPTION = (
-    "RainCityscapes' imaging model, distances end at 300 m; image i of the dataset has pattern i mod 12 and "
-    "seed i at every level; a dataset's own rainy images are taken as they are"
+    "RainCityscapes' imaging model, distances end at 300 m; image i of the whole split has pattern i mod 12 "
+    "and seed i at every level; a dataset's own rainy images are taken as they are"
 )
 HARD_DRY_IMAGES = 14
 """Of every kind of look-alike, where nobody says how many."""

@@ -36,7 +36,8 @@ class FolderDataset:
     def __init__(self, root: Path, select: Sequence[str] = ()):
         self.root = Path(root)
         folder = self.root / "image" if (self.root / "image").is_dir() else self.root
-        self.images = _images_in(folder, select)
+        self._numbers = _images_in(folder, select)
+        self.images = list(self._numbers)
         self.has_depth = (self.root / "inverse_depth").is_dir()
         self.has_labels = (self.root / "labels").is_dir()
         self._index = _index_of(self.root, self.images)
@@ -65,16 +66,21 @@ class FolderDataset:
                 depth_kind=row.get("depth_kind"),
                 group=row.get("group"),
                 focal_px=_focal_length(row.get("focal_px"), path),
+                number=self._numbers[path],
             )
         )
 
 
-def _images_in(folder: Path, select: Sequence[str] = ()) -> list[Path]:
-    """The image files of a folder by name. Raises DatasetError where there is none."""
+def _images_in(folder: Path, select: Sequence[str] = ()) -> dict[Path, int]:
+    """The image files of a folder by name, each with its place among all of them, selected or not.
+
+    Raises DatasetError where there is none.
+    """
     images = sorted(path for path in folder.glob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
     if not images:
         raise DatasetError(f"no images in {folder}; expected files such as {folder / 'NAME.jpg'}")
-    selected = [path for path in images if not select or path.name.startswith(tuple(select))]
+    prefixes = tuple(select) or ""
+    selected = {path: number for number, path in enumerate(images) if path.name.startswith(prefixes)}
     if not selected:
         raise DatasetError(f"none of the {len(images)} images in {folder} begins with {' or '.join(select)}")
     stems: dict[str, Path] = {}
@@ -159,7 +165,9 @@ class PairedDataset:
                     "either)"
                 )
         prefixes = tuple(select) or ""
-        self.pairs = [(rainy[stem], clean[stem]) for stem in sorted(rainy) if stem.startswith(prefixes)]
+        places = {stem: place for place, stem in enumerate(sorted(rainy)) if stem.startswith(prefixes)}
+        self.pairs = [(rainy[stem], clean[stem]) for stem in places]
+        self._numbers = list(places.values())
         if not self.pairs:
             raise DatasetError(f"none of the {len(rainy)} pairs in {root} begins with {' or '.join(select)}")
 
@@ -173,7 +181,8 @@ class PairedDataset:
             raise DatasetError(
                 f"{rainy} and {clean} are the same picture; one of them is in the wrong folder"
             )
-        return check_sizes(Example(_pair_stem(rainy), clean_image, rainy=rainy_image))
+        number = self._numbers[index]
+        return check_sizes(Example(_pair_stem(rainy), clean_image, rainy=rainy_image, number=number))
 
 
 def _by_pair_stem(folder: Path, foreign: str) -> dict[str, Path]:
@@ -231,6 +240,7 @@ class DriveDataset:
             label_kind="rendered",
             depth_kind="rendered",
             focal_px=drive.camera.fx,
+            number=index,
         )
 
 

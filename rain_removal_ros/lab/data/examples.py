@@ -28,6 +28,7 @@ class Example:
     depth_kind: str | None = None  # how the depth came about: stereo, lidar, geometry, ...; None: unsaid
     group: str | None = None  # the place or drive whose figures are taken together; None: unsaid
     focal_px: float | None = None  # the camera's focal length in pixels of this image; None: unsaid
+    number: int = 0  # its place in the whole split, whatever was selected: it says which rain is rendered
 
     @property
     def clean_image(self) -> np.ndarray:

@@ -91,7 +91,9 @@ class RainCityscapesDataset:
                 )
             held_out = set(cities[-max(1, len(cities) // 5) :])
             views = [view for view in views if (view.city in held_out) == (split == "val")]
-        self.views = [view for view in views if not select or view.rainy.name.startswith(tuple(select))]
+        prefixes = tuple(select) or ""
+        self._numbers = [i for i, view in enumerate(views) if view.rainy.name.startswith(prefixes)]
+        self.views = [views[number] for number in self._numbers]
         if not self.views:
             raise DatasetError(
                 f"no rainy image of {self.root}, split {split}, begins with {' or '.join(select)}"
@@ -168,6 +170,7 @@ class RainCityscapesDataset:
                 label_kind=None if labels is None else "human",
                 depth_kind=None if view.camera is None else "stereo",
                 focal_px=None if camera is None else camera.focal_px,
+                number=self._numbers[index],
             )
         )
 

@@ -1,8 +1,8 @@
 """What befalls a clean view before it is restored: rain of three strengths, curtains of dense rain, fog
 alone, and what cameras and skies add.
 
-Knows the rain model, not the networks. Image i of a dataset always meets the same rain: pattern i mod 12,
-seed i.
+Knows the rain model, not the networks. Image i of a whole split always meets the same rain, pattern i mod
+12 and seed i, whatever is selected of the split.
 """
 
 from __future__ import annotations
@@ -47,30 +47,29 @@ class Observed:
     reference: np.ndarray
 
 
-def parameters_of(level: str, index: int) -> RainParameters:
-    """The rain of one of LEVELS over image `index` of a dataset."""
+def parameters_of(level: str, number: int) -> RainParameters:
+    """The rain of one of LEVELS over image `number` of a split."""
     if level == DENSE:
-        return dense_parameters(index % PATTERNS)
-    parameters = level_parameters(ROBUSTNESS_LEVEL if level == FOG else level, index % PATTERNS)
+        return dense_parameters(number % PATTERNS)
+    parameters = level_parameters(ROBUSTNESS_LEVEL if level == FOG else level, number % PATTERNS)
     return replace(parameters, layers=()) if level == FOG else parameters
 
 
-def rain_on(example: Example, index: int, level: str, time: float = 0.0) -> Observed:
-    """Rain of one of LEVELS on image `index` of a dataset, `time` seconds into the rain.
+def rain_on(example: Example, level: str, time: float = 0.0) -> Observed:
+    """The example's rain of one of LEVELS on it, `time` seconds into the rain.
 
     Raises DatasetError where the example has no depth to render rain with.
     """
-    return Observed(_render(example, index, parameters_of(level, index), time=time), example.clean_image)
+    return Observed(_render(example, parameters_of(level, example.number), time=time), example.clean_image)
 
 
-def fog_of(example: Example, index: int, level: str) -> np.ndarray:
+def fog_of(example: Example, level: str) -> np.ndarray:
     """What a perfect removal of the streaks would leave of `rain_on`: uint8 (H, W, 3)."""
-    return _render(example, index, replace(parameters_of(level, index), layers=()))
+    return _render(example, replace(parameters_of(level, example.number), layers=()))
 
 
 def _render(
     example: Example,
-    index: int,
     parameters: RainParameters,
     clean: np.ndarray | None = None,
     bend: float = 0.0,
@@ -85,7 +84,7 @@ def _render(
         )
     clean = example.clean if clean is None else clean
     height, width = clean.shape[:2]
-    rain = Rain(parameters, height, width, seed=index)
+    rain = Rain(parameters, height, width, seed=example.number)
     if not bend:
         return rain.render(clean, example.inverse_depth, time)
     # wind that turns with the distance: every row of the pattern is shifted aside along a wave
@@ -103,18 +102,18 @@ class Robustness:
 
     name: str
     description: str
-    observe: Callable[[Example, int], Observed]
+    observe: Callable[[Example], Observed]
 
 
 def _table(values: np.ndarray) -> np.ndarray:
     return np.clip(np.rint(values), 0, 255).astype(np.uint8)
 
 
-def _toned(table: np.ndarray) -> Callable[[Example, int], Observed]:
+def _toned(table: np.ndarray) -> Callable[[Example], Observed]:
     """The camera's tone curve turns rainy and clean image alike."""
 
-    def observe(example: Example, index: int) -> Observed:
-        seen = rain_on(example, index, ROBUSTNESS_LEVEL)
+    def observe(example: Example) -> Observed:
+        seen = rain_on(example, ROBUSTNESS_LEVEL)
         return Observed(cv2.LUT(seen.rainy, table), cv2.LUT(seen.reference, table))
 
     return observe
@@ -123,53 +122,53 @@ def _toned(table: np.ndarray) -> Callable[[Example, int], Observed]:
 def _damaged(damage: Callable[[np.ndarray, int], np.ndarray], reference_too: bool = False):
     """The camera damages the rainy image; the reference only where nobody asks the network to undo it."""
 
-    def observe(example: Example, index: int) -> Observed:
-        seen = rain_on(example, index, ROBUSTNESS_LEVEL)
-        reference = damage(seen.reference, index) if reference_too else seen.reference
-        return Observed(damage(seen.rainy, index), reference)
+    def observe(example: Example) -> Observed:
+        seen = rain_on(example, ROBUSTNESS_LEVEL)
+        reference = damage(seen.reference, example.number) if reference_too else seen.reference
+        return Observed(damage(seen.rainy, example.number), reference)
 
     return observe
 
 
-def _jpeg(image: np.ndarray, index: int) -> np.ndarray:
+def _jpeg(image: np.ndarray, number: int) -> np.ndarray:
     _, encoded = cv2.imencode(".jpg", image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 40])
     decoded = cv2.imdecode(encoded, cv2.IMREAD_COLOR)
     assert decoded is not None  # it has just been encoded
     return np.ascontiguousarray(decoded[..., ::-1])
 
 
-def _noise(image: np.ndarray, index: int) -> np.ndarray:
-    noise = np.random.default_rng([index, 104729]).standard_normal(image.shape, dtype=np.float32)
+def _noise(image: np.ndarray, number: int) -> np.ndarray:
+    noise = np.random.default_rng([number, 104729]).standard_normal(image.shape, dtype=np.float32)
     return _table(image + 8 * noise)
 
 
-def _blur(image: np.ndarray, index: int) -> np.ndarray:
+def _blur(image: np.ndarray, number: int) -> np.ndarray:
     return cv2.GaussianBlur(image, (0, 0), 1.2)
 
 
-def _night(example: Example, index: int) -> Observed:
+def _night(example: Example) -> Observed:
     """A scene by night: a tenth of the light, bluish, and airlight as dark as the rest."""
     levels = (np.arange(256) / 255) ** 1.3
     table = np.stack([_table(255 * share * levels) for share in (0.28, 0.30, 0.36)], axis=-1).reshape(
         1, 256, 3
     )
     dark = cv2.LUT(example.clean_image, table)
-    parameters = level_parameters(ROBUSTNESS_LEVEL, index % PATTERNS)
+    parameters = level_parameters(ROBUSTNESS_LEVEL, example.number % PATTERNS)
     parameters = replace(
         parameters,
         airlight=0.35 * parameters.airlight,
         layers=tuple(replace(layer, strength=0.6 * layer.strength) for layer in parameters.layers),
     )
-    return Observed(_render(example, index, parameters, dark), dark)
+    return Observed(_render(example, parameters, dark), dark)
 
 
 def _streaks(change: Callable[[StreakLayer], StreakLayer], bend: float = 0.0):
     """Streaks of another shape in the fog of the level."""
 
-    def observe(example: Example, index: int) -> Observed:
-        parameters = level_parameters(ROBUSTNESS_LEVEL, index % PATTERNS)
+    def observe(example: Example) -> Observed:
+        parameters = level_parameters(ROBUSTNESS_LEVEL, example.number % PATTERNS)
         parameters = replace(parameters, layers=tuple(change(layer) for layer in parameters.layers))
-        return Observed(_render(example, index, parameters, bend=bend), example.clean_image)
+        return Observed(_render(example, parameters, bend=bend), example.clean_image)
 
     return observe
 
@@ -180,7 +179,7 @@ ROBUSTNESS = (
     Robustness(
         "rain alone",
         f"{ROBUSTNESS_LEVEL} rain, nothing added",
-        lambda example, index: rain_on(example, index, ROBUSTNESS_LEVEL),
+        lambda example: rain_on(example, ROBUSTNESS_LEVEL),
     ),
     Robustness("JPEG", "rainy image compressed at quality 40", _damaged(_jpeg)),
     Robustness("noise", "Gaussian noise of 8 grey levels on the rainy image", _damaged(_noise)),

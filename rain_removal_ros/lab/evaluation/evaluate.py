@@ -83,7 +83,7 @@ class Scored:
     records: list[Record] = field(default_factory=list)
 
 
-def views_of(example: Example, index: int, settings: EvaluationSettings) -> Iterator[View]:
+def views_of(example: Example, settings: EvaluationSettings) -> Iterator[View]:
     """The rainy views of an example: its own rainy image, else rain rendered at every level asked for.
 
     Raises DatasetError where there is nothing clean to compare with, or neither a rainy image nor depth to
@@ -101,8 +101,8 @@ def views_of(example: Example, index: int, settings: EvaluationSettings) -> Iter
             yield View(level, picture(example.rainy), clean, None)
         return
     for level in settings.levels:
-        fog = None if level in STREAKLESS else picture(fog_of(example, index, level))
-        yield View(level, picture(rain_on(example, index, level).rainy), clean, fog)
+        fog = None if level in STREAKLESS else picture(fog_of(example, level))
+        yield View(level, picture(rain_on(example, level).rainy), clean, fog)
 
 
 @dataclass(frozen=True)
@@ -187,7 +187,7 @@ class Evaluation:
         """The view that a record was taken on, and its camera's focal length."""
         example = self.dataset[record.index]
         focal_px = PROTOCOLS[self.settings.protocol].example(example).focal_px
-        views = views_of(example, record.index, self.settings)
+        views = views_of(example, self.settings)
         return next(view for view in views if view.level == record.level), focal_px
 
     def _score_image(self, index: int) -> Scored:
@@ -205,7 +205,7 @@ class Evaluation:
                 confusions = {judge: metrics.confusion(known, seen) for judge, seen in labels.items()}
             scored.records.append(Record(index, example.name, group, level, source, figures, confusions))
 
-        for view in views_of(example, index, self.settings):
+        for view in views_of(example, self.settings):
             if truth is None:
                 truth = self._truth(prepared)
                 add(DRY, CLEAN, {}, truth.seen)
@@ -301,7 +301,7 @@ class Evaluation:
             example = self._prepared(index)
             rows: list[dict[str, tuple[float, float]]] = []
             for row in ROBUSTNESS:
-                seen = row.observe(example, index)
+                seen = row.observe(example)
                 before = metrics.psnr(seen.rainy, seen.reference)
                 rows.append({})
                 for name in self.testbed.networks:
@@ -338,7 +338,7 @@ class Evaluation:
             example = self._prepared(index)
             flickers = {name: metrics.Flicker() for name in (RAINY, *self.testbed.networks)}
             for frame in range(settings.flicker_frames):
-                rainy = rain_on(example, index, ROBUSTNESS_LEVEL, frame / settings.flicker_rate).rainy
+                rainy = rain_on(example, ROBUSTNESS_LEVEL, frame / settings.flicker_rate).rainy
                 flickers[RAINY].add(rainy)
                 for name in self.testbed.networks:
                     flickers[name].add(self.testbed.restore(name, rainy, example.focal_px).image)
@@ -363,7 +363,7 @@ class Evaluation:
             example = self._prepared(index)
             if min(example.clean_image.shape[:2]) * 0.6 < MIN_SIDE:
                 return {}
-            rainy = rain_on(example, index, ROBUSTNESS_LEVEL).rainy
+            rainy = rain_on(example, ROBUSTNESS_LEVEL).rainy
             of_networks = {
                 name: self._consistency(name, rainy, example.focal_px) for name in self.testbed.networks
             }
