@@ -198,8 +198,7 @@ class RainySamples(TorchDataset):
             depth = plausible.repeat(settings.size, axis=1)
         dry, fog_only = settings.dry_share, settings.dry_share + settings.fog_only_share
         if kind < dry:
-            if generator.random() < settings.noise_share:
-                clean = _camera_faults(clean, settings, generator)
+            clean = _camera_faults(clean, settings, generator)  # as in rain, or noise would tell of it
             return Weathered(clean, clean, np.zeros(clean.shape, np.float32), 0.0, 0.0, 0.0)
         distance = distance_from_inverse_depth(depth)
         alpha, beta, _ = list(PAPER_LEVELS.values())[generator.integers(3)]
@@ -396,9 +395,12 @@ def _other_light(image: np.ndarray, generator: np.random.Generator) -> np.ndarra
 def _camera_faults(image: np.ndarray, settings: SampleSettings, generator: np.random.Generator) -> np.ndarray:
     """Sensor noise and JPEG artefacts, each in its share of the samples."""
     if generator.random() < settings.noise_share:
-        noise = generator.standard_normal(image.shape, dtype=np.float32) * np.float32(
-            generator.uniform(0.5, 6)
-        )
+        noise = generator.standard_normal(image.shape, dtype=np.float32)
+        if generator.random() < 0.4:  # what a camera's interpolation and smoothing leave of it is coarser
+            noise = cv2.GaussianBlur(noise, (0, 0), generator.uniform(0.5, 1))
+            noise /= noise.std()
+        strength = np.exp(generator.uniform(np.log(0.5), np.log(12)))
+        noise *= np.float32(strength)
         image = np.clip(image + noise + 0.5, 0, 255).astype(np.uint8)
     if generator.random() < settings.jpeg_share:
         quality = int(generator.integers(50, 96))

@@ -1,5 +1,6 @@
 """Dry images that look like rain or fog but are not: white skies and walls, wet roads, drops on the
-windscreen, low sun, snow, tunnels, night, thin bright things. A derainer should do nothing to any of them.
+windscreen, low sun, snow, tunnels, night, noise, thin bright things. A derainer should do nothing to any of
+them.
 
 Every function of LOOKALIKES takes an image uint8 (H, W, 3) RGB, its inverse depth float32 (H, W) in 1/m
 (0 = sky, NaN = unknown), its labels uint8 (H, W) (Cityscapes train ids, 255 unlabelled) and a generator, and
@@ -719,6 +720,23 @@ def tone(scene: _Scene) -> np.ndarray:
     return (np.clip(toned, 0, 1) * 255 + np.float32(0.5)).astype(np.uint8)
 
 
+def sensor_noise(scene: _Scene) -> np.ndarray:
+    """Too little light and much gain: noise, more of it in the dark, grey or coloured, fine, or coarser where
+    the camera has smoothed it.
+    """
+    image = scene.image.astype(np.float32)
+    channels = 1 if scene.chance(0.3) else 3
+    noise = np.stack([scene.grain() for _ in range(channels)], axis=-1)
+    if scene.chance(0.5):
+        noise = cv2.GaussianBlur(noise, (0, 0), scene.uniform(0.5, 1.2)).reshape(noise.shape)
+        noise /= noise.std()
+    in_the_dark = np.float32(scene.uniform(0, 0.6)) * (1 - _grey(image) / 255)
+    noise *= np.float32(scene.uniform(3, 12)) * (np.float32(0.7) + in_the_dark)
+    return np.clip(image * np.float32(scene.uniform(0.5, 1)) + noise + np.float32(0.5), 0, 255).astype(
+        np.uint8
+    )
+
+
 def _tint(scene: _Scene, most: float) -> np.ndarray:
     """Float32 (3,): about 1, a colour cast of up to `most`."""
     return np.float32(1) + scene.generator.uniform(-most, most, 3).astype(np.float32)
@@ -755,6 +773,7 @@ LOOKALIKES: dict[str, Lookalike] = {
         window_reflection,
         stray_light,
         tone,
+        sensor_noise,
     )
 }
 
