@@ -585,8 +585,8 @@ class TimedRestorer(CompilingRestorer):
         self.rests: list[float] = []
         self.on_run = lambda frames: None
 
-    def _compile(self, height, width, outputs, frames, on_progress, cancellation):
-        self.made.append(TimedFrame(self, frames))
+    def _compile(self, graph, on_progress, cancellation):
+        self.made.append(TimedFrame(self, graph[-1]))
         return self.made[-1]
 
     def try_batch(self, frames, size=(64, 64), longest_s=1.0, gives_way=None):

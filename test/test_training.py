@@ -90,6 +90,24 @@ def test_the_stated_share_of_samples_is_dry_and_the_rest_is_not(street: FolderDa
     assert 20 <= dry <= 52  # 36 expected, standard deviation 5
 
 
+def test_dry_samples_are_as_often_noisy_as_rainy_ones_are(street: FolderDataset) -> None:
+    noisy, quiet = (
+        dataclasses.replace(
+            SMALL,
+            dry_share=1,
+            lookalike_share=0,
+            light_share=0,
+            blur_share=0,
+            noise_share=share,
+            jpeg_share=0,
+        )
+        for share in (0.5, 0.0)
+    )
+    with_noise, without = (RainySamples([street], shares, seed=0, count=120) for shares in (noisy, quiet))
+    differ = sum(not torch.equal(with_noise[i]["rainy"], without[i]["rainy"]) for i in range(120))
+    assert abs(differ - 60) <= 16  # three standard deviations
+
+
 def test_most_lookalikes_stay_dry(street: FolderDataset) -> None:
     others = dataclasses.replace(SMALL, lookalike_share=1, dry_share=0, fog_only_share=0.5)
     samples = RainySamples([street], others, seed=0, count=120)

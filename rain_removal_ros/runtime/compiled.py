@@ -138,15 +138,9 @@ class CompilingRestorer(ABC):
 
     @abstractmethod
     def _compile(
-        self,
-        height: int,
-        width: int,
-        outputs: Outputs,
-        frames: int,
-        on_progress: Progress | None,
-        cancellation: Cancellation,
+        self, graph: GraphKey, on_progress: Progress | None, cancellation: Cancellation
     ) -> CompiledFrame:
-        """Find in the cache or compile the graph of this size, these outputs and so many frames a call."""
+        """Find in the cache or compile this graph."""
 
     @property
     def info(self) -> RuntimeInfo:
@@ -173,10 +167,11 @@ class CompilingRestorer(ABC):
             if self._find(height, width, outputs, exact=True) is not None:
                 return
             told = on_progress or self._on_progress
-            frame = self._compile(height, width, outputs, 1, told, self._cancellation)
+            graph = height, width, outputs, 1
+            frame = self._compile(graph, told, self._cancellation)
             frame.run([np.zeros((height, width, 3), np.uint8)])  # the first run allocates
             with self._table:
-                self._compiled[height, width, outputs, 1] = frame
+                self._compiled[graph] = frame
                 retired = self._retire()
         with self._running:
             for old in retired:
@@ -210,25 +205,19 @@ class CompilingRestorer(ABC):
         cancellation = Cancellation(self._cancellation, gives_way)
         try:
             with self._building:
-                return self._try(
-                    height, width, ordered(outputs), frames, longest_s, on_progress, cancellation
-                )
+                graph = height, width, ordered(outputs), frames
+                return self._try(graph, longest_s, on_progress, cancellation)
         except BuildCancelledError as error:
             if self._cancellation.requested:
                 raise
             raise NotPreparedError("given up for something more urgent") from error
 
     def _try(
-        self,
-        height: int,
-        width: int,
-        outputs: Outputs,
-        frames: int,
-        longest_s: float,
-        on_progress: Progress | None,
-        cancellation: Cancellation,
+        self, graph: GraphKey, longest_s: float, on_progress: Progress | None, cancellation: Cancellation
     ) -> BatchTrial:
-        what = describe(height, width, outputs, frames)
+        """The trial of `prepare_batch`, with nothing else being compiled."""
+        height, width, outputs, frames = graph
+        what = describe(*graph)
         found = self._find(height, width, outputs, exact=True)
         if found is None:
             raise NotPreparedError(f"no graph of one frame is in memory to compare {what} with")
@@ -241,7 +230,7 @@ class CompilingRestorer(ABC):
             if len(self._compiled) >= self.graphs_in_memory:
                 raise NotPreparedError(f"no room for {what} is left beside the graphs in memory")
             told = on_progress or self._on_progress
-            batch = self._compile(height, width, outputs, frames, told, cancellation)
+            batch = self._compile(graph, told, cancellation)
         else:
             batch = made[1]
         try:
@@ -252,7 +241,7 @@ class CompilingRestorer(ABC):
             raise
         if trial.pays:
             with self._table:
-                self._compiled[height, width, outputs, frames] = batch
+                self._compiled[graph] = batch
         else:
             self._drop(batch)
         return trial

@@ -9,7 +9,7 @@ from rain_removal_ros.errors import BackendError
 from rain_removal_ros.runtime import Progress, describe
 from rain_removal_ros.runtime.build_process import Cancellation
 from rain_removal_ros.runtime.cache import EngineCache, EngineKey
-from rain_removal_ros.runtime.compiled import CompiledFrame, CompilingRestorer, Outputs
+from rain_removal_ros.runtime.compiled import CompiledFrame, CompilingRestorer, GraphKey, Outputs
 from rain_removal_ros.runtime.networks import Networks
 from rain_removal_ros.runtime.progress import reporting
 
@@ -66,15 +66,8 @@ class EngineRestorer(CompilingRestorer):
         )
 
     def _compile(
-        self,
-        height: int,
-        width: int,
-        outputs: Outputs,
-        frames: int,
-        on_progress: Progress | None,
-        cancellation: Cancellation,
+        self, graph: GraphKey, on_progress: Progress | None, cancellation: Cancellation
     ) -> CompiledFrame:
-        graph = height, width, outputs, frames
         key = self.key(*graph)
         what = f"{describe(*graph)} for {self.backend} {self.precision} on {self.device_name}"
         with reporting(what, on_progress) as stage:

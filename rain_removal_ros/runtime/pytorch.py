@@ -12,7 +12,7 @@ import torch
 from rain_removal_ros.errors import BackendError
 from rain_removal_ros.runtime import Progress, describe
 from rain_removal_ros.runtime.build_process import Cancellation
-from rain_removal_ros.runtime.compiled import CompiledFrame, CompilingRestorer, Outputs
+from rain_removal_ros.runtime.compiled import CompiledFrame, CompilingRestorer, GraphKey, Outputs
 from rain_removal_ros.runtime.device_frames import DeviceFrames
 from rain_removal_ros.runtime.graph import FrameGraph, LevelsGraph
 from rain_removal_ros.runtime.networks import Networks
@@ -123,16 +123,11 @@ class TorchCpuRestorer(CompilingRestorer):
         super().__init__(networks, f"CPU, {torch.get_num_threads()} threads", chosen, reason, on_progress)
 
     def _compile(
-        self,
-        height: int,
-        width: int,
-        outputs: Outputs,
-        frames: int,
-        on_progress: Progress | None,
-        cancellation: Cancellation,
+        self, graph: GraphKey, on_progress: Progress | None, cancellation: Cancellation
     ) -> CompiledFrame:
-        graph = frame_graph(self.networks, height, width, outputs, self.precision)
-        return CpuFrame(graph, f"eager {describe(height, width, outputs, frames)}", frames)
+        height, width, outputs, frames = graph
+        network = frame_graph(self.networks, height, width, outputs, self.precision)
+        return CpuFrame(network, f"eager {describe(*graph)}", frames)
 
 
 class TorchCudaRestorer(CompilingRestorer):
@@ -154,21 +149,16 @@ class TorchCudaRestorer(CompilingRestorer):
         super().__init__(networks, torch.cuda.get_device_name(self._device), chosen, reason, on_progress)
 
     def _compile(
-        self,
-        height: int,
-        width: int,
-        outputs: Outputs,
-        frames: int,
-        on_progress: Progress | None,
-        cancellation: Cancellation,
+        self, graph: GraphKey, on_progress: Progress | None, cancellation: Cancellation
     ) -> CompiledFrame:
-        described = describe(height, width, outputs, frames)
+        height, width, outputs, frames = graph
+        described = describe(*graph)
         what = f"preparing {described} for torch-cuda {self.precision}"
         with reporting(what, on_progress) as stage:
-            graph = frame_graph(self.networks, height, width, outputs, self.precision, self._device)
+            network = frame_graph(self.networks, height, width, outputs, self.precision, self._device)
             stage.text = "recording"
             compiled = DeviceFrames(
-                graph, height, width, self._device, f"eager {described}", frames, cuda_graph=True
+                network, height, width, self._device, f"eager {described}", frames, cuda_graph=True
             )
             stage.text = "ready"
         return compiled

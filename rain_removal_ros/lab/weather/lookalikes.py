@@ -157,6 +157,11 @@ def _grey(linear: np.ndarray) -> np.ndarray:
     return (linear @ np.array([0.25, 0.6, 0.15], np.float32))[..., None]
 
 
+def _tint(scene: _Scene, most: float) -> np.ndarray:
+    """Float32 (3,): about 1, a colour cast of up to `most`."""
+    return np.float32(1) + scene.generator.uniform(-most, most, 3).astype(np.float32)
+
+
 def overexposed(scene: _Scene) -> np.ndarray:
     """Too long an exposure: sky and white facades clip and spill light over what is beside them."""
     linear = scene.linear * np.float32(scene.uniform(1.3, 3.5))
@@ -732,14 +737,8 @@ def sensor_noise(scene: _Scene) -> np.ndarray:
         noise /= noise.std()
     in_the_dark = np.float32(scene.uniform(0, 0.6)) * (1 - _grey(image) / 255)
     noise *= np.float32(scene.uniform(3, 12)) * (np.float32(0.7) + in_the_dark)
-    return np.clip(image * np.float32(scene.uniform(0.5, 1)) + noise + np.float32(0.5), 0, 255).astype(
-        np.uint8
-    )
-
-
-def _tint(scene: _Scene, most: float) -> np.ndarray:
-    """Float32 (3,): about 1, a colour cast of up to `most`."""
-    return np.float32(1) + scene.generator.uniform(-most, most, 3).astype(np.float32)
+    seen = image * np.float32(scene.uniform(0.5, 1)) + noise
+    return np.clip(seen + np.float32(0.5), 0, 255).astype(np.uint8)
 
 
 Lookalike = Callable[[np.ndarray, np.ndarray, np.ndarray, np.random.Generator], np.ndarray]
