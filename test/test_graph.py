@@ -88,6 +88,32 @@ def test_whole_grey_levels_pass_through_low_precision_unchanged(networks):
         assert (restored[0].numpy() == ramp).all()
 
 
+@pytest.mark.parametrize("size", [(64, 96), (65, 96), (64, 97), (77, 91)])
+def test_an_image_is_padded_by_its_edges_whatever_its_type(networks, size):
+    height, width = size
+    graph = LevelsGraph(networks(TINY), None, height, width, FRAME)
+    levels = torch.randint(0, 256, (2, 3, height, width), dtype=torch.uint8)
+    padded = graph.pad(levels)
+    assert padded.dtype == torch.uint8
+    assert torch.equal(
+        padded.float(), torch.nn.functional.pad(levels.float(), graph.padding, mode="replicate")
+    )
+    assert torch.equal(graph.crop(padded), levels)
+
+
+def test_bytes_and_grey_levels_of_any_float_give_the_same_image(networks):
+    frame = torch.from_numpy(street_like(70, 90))[None]
+    network = networks(TINY)
+    with torch.inference_mode():
+        image, depth, _ = FrameGraph(network, None, 70, 90, FRAME).eval()(frame)
+        levels, same_depth, _ = LevelsGraph(network, None, 70, 90, FRAME).eval()(
+            frame.permute(0, 3, 1, 2).float()
+        )
+    assert (image.dtype, levels.dtype) == (torch.uint8, torch.float32)
+    assert torch.equal(image.permute(0, 3, 1, 2).float(), levels)
+    assert torch.equal(depth, same_depth)
+
+
 @pytest.mark.parametrize("size", [(63, 64), (64, 63), (2161, 2161), (3841, 64), (64, 3841)])
 def test_sizes_that_no_network_takes_are_refused(networks, size):
     with pytest.raises(ImageError, match="images from 64x64 to 3840x2160"):

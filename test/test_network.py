@@ -17,7 +17,7 @@ from rain_removal_ros.network import (
     load_network,
     save_network,
 )
-from rain_removal_ros.network.blocks import GlobalEstimate, gate
+from rain_removal_ros.network.blocks import GlobalEstimate, fold, gate, unfold
 from rain_removal_ros.network.efficientnet_lite import VARIANTS, EfficientNetLite
 from rain_removal_ros.network.presets import SegmentationPreset
 from rain_removal_ros.network.streaks import StreakStage
@@ -54,6 +54,37 @@ def test_depth_alone_is_the_depth_of_the_whole_pass(name: str) -> None:
     image = torch.rand(1, 3, 64, 64)
     with torch.no_grad():
         torch.testing.assert_close(network.depth(image), network(image)[1])
+
+
+def test_a_folded_image_holds_every_channels_four_pixels_and_comes_back() -> None:
+    image = torch.arange(2 * 3 * 4 * 6, dtype=torch.uint8).reshape(2, 3, 4, 6)
+    folded = fold(image)
+    assert folded.shape == (2, 12, 2, 3)
+    assert torch.equal(folded[0, 4:8, 1, 2], image[0, 1, 2:4, 4:6].flatten())
+    assert torch.equal(unfold(folded), image)
+
+
+def test_what_is_trained_part_by_part_is_what_the_whole_pass_computes() -> None:
+    network = randomise(build_network("fast")).eval()
+    image = torch.rand(1, 3, 64, 96)
+    with torch.no_grad():
+        whole, folded = network(image), network.forward_folded(fold(image))
+        light = network.find_streaks(image).light
+        correction, depth, _ = network.clear_fog(image - light)
+        torch.testing.assert_close(network.find_depth(image - light), depth)
+    assert torch.equal(unfold(folded.correction), whole.correction)
+    torch.testing.assert_close(correction - light, whole.correction)
+    torch.testing.assert_close(depth, whole.pixels_per_metre)
+
+
+def test_the_trunk_sees_the_mean_of_2x2_pixels() -> None:
+    network = build_network("fast").eval()
+    seen = []
+    network.trunk.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
+    image = torch.rand(1, 3, 64, 96)
+    with torch.no_grad():
+        network(image)
+    torch.testing.assert_close(seen[0], torch.nn.functional.avg_pool2d(image, 2))
 
 
 def test_an_untrained_fast_network_leaves_the_image_alone() -> None:
@@ -130,7 +161,7 @@ def test_a_streak_estimate_tells_pixels_apart_and_sees_along_a_streak() -> None:
     torch.nn.init.constant_(stage.rain.output.bias, 9.0)  # fully open, so that it depends on nothing
     image = torch.rand(1, 3, 192, 192, requires_grad=True)
     for row, column in ((96, 96), (96, 97), (97, 96), (97, 97)):
-        light = stage(image).light[0, :, row, column].sum()
+        light = unfold(stage(fold(image)).light)[0, :, row, column].sum()
         (gradient,) = torch.autograd.grad(light, image)
         seen = gradient[0].abs().sum(dim=0)
         assert seen[row, column] > 20 * max(seen[row - 40, column], seen[row + 40, column]) > 0

@@ -24,7 +24,7 @@ def images(*brightness: float) -> list[torch.Tensor]:
 def test_the_streak_stage_and_the_decoder_are_quantised_and_what_finds_weather_and_depth_is_not():
     chosen = convolutions(random_network(TINY))
     parts = {name.split(".")[0] for name in chosen}
-    assert parts == {"streaks", "up", "up_fine", "stages", "fine", "detail"}
+    assert parts == {"streaks", "stages", "fine", "detail"}
     assert not any(name.startswith("streaks.rain.") for name in chosen)
     assert convolutions(random_network(TINY_SEGMENTATION)) == {}
     assert convolutions(random_network("paper")) == {}

@@ -287,6 +287,23 @@ def test_a_run_is_resumed_with_the_very_segmentation_network_it_began_with(stree
     go_on(other)  # nobody knows what network an older run began with
 
 
+@pytest.mark.parametrize(
+    ("role", "what"), [("start_from", "first weights"), ("streaks_from", "first weights of the streak stage")]
+)
+def test_a_run_is_resumed_with_the_very_weights_it_began_with(street, tmp_path, role, what) -> None:
+    first, other = (write_weights(tmp_path / f"{seed}.safetensors", seed=seed) for seed in (1, 2))
+
+    def go_on(weights: Path | None, steps: int = 14, **options) -> Path:
+        run = settings(steps=steps)
+        options |= {role: weights}
+        return train(run, [street], tmp_path / "run", workers=0, show_progress=False, **options)
+
+    go_on(first, stop_after=0.0)
+    with pytest.raises(WeightsError, match=rf"the {what} 1\.safetensors of SHA-256 .*, not .*2\.safetensors"):
+        go_on(other)
+    assert load_network(go_on(None))[1][role] == {"file": "1.safetensors", "sha256": sha256_of(first)}
+
+
 def changed_by(further: TrainingSettings, first: Path, street: FolderDataset, output: Path) -> set[str]:
     """First names of the tensors that a run that starts from `first` changes."""
     path = train(further, [street], output, workers=0, start_from=first, show_progress=False)

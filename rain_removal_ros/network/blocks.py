@@ -1,4 +1,4 @@
-"""The layers that the networks share: dense and depthwise convolutions without norms, PixelShuffle and
+"""The layers that the networks share: dense and depthwise convolutions without norms, transposed ones and
 bilinear resizing, all of which TensorRT and OpenVINO fuse and run whole. Residual branches start at zero
 instead of a norm.
 """
@@ -89,15 +89,11 @@ def pixels_per_metre(logit: Tensor) -> Tensor:
     return MAX_PIXELS_PER_METRE * torch.sigmoid(logit.float()).square().square()
 
 
-class Upsample(nn.Module):
-    """1x1 convolution and PixelShuffle: twice the size, with learned interpolation."""
+class Upsample(nn.ConvTranspose2d):
+    """Twice the size, with learned interpolation: a pixel gives 2x2, and none overlap."""
 
     def __init__(self, inputs: int, outputs: int):
-        super().__init__()
-        self.project = nn.Conv2d(inputs, 4 * outputs, 1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return F.pixel_shuffle(self.project(x), 2)
+        super().__init__(inputs, outputs, 2, stride=2)
 
 
 class DepthGuidedTransform(nn.Module):
@@ -132,6 +128,22 @@ def mean_over_map(x: Tensor) -> Tensor:
 def as_weights(module: nn.Module, x: Tensor) -> Tensor:
     """x in the type of the module's weights."""
     return x.to(next(module.parameters()).dtype)
+
+
+FOLD = 2
+"""Pixels a side that a folded image lays into channels."""
+
+
+def fold(image: Tensor) -> Tensor:
+    """(N, C, H, W) -> (N, 4 C, H/2, W/2), of each channel its 2x2 pixels: nothing is lost, and what comes
+    after computes at half the size.
+    """
+    return F.pixel_unshuffle(image, FOLD)
+
+
+def unfold(folded: Tensor) -> Tensor:
+    """The inverse of `fold`."""
+    return F.pixel_shuffle(folded, FOLD)
 
 
 def upsample_bilinear(x: Tensor, factor: int) -> Tensor:

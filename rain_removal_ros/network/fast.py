@@ -4,11 +4,14 @@ taught, and corrects the image affinely, guided by depth at every scale.
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from rain_removal_ros.network.blocks import (
+    FOLD,
     DepthGuidedTransform,
     Estimate,
     GlobalContext,
@@ -17,14 +20,16 @@ from rain_removal_ros.network.blocks import (
     Upsample,
     Weather,
     as_weights,
+    fold,
     gate,
     pixels_per_metre,
     start_at_zero,
+    unfold,
     upsample_bilinear,
 )
 from rain_removal_ros.network.efficientnet_lite import EfficientNetLite
 from rain_removal_ros.network.presets import STRIDE, DerainPreset
-from rain_removal_ros.network.streaks import StreakStage
+from rain_removal_ros.network.streaks import Streaks, StreakStage
 
 
 class DepthHead(nn.Module):
@@ -51,6 +56,14 @@ class DepthHead(nn.Module):
         return pixels_per_metre(self.output(depth_features[0])), depth_features
 
 
+class Fog(NamedTuple):
+    """The fog of a whole image, float32 (N, 1, 1, 1) each."""
+
+    logit: Tensor  # of whether there is any
+    airlight: Tensor  # A0 in [0, 1]
+    root: Tensor  # the cube root of extinction times focal length in pixels
+
+
 class Atmosphere(nn.Module):
     """The fog of a whole image, from the trunk's coarsest features."""
 
@@ -58,12 +71,9 @@ class Atmosphere(nn.Module):
         super().__init__()
         self.estimate = GlobalEstimate(channels, start=(0.0, 1.73, 1.0))  # airlight 0.85
 
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Features -> float32 (N, 1, 1, 1) each: logit of whether there is fog; airlight A0 in [0, 1]; the
-        cube root of extinction times focal length in pixels.
-        """
-        foggy, airlight, root = self.estimate(x).split(1, dim=1)
-        return foggy, torch.sigmoid(airlight), root
+    def forward(self, x: Tensor) -> Fog:
+        logit, airlight, root = self.estimate(x).split(1, dim=1)
+        return Fog(logit, torch.sigmoid(airlight), root)
 
 
 class FastDerainNetwork(nn.Module):
@@ -79,6 +89,7 @@ class FastDerainNetwork(nn.Module):
     """
 
     stride = STRIDE
+    averaged: Tensor  # (3, 12): takes a folded image to the mean of its pixels
 
     def __init__(self, preset: DerainPreset):
         super().__init__()
@@ -104,43 +115,69 @@ class FastDerainNetwork(nn.Module):
         )
         fine = preset.fine_channels
         self.up_fine = Upsample(channels[0], fine)
-        self.detail = nn.Conv2d(12, fine, 3, padding=1)
+        self.detail = nn.Conv2d(3 * FOLD**2, fine, 3, padding=1)
         self.fine = nn.Sequential(*(ResidualBlock(fine) for _ in range(preset.fine_depth)))
-        self.output = start_at_zero(nn.Conv2d(fine, 4 * 2, 3, padding=1))
-
-    def depth(self, image: Tensor) -> Tensor:
-        """Pixels per metre alone, without what only the image needs."""
-        image = image.float()
-        return self.find_depth(image - self.streaks(image).light)
-
-    def find_depth(self, image: Tensor) -> Tensor:
-        """Streak-free image (N, 3, H, W), float32 -> pixels per metre (N, 1, H/4, W/4)."""
-        return self.depth_head(self._features(image))[0]
-
-    def _features(self, image: Tensor) -> list[Tensor]:
-        *finer, coarsest = self.trunk(as_weights(self, F.avg_pool2d(image, 2)))
-        return [*finer, self.context(coarsest)]
+        self.output = start_at_zero(nn.Conv2d(fine, 2 * FOLD**2, 3, padding=1))  # gains, then offsets
+        averaged = torch.eye(3).repeat_interleave(FOLD**2, dim=1) / FOLD**2
+        self.register_buffer("averaged", averaged, persistent=False)
 
     def forward(self, image: Tensor) -> Estimate:
         """(N, 3, H, W) RGB in [0, 1], best in float32 -> Estimate."""
-        image = image.float()
-        streaks = self.streaks(image)
-        cleared = image - streaks.light
-        correction, depth, fog = self.clear_fog(cleared)
-        logit, _, root = fog
+        estimate = self.forward_folded(fold(image))
+        return estimate._replace(correction=unfold(estimate.correction))
+
+    def depth(self, image: Tensor) -> Tensor:
+        """Pixels per metre alone, without what only the image needs."""
+        return self.depth_folded(fold(image))
+
+    def find_streaks(self, image: Tensor) -> Streaks:
+        """The streaks of an image (N, 3, H, W)."""
+        streaks = self.streaks(fold(image.float()))
+        return streaks._replace(light=unfold(streaks.light))
+
+    def find_depth(self, image: Tensor) -> Tensor:
+        """Streak-free image (N, 3, H, W) -> pixels per metre (N, 1, H/4, W/4)."""
+        return self._depth_of_cleared(fold(image.float()))
+
+    def clear_fog(self, image: Tensor) -> tuple[Tensor, Tensor, Fog]:
+        """Streak-free image (N, 3, H, W) -> correction float32 (N, 3, H, W), pixels per metre (N, 1, H/4,
+        W/4), and the fog.
+        """
+        correction, depth, fog = self._clear_fog(fold(image.float()))
+        return unfold(correction), depth, fog
+
+    def forward_folded(self, folded: Tensor) -> Estimate:
+        """As `forward`, of a folded image, which is what the network computes with from end to end: the
+        correction is folded, too.
+        """
+        folded = folded.float()
+        streaks = self.streaks(folded)
+        correction, depth, fog = self._clear_fog(folded - streaks.light)
         weather = Weather(
             rain=gate(streaks.rain_logit).flatten(),
             streaks=streaks.light.mean(dim=(1, 2, 3)),
-            fog=gate(logit).flatten(),
-            extinction=extinction_of_root(root).flatten() * gate(logit).flatten(),
+            fog=gate(fog.logit).flatten(),
+            extinction=extinction_of_root(fog.root).flatten() * gate(fog.logit).flatten(),
         )
         return Estimate(correction - streaks.light, depth, weather)
 
-    def clear_fog(self, image: Tensor) -> tuple[Tensor, Tensor, tuple[Tensor, Tensor, Tensor]]:
-        """Streak-free image (N, 3, H, W), float32 -> correction float32 (N, 3, H, W), pixels per metre
-        (N, 1, H/4, W/4), and what `Atmosphere` gives.
-        """
-        features = self._features(image)
+    def depth_folded(self, folded: Tensor) -> Tensor:
+        """As `depth`, of a folded image."""
+        folded = folded.float()
+        return self._depth_of_cleared(folded - self.streaks(folded).light)
+
+    def _depth_of_cleared(self, cleared: Tensor) -> Tensor:
+        return self.depth_head(self._features(as_weights(self, cleared)))[0]
+
+    def _features(self, cleared: Tensor) -> list[Tensor]:
+        """Of the image at half its size, each pixel the mean of 2x2."""
+        *finer, coarsest = self.trunk(F.conv2d(cleared, self.averaged[:, :, None, None]))
+        return [*finer, self.context(coarsest)]
+
+    def _clear_fog(self, cleared: Tensor) -> tuple[Tensor, Tensor, Fog]:
+        """As `clear_fog`, of a folded image in float32, correction folded."""
+        as_taken = as_weights(self, cleared)
+        features = self._features(as_taken)
         depth, depth_features = self.depth_head(features)
         fog = self.atmosphere(features[3])
         x = self.stages[3](self.lateral[3](features[3]))
@@ -149,13 +186,23 @@ class FastDerainNetwork(nn.Module):
             if self.preset.depth_guided:
                 x = self.guide[level](x, depth_features[level])
             x = self.stages[level](x)
-        detail = self.detail(F.pixel_unshuffle(as_weights(self, image), 2))
-        x = self.fine(self.up_fine(x) + detail)
-        affine = self.output(x)
-        gain, offset = (F.pixel_shuffle(part.float(), 2) for part in affine.split(4, dim=1))
+        x = self.fine(self.up_fine(x) + self.detail(as_taken))
+        gain, offset = self._affine(x).float().chunk(2, dim=1)
         # the gate learns from whether there is fog alone: the image's loss would half shut it at first
-        correction = gate(fog[0].detach()) * ((image - fog[1]) * gain + offset)
+        correction = gate(fog.logit.detach()) * ((cleared - fog.airlight) * gain + offset)
         return correction, depth, fog
+
+    def _affine(self, x: Tensor) -> Tensor:
+        """Gain and offset of every pixel, (N, 24, H/2, W/2): the same for R, G and B, so the output layer's
+        weights stand for all three.
+        """
+
+        def for_each_colour(parameter: Tensor) -> Tensor:
+            of_pixels = parameter.unflatten(0, (2, 1, FOLD**2))
+            return of_pixels.expand(2, 3, *of_pixels.shape[2:]).flatten(0, 2)
+
+        weight, bias = (for_each_colour(parameter) for parameter in (self.output.weight, self.output.bias))
+        return F.conv2d(x, weight, bias, padding=1)
 
 
 def extinction_of_root(root: Tensor) -> Tensor:

@@ -17,9 +17,9 @@ from torch.nn import functional as F
 
 from rain_removal_ros.network.presets import DerainPreset
 
-QUANTISED = ("streaks.", "detail", "up.", "up_fine.", "stages.", "fine.")
+QUANTISED = ("streaks.", "detail", "stages.", "fine.")
 """Where the convolutions are that run in 8-bit integers. What depth and the weather are found with stays in
-floats.
+floats, and so do transposed convolutions, which OpenVINO runs in floats all the same.
 """
 
 FLOATS = ("streaks.rain.",)

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from rain_removal_ros.network.blocks import (
+    FOLD,
     GlobalEstimate,
     ResidualBlock,
     Upsample,
@@ -25,17 +26,17 @@ streak.
 class Streaks(NamedTuple):
     """What a streak stage finds."""
 
-    light: Tensor  # float32 (N, 3, H, W): what streaks add to the image in [0, 1], gated
+    light: Tensor  # float32, of the image's shape: what streaks add to the image in [0, 1], gated
     rain_logit: (
         Tensor  # float32 (N, 1, 1, 1): whether it rains at all; its gate is what light is multiplied by
     )
 
 
 class StreakStage(nn.Module):
-    """(N, 3, H, W) in [0, 1] -> Streaks.
+    """Folded image (N, 12, H/2, W/2) in [0, 1] -> Streaks, their light folded likewise.
 
     In the imaging model O = I (1 - R - A) + R + A0 A streaks add R (1 - I) to what fog alone would show. A
-    streak is a pixel or two wide, so 2x2 pixels are laid into channels and none is averaged away; it is long,
+    streak is a pixel or two wide, so none is averaged away before it is found; it is long,
     so dilated convolutions at a quarter of the size see along it. One gate for the whole image says whether
     it rains: thin bright things, markings, poles and wires, look like streaks, but rain is everywhere.
     Starts at zero.
@@ -44,7 +45,7 @@ class StreakStage(nn.Module):
     def __init__(self, channels: tuple[int, int], depths: tuple[int, int, int]):
         super().__init__()
         fine, coarse = channels
-        self.stem = nn.Conv2d(12, fine, 3, padding=1)
+        self.stem = nn.Conv2d(3 * FOLD**2, fine, 3, padding=1)
         self.before = nn.Sequential(*(ResidualBlock(fine) for _ in range(depths[0])))
         self.down = nn.Conv2d(fine, coarse, 2, stride=2)
         self.middle = nn.Sequential(
@@ -53,11 +54,11 @@ class StreakStage(nn.Module):
         self.rain = GlobalEstimate(coarse, start=(0.0,))
         self.up = Upsample(coarse, fine)
         self.after = nn.Sequential(*(ResidualBlock(fine) for _ in range(depths[2])))
-        self.output = start_at_zero(nn.Conv2d(fine, 12, 3, padding=1))
+        self.output = start_at_zero(nn.Conv2d(fine, 3 * FOLD**2, 3, padding=1))
 
-    def forward(self, image: Tensor) -> Streaks:
-        fine = self.before(F.relu(self.stem(F.pixel_unshuffle(as_weights(self, image), 2))))
+    def forward(self, folded: Tensor) -> Streaks:
+        fine = self.before(F.relu(self.stem(as_weights(self, folded))))
         coarse = self.middle(F.relu(self.down(fine)))
         rain_logit = self.rain(coarse)
-        light = F.pixel_shuffle(self.output(self.after(fine + self.up(coarse))).float(), 2)
+        light = self.output(self.after(fine + self.up(coarse))).float()
         return Streaks(light * gate(rain_logit), rain_logit)

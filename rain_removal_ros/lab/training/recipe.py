@@ -115,7 +115,6 @@ RECIPES: dict[str, tuple[Stage, ...]] = {
                     streaks_only_share=0.14,
                     overcast_share=0.5,
                     lookalike_share=0.25,
-                    measured_weight=2.0,
                 ),
                 weights=replace(_FOG_WEIGHTS, harm=2.0, semantic=0.08, perceptual=0.2),
             ),

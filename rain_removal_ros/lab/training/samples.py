@@ -92,7 +92,7 @@ class Weathered:
 LOOKALIKES_DRY = 0.6
 """Share of the look-alikes that stay dry whatever weather other samples get; the rest gets it too."""
 
-TONED = 0.25
+TONED = 0.4
 """Share of the samples in other light that are the rendering of another camera instead."""
 
 
@@ -382,7 +382,7 @@ def _other_light(image: np.ndarray, generator: np.random.Generator) -> np.ndarra
     """
     night = generator.random() < 0.04
     gain = np.exp(generator.uniform(*np.log((0.25, 0.6) if night else (0.9, 1.3))))
-    gamma = generator.uniform(1.0, 1.8) if night else generator.uniform(0.7, 1.9)
+    gamma = generator.uniform(1.0, 1.8) if night else generator.uniform(0.6, 1.9)
     cast = gain * generator.normal(1, 0.04, 3)
     levels = (np.arange(256) / 255) ** gamma
     table = np.clip(255 * levels[:, None] * cast + 0.5, 0, 255).astype(np.uint8)

@@ -13,9 +13,10 @@ import dataclasses
 import io
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -163,18 +164,18 @@ class Objective(nn.Module):
             if settings.part in ("fog", "depth"):
                 streaks = batch["streaks"].float() * (1 - batch["leftover"][:, None, None, None])
             else:
-                streaks, rain_logit = self.network.streaks(rainy)
+                streaks, rain_logit = self.network.find_streaks(rainy)
                 terms |= self._streak_terms(streaks, rain_logit, batch)
             seen = rainy - streaks
             came = rainy if settings.part == "all" else seen
             if settings.part == "depth":
                 depth = self.network.find_depth(seen)
                 return {"depth": self._depth_term(depth, batch)}, seen, depth
-            correction, depth, (fog_logit, _, root) = self.network.clear_fog(seen)
+            correction, depth, fog = self.network.clear_fog(seen)
             restored = seen + correction
-            of_fog = weights.presence * losses.presence(fog_logit, batch["fog"])
+            of_fog = weights.presence * losses.presence(fog.logit, batch["fog"])
             terms["presence"] = terms.get("presence", 0) + of_fog
-            terms["extinction"] = weights.extinction * losses.extinction_l1(root, batch["extinction"])
+            terms["extinction"] = weights.extinction * losses.extinction_l1(fog.root, batch["extinction"])
         else:
             correction, depth, _ = self.network(rainy)
             came, restored = rainy, rainy + correction.float()
@@ -194,7 +195,7 @@ class Objective(nn.Module):
         return self.settings.weights.depth * loss
 
     def _streaks(self, rainy: Tensor, batch: dict[str, Tensor]) -> tuple[dict[str, Tensor], Tensor, None]:
-        light, rain_logit = self.network.streaks(rainy)
+        light, rain_logit = self.network.find_streaks(rainy)
         restored, without = rainy - light, rainy - torch.nan_to_num(batch["streaks"].float())
         terms = {
             **self._streak_terms(light, rain_logit, batch),
@@ -335,9 +336,9 @@ def train(
     `stop_after` seconds the run is checkpointed and left, to be resumed. `start_from` gives first weights,
     `streaks_from` those of the streak stage; else a trunk begins with what ImageNet taught it. The weights
     that come out name those files, the segmentation network's, and their SHA-256. Raises WeightsError where
-    `output` holds a run with other settings, another segmentation network, or without the gradients' scale
-    that this one needs, or where the first weights do not fit, DatasetError where there is nothing to train
-    on, PresetError where a part is to be trained that the preset has not.
+    `output` holds a run with other settings, other first weights, another segmentation network, or without
+    the gradients' scale that this one needs, or where the first weights do not fit, DatasetError where there
+    is nothing to train on, PresetError where a part is to be trained that the preset has not.
     """
     began = time.monotonic()
     output = Path(output)
@@ -345,21 +346,23 @@ def train(
     torch.manual_seed(settings.seed)
     accelerator = Accelerator(mixed_precision=settings.precision, cpu=not torch.cuda.is_available())
     network = build_network(settings.preset)
-    origin = {}
+    sources = {
+        "start_from": start_from,
+        "streaks_from": streaks_from,
+        "segmentation_weights": segmentation_weights,
+    }
     if start_from is not None:
         start_with(network, load_network(start_from)[0])
-        origin["start_from"] = _named(start_from)
     elif hasattr(network, "trunk"):
         load_imagenet(network.trunk, settings.preset.trunk)
     if streaks_from is not None:
         start_with(network, load_network(streaks_from)[0], ("streaks",))
-        origin["streaks_from"] = _named(streaks_from)
     network.to(accelerator.device, memory_format=torch.channels_last)
     segmentation = None
     if segmentation_weights is not None:
         segmentation = load_network(segmentation_weights)[0].requires_grad_(False)
         segmentation.to(accelerator.device, memory_format=torch.channels_last)
-        origin["segmentation_weights"] = _named(segmentation_weights)
+    origin = {role: _named(file) for role, file in sources.items() if file is not None}
     if not restores(settings) and not any(d[0].labels is not None for d in datasets):
         raise DatasetError("a segmentation network needs labels; none of the datasets has any")
     choose_part(network, settings, datasets)
@@ -378,13 +381,7 @@ def train(
                 f"{checkpoint_path} belongs to a run with other settings; give another output folder or "
                 "the same settings"
             )
-        kept, given = (known.get("segmentation_weights") for known in (checkpoint["origin"], origin))
-        if kept and given and kept["sha256"] != given["sha256"]:  # older checkpoints keep none
-            raise WeightsError(
-                f"{checkpoint_path} belongs to a run with the segmentation network {kept['file']} of SHA-256 "
-                f"{kept['sha256'][:12]}, not {segmentation_weights} of {given['sha256'][:12]}; give another "
-                "output folder or the same network"
-            )
+        _check_origin(checkpoint_path, checkpoint["origin"], sources)
         if accelerator.scaler is not None:
             if checkpoint.get("scaler") is None:
                 raise WeightsError(
@@ -512,6 +509,26 @@ def train(
         log.plot(output / "log.png")
     accelerator.wait_for_everyone()  # the next stage begins with what the main process wrote
     return output / "weights.safetensors"
+
+
+ORIGINS = {
+    "start_from": "first weights",
+    "streaks_from": "first weights of the streak stage",
+    "segmentation_weights": "segmentation network",
+}
+"""The files that weights come from, as checkpoints and metadata name them, and what each is."""
+
+
+def _check_origin(checkpoint: Path, kept: Mapping[str, Any], given: Mapping[str, Path | None]) -> None:
+    """Raise WeightsError where a run is to go on with another file than it began with."""
+    for role, file in given.items():
+        began = kept.get(role)
+        if began and file and began["sha256"] != sha256_of(file):  # older checkpoints do not name all
+            raise WeightsError(
+                f"{checkpoint} belongs to a run with the {ORIGINS[role]} {began['file']} of SHA-256 "
+                f"{began['sha256'][:12]}, not {file} of {sha256_of(file)[:12]}; give another output folder "
+                "or the same file"
+            )
 
 
 def _named(weights: Path) -> dict[str, str]:
