@@ -1,12 +1,13 @@
 """Plays a bag through the node: ros2 launch rain_removal_ros replay.launch.py bag:=PATH rate:=0.5 loop:=true
 
 The node is derain.launch.py's, with what the bag asks for: cameras, remappings, image sizes, simulated time.
-Playing begins when it is active and compiled. All of derain.launch.py's other arguments are taken, too.
+Playing begins when it is active and compiled. The node's other parameters, `name`, `params_file` and
+`log_level` are handed on to derain.launch.py.
 """
 
-import sys
 import tempfile
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from launch.actions import (
     DeclareLaunchArgument,
@@ -21,13 +22,15 @@ from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import Node
 
 from launch import LaunchContext, LaunchDescription
-from rain_removal_ros.bags.cameras import find_cameras
-from rain_removal_ros.bags.storage import Bag
 from rain_removal_ros.errors import ParameterError
-from rain_removal_ros.ros.layouts import write_layout
 from rain_removal_ros.ros.parameters import PARAMETERS, launch_switch
-from rain_removal_ros.ros.replay import PlayedCamera, node_parameters, played_cameras
-from rain_removal_ros.share import share_file
+from rain_removal_ros.share import join_active_environment, share_file
+
+if TYPE_CHECKING:
+    from rain_removal_ros.ros.replay import PlayedCamera
+
+PYTHON = join_active_environment()
+"""What runs the player. What reads bags is imported in functions, as it may be in the environment alone."""
 
 VIEWERS = {
     "none": "nothing",
@@ -74,6 +77,10 @@ def generate_launch_description() -> LaunchDescription:
 
 
 def _start(context: LaunchContext) -> list:
+    from rain_removal_ros.bags.cameras import find_cameras
+    from rain_removal_ros.bags.storage import Bag
+    from rain_removal_ros.ros.replay import node_parameters, played_cameras
+
     def text(name: str) -> str:
         return LaunchConfiguration(name).perform(context).strip()
 
@@ -85,7 +92,7 @@ def _start(context: LaunchContext) -> list:
         cameras = played_cameras(find_cameras(bag, [name for name in names if name]), said.append)
     remap = " ".join(f"{source}:={target}" for camera in cameras for source, target in camera.remappings)
     segmentation = text("segmentation") or "false"
-    player = [sys.executable, "-m", "rain_removal_ros.commands.main", "replay", str(path), "--no-node"]
+    player = [PYTHON, "-m", "rain_removal_ros.commands.main", "replay", str(path), "--no-node"]
     player += ["--node-name", text("name"), "--cameras", *(camera.camera.topic.name for camera in cameras)]
     for name in ("rate", "start", "duration", "record"):
         player += [f"--{name}", text(name)] if text(name) else []
@@ -110,7 +117,9 @@ def _start(context: LaunchContext) -> list:
     ]
 
 
-def _viewer(viewer: str, camera: PlayedCamera) -> list:
+def _viewer(viewer: str, camera: "PlayedCamera") -> list:
+    from rain_removal_ros.ros.layouts import write_layout
+
     if viewer not in ("rviz", "foxglove"):
         return []
     layout = write_layout(viewer, camera, Path(tempfile.mkdtemp(prefix="derain_replay_")))

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import site
+import sys
 import sysconfig
 from collections.abc import Mapping
 from pathlib import Path
@@ -49,6 +51,24 @@ def dds_profile_environment(environment: Mapping[str, str]) -> dict[str, str]:
     if any(environment.get(variable) for variable in DDS_PROFILE_VARIABLES):
         return {}
     return dict.fromkeys(DDS_PROFILE_VARIABLES, str(share_file(DDS_PROFILE)))
+
+
+def join_active_environment() -> str:
+    """Let this process import what the active virtual environment has, too, and return that one's Python.
+
+    `ros2` runs on the system's Python, which sees nothing of an environment that is active; a node that it
+    starts does. Nothing changes where none is active, this Python is the environment's own, or of another
+    version.
+    """
+    folder = os.environ.get("VIRTUAL_ENV", "")
+    python = Path(folder) / "bin" / "python"
+    if not folder or Path(sys.prefix) == Path(folder) or not python.is_file():
+        return sys.executable
+    packages = sysconfig.get_path("purelib", "venv", {"base": folder, "platbase": folder})
+    if not Path(packages).is_dir():
+        return sys.executable
+    site.addsitedir(packages)  # after the system's own, which ROS is built for
+    return str(python)
 
 
 def node_program(python: str) -> list[str]:

@@ -61,6 +61,16 @@ def test_a_folder_gives_image_metric_inverse_depth_labels_and_their_kinds(folder
     assert dataset[0].label_kind == "human"
 
 
+def test_what_an_index_leaves_empty_is_unsaid(folder):
+    """An empty kind of depth is none that was measured."""
+    (folder / "index.csv").write_text(
+        "id,label_kind,depth_kind,group,focal_px\ncamvid_1,,,,\ncamvid_2,,,,\nkitti_1,,,,\n"
+    )
+    example = open_dataset("folder", folder, "val")[0]
+    kinds = (example.label_kind, example.depth_kind, example.group, example.focal_px)
+    assert kinds == (None, None, None, None)
+
+
 def test_a_folder_can_be_selected_from_by_the_beginning_of_names(folder):
     assert [e.name for e in map(open_dataset("folder", folder, "val", ["kitti"]).__getitem__, range(1))] == [
         "kitti_1"

@@ -483,13 +483,15 @@ def test_the_hard_dry_set_is_the_same_every_time_and_meets_every_kind():
 
 
 def test_a_streak_stage_is_taken_off_alone_at_any_size():
-    class Stage(torch.nn.Module):
-        def forward(self, image):
-            return torch.full_like(image, 20 / 255)
-
-    image = np.random.default_rng(0).integers(0, 256, (37, 50, 3), dtype=np.uint8)
-    expected = np.maximum(image.astype(int) - 20, 0)
-    assert np.array_equal(StreakStageAlone(Stage())(image), expected)
+    network = random_network(TINY).requires_grad_(False).eval()
+    network.streaks.rain.output.bias.fill_(9.0)  # it rains, whatever it sees
+    image = street_like(64, 96)
+    light = network.find_streaks(torch.from_numpy(image / np.float32(255)).permute(2, 0, 1)[None]).light
+    expected = image - 255 * light[0].permute(1, 2, 0).numpy()
+    assert np.abs(expected - image).max() > 3
+    cleared = StreakStageAlone(network)(image)
+    assert np.abs(cleared - np.clip(expected, 0, 255)).max() <= 0.51
+    assert StreakStageAlone(network)(image[:37, :50]).shape == (37, 50, 3)
 
 
 def test_every_robustness_row_is_another_view_with_a_reference_of_its_size():

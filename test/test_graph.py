@@ -42,7 +42,7 @@ def test_half_precision_stays_within_a_grey_level_of_float64(networks, preset, i
     frame = torch.from_numpy(image)[None]
     with torch.inference_mode():
         (exact, exact_depth, _), (half, half_depth, _) = (
-            FrameGraph(networks(preset).to(dtype), None, 64, 96, FRAME, dtype).eval()(frame)
+            FrameGraph(networks(preset).to(dtype), None, 64, 96, FRAME).eval()(frame)
             for dtype in (torch.float64, torch.float16)
         )
     difference = (exact.int() - half.int()).abs()
@@ -67,7 +67,7 @@ def test_half_precision_does_not_overflow_on_a_large_image(networks):
     frame = torch.from_numpy(image)[None]
     with torch.inference_mode():
         (exact, exact_depth, _), (half, half_depth, _) = (
-            FrameGraph(networks(TINY).to(dtype), None, 720, 1280, FRAME, dtype).eval()(frame)
+            FrameGraph(networks(TINY).to(dtype), None, 720, 1280, FRAME).eval()(frame)
             for dtype in (torch.float32, torch.float16)
         )
     assert (exact.int() - half.int()).abs().max() <= 1
@@ -82,13 +82,18 @@ def test_whole_grey_levels_pass_through_low_precision_unchanged(networks):
         torch.nn.init.zeros_(output.bias)
     ramp = np.broadcast_to(np.arange(256, dtype=np.uint8)[None, :, None], (64, 256, 3)).copy()
     for dtype in (torch.float16, torch.bfloat16):
-        graph = FrameGraph(network.to(dtype), None, 64, 256, [Output.IMAGE], dtype).eval()
+        frame, levels = (
+            kind(network.to(dtype), None, 64, 256, [Output.IMAGE]).eval()
+            for kind in (FrameGraph, LevelsGraph)
+        )
         with torch.inference_mode():
-            restored, _ = graph(torch.from_numpy(ramp)[None])
-        assert (restored[0].numpy() == ramp).all()
+            restored, _ = frame(torch.from_numpy(ramp)[None])
+            as_levels, _ = levels(torch.from_numpy(ramp).permute(2, 0, 1)[None].to(dtype))
+        assert (restored[0].numpy() == ramp).all() and restored.is_contiguous()
+        assert (as_levels[0].permute(1, 2, 0).float().numpy() == ramp).all() and as_levels.dtype == dtype
 
 
-@pytest.mark.parametrize("size", [(64, 96), (65, 96), (64, 97), (77, 91)])
+@pytest.mark.parametrize("size", [(64, 96), (65, 96), (64, 97), (95, 127), (77, 91)])
 def test_an_image_is_padded_by_its_edges_whatever_its_type(networks, size):
     height, width = size
     graph = LevelsGraph(networks(TINY), None, height, width, FRAME)
@@ -101,15 +106,17 @@ def test_an_image_is_padded_by_its_edges_whatever_its_type(networks, size):
     assert torch.equal(graph.crop(padded), levels)
 
 
-def test_bytes_and_grey_levels_of_any_float_give_the_same_image(networks):
-    frame = torch.from_numpy(street_like(70, 90))[None]
-    network = networks(TINY)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("size", [(70, 90), (95, 127)])
+def test_bytes_and_grey_levels_of_any_float_give_the_same_image(networks, dtype, size):
+    frame = torch.from_numpy(street_like(*size))[None]
+    network = networks(TINY).to(dtype)
     with torch.inference_mode():
-        image, depth, _ = FrameGraph(network, None, 70, 90, FRAME).eval()(frame)
-        levels, same_depth, _ = LevelsGraph(network, None, 70, 90, FRAME).eval()(
-            frame.permute(0, 3, 1, 2).float()
+        image, depth, _ = FrameGraph(network, None, *size, FRAME).eval()(frame)
+        levels, same_depth, _ = LevelsGraph(network, None, *size, FRAME).eval()(
+            frame.permute(0, 3, 1, 2).to(dtype)
         )
-    assert (image.dtype, levels.dtype) == (torch.uint8, torch.float32)
+    assert (image.dtype, levels.dtype) == (torch.uint8, dtype)
     assert torch.equal(image.permute(0, 3, 1, 2).float(), levels)
     assert torch.equal(depth, same_depth)
 
@@ -124,9 +131,9 @@ def test_sizes_that_no_network_takes_are_refused(networks, size):
 def test_every_network_exports_without_a_break(networks, preset):
     network = networks(preset).half()
     if preset == "segmentation":
-        graph = LevelsGraph(networks(TINY).half(), network, 120, 200, tuple(Output), torch.float16)
+        graph = LevelsGraph(networks(TINY).half(), network, 120, 200, tuple(Output))
     else:
-        graph = LevelsGraph(network, None, 120, 200, FRAME, torch.float16)
+        graph = LevelsGraph(network, None, 120, 200, FRAME)
     program = export(graph.eval(), torch.zeros(1, 3, 120, 200, dtype=torch.float16))
     assert [type(output.arg).__name__ for output in program.graph_signature.output_specs] == [
         "TensorArgument"

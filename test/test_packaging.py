@@ -121,6 +121,29 @@ def test_a_source_distribution_holds_what_builds_tests_and_documents_it(source, 
     assert not [name for name in held if "__pycache__" in name]
 
 
+def test_what_runs_on_the_systems_python_joins_the_active_environment(tmp_path, monkeypatch):
+    """As `ros2 launch` does, whose Python sees nothing of an environment that is active."""
+    venv.create(tmp_path / "env", with_pip=False)
+    python = tmp_path / "env" / "bin" / "python"
+    packages = run(
+        python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))", cwd=tmp_path
+    ).strip()
+    Path(packages, "only_in_the_environment.py").write_text("HERE = True\n")
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    monkeypatch.delenv("VIRTUAL_ENV", raising=False)
+    assert share.join_active_environment() == sys.executable
+    monkeypatch.setenv("VIRTUAL_ENV", sys.prefix)
+    assert share.join_active_environment() == sys.executable
+    monkeypatch.setenv("VIRTUAL_ENV", str(tmp_path / "gone"))
+    assert share.join_active_environment() == sys.executable
+    assert find_spec("only_in_the_environment") is None
+    monkeypatch.setenv("VIRTUAL_ENV", str(tmp_path / "env"))
+    before = [*sys.path]
+    assert share.join_active_environment() == str(python)
+    assert find_spec("only_in_the_environment").origin == str(Path(packages, "only_in_the_environment.py"))
+    assert sys.path[: len(before)] == before, "the system's own packages come first"
+
+
 def test_an_ament_prefix_is_searched_where_there_is_no_source_tree(tmp_path, monkeypatch):
     prefix = tmp_path / "install"
     folder = prefix / "share" / "rain_removal_ros"

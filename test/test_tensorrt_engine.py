@@ -51,7 +51,7 @@ def test_tensorrt_builds_one_half_precision_engine_without_a_warning(
     networks, preset, outputs, size, targets
 ):
     segmentation = networks("segmentation").half() if Output.LABELS in outputs else None
-    graph = LevelsGraph(networks(preset).half(), segmentation, *size, outputs, torch.float16).eval()
+    graph = LevelsGraph(networks(preset).half(), segmentation, *size, outputs).eval()
     program = export(graph, torch.zeros(1, 3, *size, dtype=torch.float16))
     onnx = torch.onnx.export(program, dynamo=True, verbose=False)
     LOGGER.warnings.clear()

@@ -299,9 +299,15 @@ def test_a_run_is_resumed_with_the_very_weights_it_began_with(street, tmp_path, 
         return train(run, [street], tmp_path / "run", workers=0, show_progress=False, **options)
 
     go_on(first, stop_after=0.0)
-    with pytest.raises(WeightsError, match=rf"the {what} 1\.safetensors of SHA-256 .*, not .*2\.safetensors"):
+    with pytest.raises(
+        WeightsError, match=rf"with {what} 1\.safetensors of SHA-256 .*, not .*2\.safetensors"
+    ):
         go_on(other)
     assert load_network(go_on(None))[1][role] == {"file": "1.safetensors", "sha256": sha256_of(first)}
+    run = settings(steps=1)
+    train(run, [street], tmp_path / "own", workers=0, show_progress=False)
+    with pytest.raises(WeightsError, match=rf"{what} of its own, not .*1\.safetensors"):
+        train(run, [street], tmp_path / "own", workers=0, show_progress=False, **{role: first})
 
 
 def changed_by(further: TrainingSettings, first: Path, street: FolderDataset, output: Path) -> set[str]:
@@ -401,6 +407,9 @@ def test_a_recipe_is_resumed_where_it_was_left_and_gives_the_last_stages_weights
     assert training["segmentation"] == "mask"
     made = sha256_of(path)
     assert sha256_of(recipe.run_recipe("two", [street], tmp_path, workers=0)) == made  # nothing is done twice
+    write_weights(tmp_path / "streaks" / "weights.safetensors", seed=5)
+    with pytest.raises(WeightsError, match=r"fog.*belongs to a run with first weights of the streak stage"):
+        recipe.run_recipe("two", [street], tmp_path, workers=0)
 
 
 SHARED_RUN = """
@@ -515,6 +524,16 @@ def test_the_train_command_trains_a_segmentation_network(street, tmp_path, capsy
     assert status == 0
     assert "weights.safetensors" in capsys.readouterr().out
     assert load_network(tmp_path / "run" / "weights.safetensors")[0].preset.name == "segmentation"
+
+
+def test_the_train_command_says_where_nothing_teaches_depth(tmp_path, capsys) -> None:
+    (tmp_path / "data" / "image").mkdir(parents=True)
+    noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    cv2.imwrite(str(tmp_path / "data" / "image" / "view.png"), noise)
+    arguments = ["train", "--data", str(tmp_path / "data"), "--output", str(tmp_path / "run"), "--part"]
+    options = ["--steps", "1", "--batch", "1", "--crop", "64", "--workers", "0", "--precision", "no"]
+    assert main([*arguments, "streaks", *options]) == 0
+    assert "no image comes with depth" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

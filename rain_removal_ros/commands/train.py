@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import sys
 from pathlib import Path
 
 import torch
@@ -35,6 +36,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--split", choices=SPLITS, help="their split (folders: none, the root itself)")
     parser.add_argument(
+        "--depth-scale", type=positive, help="1/m of code 255, for RainCityscapes' 8-bit depth images"
+    )
+    parser.add_argument(
         "--output", type=Path, required=True, help="the run's folder; a run that lies there is resumed"
     )
     parser.add_argument(
@@ -48,7 +52,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--steps", type=whole_number(1), default=20_000)
     parser.add_argument(
-        "--batch", type=whole_number(1), help=f"samples a step and process ({defaults.batch}; a recipe's own)"
+        "--batch",
+        type=whole_number(1),
+        help=f"samples a step and process ({defaults.batch}); of a recipe, of all processes together",
     )
     parser.add_argument(
         "--crop", type=int, default=256, help="side of a sample in pixels, a multiple of 32 (%(default)s)"
@@ -107,7 +113,14 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
     split = arguments.split or ("train" if arguments.dataset == "raincityscapes" else None)
-    datasets = [open_dataset(arguments.dataset, root, split) for root in arguments.data]
+    datasets = [
+        open_dataset(arguments.dataset, root, split, depth_scale=arguments.depth_scale)
+        for root in arguments.data
+    ]
+    if all(dataset[0].inverse_depth is None for dataset in datasets):
+        print(
+            "derain train: these images come without depth, so the depth head learns nothing", file=sys.stderr
+        )
     stop_after = 60 * arguments.minutes if arguments.minutes else None
     if arguments.recipe:
         path = run_recipe(

@@ -95,6 +95,13 @@ class Upsample(nn.ConvTranspose2d):
     def __init__(self, inputs: int, outputs: int):
         super().__init__(inputs, outputs, 2, stride=2)
 
+    def reset_parameters(self) -> None:
+        """As a 1x1 convolution to the four pixels: PyTorch's own takes outputs for what each is made of."""
+        bound = self.in_channels**-0.5
+        nn.init.uniform_(self.weight, -bound, bound)
+        if self.bias is not None:
+            nn.init.uniform_(self.bias, -bound, bound)
+
 
 class DepthGuidedTransform(nn.Module):
     """Depth-Guided Spatial Feature Transform: F' = F (1 + gamma(z)) + beta(z), a gamma and a beta for every

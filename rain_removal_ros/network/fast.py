@@ -72,6 +72,7 @@ class Atmosphere(nn.Module):
         self.estimate = GlobalEstimate(channels, start=(0.0, 1.73, 1.0))  # airlight 0.85
 
     def forward(self, x: Tensor) -> Fog:
+        """Features (N, C, H, W) -> Fog."""
         logit, airlight, root = self.estimate(x).split(1, dim=1)
         return Fog(logit, torch.sigmoid(airlight), root)
 

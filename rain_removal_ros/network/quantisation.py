@@ -19,7 +19,8 @@ from rain_removal_ros.network.presets import DerainPreset
 
 QUANTISED = ("streaks.", "detail", "stages.", "fine.")
 """Where the convolutions are that run in 8-bit integers. What depth and the weather are found with stays in
-floats, and so do transposed convolutions, which OpenVINO runs in floats all the same.
+floats, and so do transposed convolutions, which OpenVINO 2026.4 runs in floats all
+the same.
 """
 
 FLOATS = ("streaks.rain.",)

@@ -26,7 +26,7 @@ streak.
 class Streaks(NamedTuple):
     """What a streak stage finds."""
 
-    light: Tensor  # float32, of the image's shape: what streaks add to the image in [0, 1], gated
+    light: Tensor  # float32: what streaks add to the image in [0, 1], gated; folded where the image is
     rain_logit: (
         Tensor  # float32 (N, 1, 1, 1): whether it rains at all; its gate is what light is multiplied by
     )

@@ -39,7 +39,7 @@ def _with_weights(
     derain = copy.deepcopy(networks.derain).to(device, dtype)
     if segmentation is not None:
         segmentation = copy.deepcopy(segmentation).to(device, dtype)
-    return kind(derain, segmentation, height, width, outputs, dtype).eval()
+    return kind(derain, segmentation, height, width, outputs).eval()
 
 
 def levels_graph(

@@ -23,7 +23,9 @@ def is_taken(height: int, width: int) -> bool:
 def check_size(height: int, width: int) -> None:
     """Raise ImageError for an image that the networks are not made for."""
     if not is_taken(height, width):
-        raise ImageError(f"image of {width}x{height} pixels; images {SIZES_TAKEN} are taken")
+        raise ImageError(
+            f"image of {width}x{height} pixels; images {SIZES_TAKEN} are taken, so scale it first"
+        )
 
 
 def parse_size(text: str) -> tuple[int, int]:

@@ -62,9 +62,9 @@ class FolderDataset:
                 read_image(path),
                 inverse_depth=depth,
                 labels=labels,
-                label_kind=row.get("label_kind"),
-                depth_kind=row.get("depth_kind"),
-                group=row.get("group"),
+                label_kind=row.get("label_kind") or None,
+                depth_kind=row.get("depth_kind") or None,
+                group=row.get("group") or None,
                 focal_px=_focal_length(row.get("focal_px"), path),
                 number=self._numbers[path],
             )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -13,20 +14,19 @@ from rain_removal_ros.network import load_network
 
 
 class _WithoutStreaks(nn.Module):
-    def __init__(self, stage: nn.Module):
+    def __init__(self, network: Any):
         super().__init__()
-        self.stage = stage
+        self.network = network
 
     def forward(self, image: Tensor) -> Tensor:
-        streaks = self.stage(image)
-        return image - getattr(streaks, "light", streaks)
+        return image - self.network.find_streaks(image).light
 
 
 class StreakStageAlone:
-    """uint8 (H, W, 3) RGB -> the same less the streaks that the stage finds, in float32."""
+    """uint8 (H, W, 3) RGB -> the same less the streaks that the network's stage finds, in float32."""
 
-    def __init__(self, stage: nn.Module):
-        self._run = openvino_function(_WithoutStreaks(stage).eval().requires_grad_(False))
+    def __init__(self, network: nn.Module):
+        self._run = openvino_function(_WithoutStreaks(network).eval().requires_grad_(False))
 
     def __call__(self, image: np.ndarray) -> np.ndarray:
         height, width = image.shape[:2]
@@ -39,5 +39,4 @@ class StreakStageAlone:
 def streak_stage_of(weights: Path) -> StreakStageAlone | None:
     """The streak stage of a weights file, None where its network has none. Raises WeightsError."""
     network, _ = load_network(weights)
-    stage = getattr(network, "streaks", None)
-    return StreakStageAlone(stage) if isinstance(stage, nn.Module) else None
+    return StreakStageAlone(network) if hasattr(network, "find_streaks") else None

@@ -18,6 +18,8 @@ from rain_removal_ros.lab.training.trainer import (
     LossWeights,
     TrainingSettings,
     finished_steps,
+    load_checkpoint,
+    require_same_run,
     train,
 )
 from rain_removal_ros.network.presets import get_preset
@@ -192,6 +194,11 @@ def run_recipe(
         settings = replace(settings, segmentation=teacher.parent.name if teacher else None)
         folder = output / stage.name
         path = folder / "weights.safetensors"
+        sources = {
+            "start_from": weights[stage.start_from] if stage.start_from else None,
+            "streaks_from": weights[stage.streaks_from] if stage.streaks_from else None,
+            "segmentation_weights": teacher,
+        }
         if finished_steps(folder) < settings.steps:
             left = None if stop_after is None else stop_after - (time.monotonic() - began)
             if left is not None and left <= 0:
@@ -200,15 +207,16 @@ def run_recipe(
                 settings,
                 taught,
                 folder,
-                segmentation_weights=teacher,
                 workers=workers,
                 checkpoint_every=checkpoint_every,
                 stop_after=left,
-                start_from=weights[stage.start_from] if stage.start_from else None,
-                streaks_from=weights[stage.streaks_from] if stage.streaks_from else None,
+                **sources,
             )
             if finished_steps(folder) < settings.steps:
                 return None
+        else:
+            checkpoint = folder / "checkpoint.pt"
+            require_same_run(checkpoint, load_checkpoint(checkpoint), settings, sources)
         weights[stage.name] = path
     return path
 

@@ -47,7 +47,8 @@ class SampleSettings:
     paper_fog_share: float = 0.55  # of fog: around RainCityscapes' three strengths
     linear_fog_share: float = 0.3  # of fog: added in linear light, as a real one's is, not to grey levels
     overcast_share: float = 0.5  # of fog: before a sky of the fog's own light, as rain's and fog's skies are
-    light_share: float = 0.3
+    light_share: float = 0.3  # in other light, from noon to dusk
+    toned_share: float = 0.4  # of those: the rendering of another camera instead
     noise_share: float = 0.2
     jpeg_share: float = 0.15
     blur_share: float = 0.1
@@ -91,9 +92,6 @@ class Weathered:
 
 LOOKALIKES_DRY = 0.6
 """Share of the look-alikes that stay dry whatever weather other samples get; the rest gets it too."""
-
-TONED = 0.4
-"""Share of the samples in other light that are the rendering of another camera instead."""
 
 
 class RainySamples(TorchDataset):
@@ -155,7 +153,7 @@ class RainySamples(TorchDataset):
             weathered = Weathered(view.rainy, clean, unknown, 1.0, fog, float("nan"))
         else:
             if generator.random() < settings.light_share:
-                if generator.random() < TONED:
+                if generator.random() < settings.toned_share:
                     clean = LOOKALIKES["tone"](clean, view.inverse_depth, view.labels, generator)
                 else:
                     clean = _other_light(clean, generator)

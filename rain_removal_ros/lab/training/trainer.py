@@ -376,12 +376,7 @@ def train(
     step = 0
     if checkpoint_path.is_file():
         checkpoint = torch.load(checkpoint_path, map_location="cpu", weights_only=True)
-        if checkpoint["settings"] != plain_settings(settings):
-            raise WeightsError(
-                f"{checkpoint_path} belongs to a run with other settings; give another output folder or "
-                "the same settings"
-            )
-        _check_origin(checkpoint_path, checkpoint["origin"], sources)
+        require_same_run(checkpoint_path, checkpoint, settings, sources)
         if accelerator.scaler is not None:
             if checkpoint.get("scaler") is None:
                 raise WeightsError(
@@ -511,26 +506,6 @@ def train(
     return output / "weights.safetensors"
 
 
-ORIGINS = {
-    "start_from": "first weights",
-    "streaks_from": "first weights of the streak stage",
-    "segmentation_weights": "segmentation network",
-}
-"""The files that weights come from, as checkpoints and metadata name them, and what each is."""
-
-
-def _check_origin(checkpoint: Path, kept: Mapping[str, Any], given: Mapping[str, Path | None]) -> None:
-    """Raise WeightsError where a run is to go on with another file than it began with."""
-    for role, file in given.items():
-        began = kept.get(role)
-        if began and file and began["sha256"] != sha256_of(file):  # older checkpoints do not name all
-            raise WeightsError(
-                f"{checkpoint} belongs to a run with the {ORIGINS[role]} {began['file']} of SHA-256 "
-                f"{began['sha256'][:12]}, not {file} of {sha256_of(file)[:12]}; give another output folder "
-                "or the same file"
-            )
-
-
 def _named(weights: Path) -> dict[str, str]:
     """A weights file as checkpoints and the metadata of other weights name it."""
     return {"file": weights.name, "sha256": sha256_of(weights)}
@@ -543,12 +518,51 @@ def _agreed(mine: bool, accelerator: Accelerator) -> bool:
     return bool(broadcast(torch.tensor([float(mine)], device=accelerator.device)).item())
 
 
+_ORIGINS = {
+    "start_from": "first weights",
+    "streaks_from": "first weights of the streak stage",
+    "segmentation_weights": "segmentation network",
+}
+
+
+def require_same_run(
+    checkpoint_path: Path,
+    checkpoint: Mapping[str, Any],
+    settings: TrainingSettings,
+    sources: Mapping[str, Path | None],
+) -> None:
+    """Raise WeightsError unless a checkpoint is of a run with these settings that began with these files;
+    none given stands for any.
+    """
+    if checkpoint["settings"] != plain_settings(settings):
+        raise WeightsError(
+            f"{checkpoint_path} belongs to a run with other settings; give another output folder or "
+            "the same settings"
+        )
+    for role, file in sources.items():
+        began = checkpoint["origin"].get(role)
+        if file is None or (began is None and role == "segmentation_weights"):  # older runs do not name it
+            continue
+        digest = sha256_of(file)
+        if began is None or began["sha256"] != digest:
+            theirs = f"{began['file']} of SHA-256 {began['sha256'][:12]}" if began else "of its own"
+            raise WeightsError(
+                f"{checkpoint_path} belongs to a run with {_ORIGINS[role]} {theirs}, not {file} of "
+                f"{digest[:12]}; give another output folder or the same file"
+            )
+
+
+def load_checkpoint(path: Path) -> dict[str, Any]:
+    """What lies in a checkpoint, its tensors read as they are needed."""
+    return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+
+
 def finished_steps(output: Path) -> int:
     """How many steps the run in a folder has made; 0 where there is none."""
     checkpoint = output / "checkpoint.pt"
     if not checkpoint.is_file():
         return 0
-    return torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)["step"]
+    return load_checkpoint(checkpoint)["step"]
 
 
 def plain_settings(settings: TrainingSettings) -> dict:
