@@ -4,7 +4,6 @@ ros2 launch rain_removal_ros derain.launch.py cameras:=front,rear segmentation:=
 """
 
 import os
-import sys
 from pathlib import Path
 
 from launch.actions import DeclareLaunchArgument, LogInfo, OpaqueFunction, SetEnvironmentVariable, Shutdown
@@ -14,7 +13,7 @@ from launch_ros.actions import Node
 from launch import LaunchContext, LaunchDescription
 from rain_removal_ros.errors import ParameterError
 from rain_removal_ros.ros.parameters import PARAMETERS, launch_parameters, launch_remappings, launch_switch
-from rain_removal_ros.share import dds_profile_environment, node_program
+from rain_removal_ros.share import dds_profile_environment, join_active_environment, node_program
 
 OTHER_ARGUMENTS = (
     ("name", "derain", "Name of the node."),
@@ -61,7 +60,7 @@ def _start(context: LaunchContext) -> list:
     parameters.append(launch_parameters({parameter.name: text(parameter.name) for parameter in PARAMETERS}))
     if text("use_sim_time"):
         parameters.append({"use_sim_time": launch_switch("use_sim_time", text("use_sim_time"))})
-    program = node_program(sys.executable)
+    program = node_program(join_active_environment())
     return [
         LogInfo(msg=notice),
         *(SetEnvironmentVariable(name, value) for name, value in profile.items()),

@@ -249,6 +249,41 @@ def test_a_camera_info_that_was_latched_before_the_node_started_is_used(make_res
         assert values_of(status)["focal length (px)"] == "90.0, of camera_info"
 
 
+def test_camera_info_is_heard_as_latched_where_a_publisher_latches_it_alone(make_restorer, restorers):
+    """Both ends would be warned of an incompatible QoS otherwise."""
+    latched = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
+
+    def durabilities() -> list[DurabilityPolicy]:
+        found = peer.node.get_subscriptions_info_by_topic("/camera/camera_info")
+        return [info.qos_profile.durability for info in found]
+
+    with derain_node(make_restorer) as peer:
+        infos = peer.subscribe(CameraInfo, "camera/derained/camera_info")
+        images = peer.output(Output.IMAGE)
+        camera = peer.camera()
+        driver = peer.node.create_publisher(CameraInfo, "camera/camera_info", RELIABLE)
+        wider = camera_info_of(2)
+        wider.k = [80.0, *wider.k[1:]]
+
+        def act() -> None:
+            driver.publish(wider)
+            round_trip(peer, camera, image_of(GREY), images)
+
+        until(peer, lambda: infos and restorers[0].focal_lengths[-1] == 80.0, act)
+        peer.status("derain: camera", lambda s: True)  # a second has passed
+        assert durabilities() == [DurabilityPolicy.VOLATILE]
+        assert not [log for log in peer.logs if "incompatible" in log.msg]
+        peer.node.destroy_publisher(driver)
+        latching = peer.node.create_publisher(CameraInfo, "camera/camera_info", latched)
+        latching.publish(camera_info_of(1))
+        until(peer, lambda: len(durabilities()) == 2, lambda: peer.status("derain: camera", lambda s: True))
+        until(
+            peer,
+            lambda: restorers[0].focal_lengths[-1] == 90.0,
+            lambda: round_trip(peer, camera, image_of(GREY), images),
+        )
+
+
 def test_the_durability_of_camera_info_can_be_overridden(make_restorer):
     override = {"qos_overrides./camera/camera_info.subscription.durability": "transient_local"}
     with derain_node(make_restorer, **override) as peer:

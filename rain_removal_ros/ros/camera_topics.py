@@ -13,6 +13,7 @@ from typing import Any, TypeAlias
 import cv2
 import numpy as np
 from rclpy._rclpy_pybind11 import InvalidHandle
+from rclpy.event_handler import SubscriptionEventCallbacks
 from rclpy.lifecycle import LifecycleNodeMixin
 from rclpy.publisher import Publisher
 from rclpy.qos import DurabilityPolicy, HistoryPolicy, QoSPolicyKind, QoSProfile, ReliabilityPolicy
@@ -38,7 +39,9 @@ LATCHED_INFO_QOS = QoSProfile(
     reliability=ReliabilityPolicy.RELIABLE,
     durability=DurabilityPolicy.TRANSIENT_LOCAL,
 )
-"""A camera_info that was published once, before the node started, reaches this subscription alone."""
+"""A camera_info that was published once, before the node started, reaches this subscription alone; without a
+publisher that latches, both sides would be warned of an incompatible QoS, so it waits for one.
+"""
 OUTPUT_QOS = QoSProfile(history=HistoryPolicy.KEEP_LAST, depth=1, reliability=ReliabilityPolicy.RELIABLE)
 
 INFOS_KEPT = 8
@@ -93,7 +96,9 @@ class CameraTopics:
         self._queue_length, self._jpeg_quality = options.queue_length, options.jpeg_quality
         suffix = "/compressed" if options.image_transport == "compressed" else ""
         self._image_topic = f"{name}/image_raw{suffix}"
+        self._info_topic = f"{name}/camera_info"
         self._subscriptions: list[Subscription] = []
+        self._hears_latched_info = False
         self._infos: tuple[CameraInfo, ...] = ()
         self._info_problem: str | None = None
         self._palette = np.ascontiguousarray(palette()[:, None, :])
@@ -151,27 +156,51 @@ class CameraTopics:
         input_qos = copy(INPUT_QOS)
         if self._queue_length > 1:
             input_qos.depth, input_qos.reliability = self._queue_length, ReliabilityPolicy.RELIABLE
-        subscriptions = (
-            (self._message_type, self._image_topic, self._on_input, input_qos, DEFAULT_OVERRIDES),
-            (CameraInfo, f"{self._name}/camera_info", self._on_info, INFO_QOS, info_options),
-            (CameraInfo, f"{self._name}/camera_info", self._on_info, LATCHED_INFO_QOS, None),
-        )
+        matched = SubscriptionEventCallbacks(matched=lambda _: self.hear_latched_info())
         try:
-            for message_type, topic, callback, qos, options in subscriptions:
-                self._subscriptions.append(
-                    self._node.create_subscription(
-                        message_type, topic, callback, copy(qos), qos_overriding_options=options
-                    )
-                )
+            self._subscribe(
+                self._message_type,
+                self._image_topic,
+                self._on_input,
+                input_qos,
+                qos_overriding_options=DEFAULT_OVERRIDES,
+            )
+            self._subscribe(
+                CameraInfo,
+                self._info_topic,
+                self._on_info,
+                copy(INFO_QOS),
+                qos_overriding_options=info_options,
+                event_callbacks=matched,
+            )
+            self.hear_latched_info()
         except Exception:
             self.close()
             raise
+
+    def _subscribe(
+        self, message_type: type, topic: str, callback: Callable[[Any], None], qos: QoSProfile, **options: Any
+    ) -> None:
+        subscription = self._node.create_subscription(message_type, topic, callback, qos, **options)
+        self._subscriptions.append(subscription)
+
+    def hear_latched_info(self) -> None:
+        """Subscribe to what a publisher of camera_info latched, once there is one; called now and again, as
+        the graph may know of a publisher a little later than it is connected.
+        """
+        if self._hears_latched_info or not self._subscriptions:
+            return
+        found = self._node.get_publishers_info_by_topic(self._node.resolve_topic_name(self._info_topic))
+        if any(info.qos_profile.durability is DurabilityPolicy.TRANSIENT_LOCAL for info in found):
+            self._hears_latched_info = True
+            self._subscribe(CameraInfo, self._info_topic, self._on_info, copy(LATCHED_INFO_QOS))
 
     def close(self) -> None:
         """End the subscriptions."""
         for subscription in self._subscriptions:
             self._node.destroy_subscription(subscription)
         self._subscriptions, self._infos, self._info_problem = [], (), None
+        self._hears_latched_info = False
 
     def destroy(self) -> None:
         """End subscriptions and publishers."""

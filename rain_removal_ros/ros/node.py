@@ -465,6 +465,7 @@ class DerainNode(LifecycleNodeMixin, Node):
 
     def _camera_state(self, topics: CameraTopics) -> CameraState:
         activated = self._activated
+        topics.hear_latched_info()
         return CameraState(
             active=activated is not None,
             topic=topics.input_topic,
