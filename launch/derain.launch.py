@@ -6,7 +6,7 @@ ros2 launch rain_removal_ros derain.launch.py cameras:=front,rear segmentation:=
 import os
 from pathlib import Path
 
-from launch.actions import DeclareLaunchArgument, LogInfo, OpaqueFunction, SetEnvironmentVariable, Shutdown
+from launch.actions import DeclareLaunchArgument, LogInfo, OpaqueFunction, Shutdown
 from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import Node
 
@@ -15,12 +15,16 @@ from rain_removal_ros.errors import ParameterError
 from rain_removal_ros.ros.parameters import PARAMETERS, launch_parameters, launch_remappings, launch_switch
 from rain_removal_ros.share import dds_profile_environment, join_active_environment, node_program
 
+RESPAWN_DELAY_S = 1.0
+
 OTHER_ARGUMENTS = (
     ("name", "derain", "Name of the node."),
     ("namespace", "", "Namespace of the node and of its topics."),
     ("params_file", "", "A parameter file such as config/derain.yaml; launch arguments come before it."),
     ("remap", "", "Remappings with a space between two: camera/image_raw:=/front/image_raw ..."),
     ("use_sim_time", "", "true: take the time from /clock, as a bag's player publishes it."),
+    ("respawn", "false", "true: start the node again when it ends by itself."),
+    ("required", "false", "true: end the whole launch with the node."),
     ("log_level", "info", "Log level of the node: debug, info, warn, error or fatal."),
 )
 
@@ -63,7 +67,6 @@ def _start(context: LaunchContext) -> list:
     program = node_program(join_active_environment())
     return [
         LogInfo(msg=notice),
-        *(SetEnvironmentVariable(name, value) for name, value in profile.items()),
         Node(
             executable=program[0],
             arguments=program[1:],
@@ -74,6 +77,9 @@ def _start(context: LaunchContext) -> list:
             ros_arguments=["--log-level", text("log_level")],
             output="screen",
             emulate_tty=True,
-            on_exit=Shutdown(),
+            additional_env=profile,
+            respawn=launch_switch("respawn", text("respawn")),
+            respawn_delay=RESPAWN_DELAY_S,
+            on_exit=Shutdown() if launch_switch("required", text("required")) else None,
         ),
     ]

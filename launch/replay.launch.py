@@ -5,6 +5,7 @@ Playing begins when it is active and compiled. The node's other parameters, `nam
 `log_level` are handed on to derain.launch.py.
 """
 
+import os
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -24,7 +25,7 @@ from launch_ros.actions import Node
 from launch import LaunchContext, LaunchDescription
 from rain_removal_ros.errors import ParameterError
 from rain_removal_ros.ros.parameters import PARAMETERS, launch_switch
-from rain_removal_ros.share import join_active_environment, share_file
+from rain_removal_ros.share import dds_profile_environment, join_active_environment, share_file
 
 if TYPE_CHECKING:
     from rain_removal_ros.ros.replay import PlayedCamera
@@ -109,10 +110,17 @@ def _start(context: LaunchContext) -> list:
                 **{name: text(name) for name in HANDED_ON},
                 **node_parameters(cameras, every),
                 "autostart": "true",
+                "required": "true",
                 "remap": remap,
             }.items(),
         ),
-        ExecuteProcess(cmd=player, output="screen", emulate_tty=True, on_exit=Shutdown()),
+        ExecuteProcess(
+            cmd=player,
+            output="screen",
+            emulate_tty=True,
+            additional_env=dds_profile_environment(os.environ),
+            on_exit=Shutdown(),
+        ),
         *_viewer(viewer, cameras[0]),
     ]
 

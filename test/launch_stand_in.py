@@ -69,11 +69,6 @@ class LogInfo:
         self.msg = msg
 
 
-class SetEnvironmentVariable:
-    def __init__(self, name: str, value: str):
-        self.name, self.value = name, value
-
-
 class Shutdown:
     def __init__(self, *, reason: str = "reason not given"):
         self.reason = reason
@@ -98,11 +93,15 @@ class Node:
         emulate_tty: bool = False,
         on_exit: Any = None,
         additional_env: dict[str, str] | None = None,
+        respawn: bool = False,
+        respawn_delay: float | None = None,
     ):
         self.package, self.executable, self.name, self.namespace = package, executable, name, namespace
         self.parameters, self.remappings = list(parameters or ()), list(remappings or ())
         self.arguments, self.ros_arguments = list(arguments or ()), list(ros_arguments or ())
         self.output, self.emulate_tty, self.on_exit = output, emulate_tty, on_exit
+        self.additional_env = dict(additional_env or {})
+        self.respawn, self.respawn_delay = respawn, respawn_delay
 
     def command(self, folder: Path) -> list[str]:
         """The command line that launch_ros starts; parameter files that it makes go to `folder`."""
@@ -125,8 +124,15 @@ class Node:
 
 class ExecuteProcess:
     def __init__(
-        self, *, cmd: Iterable[str], output: str = "log", emulate_tty: bool = False, on_exit: Any = None
+        self,
+        *,
+        cmd: Iterable[str],
+        output: str = "log",
+        emulate_tty: bool = False,
+        on_exit: Any = None,
+        additional_env: dict[str, str] | None = None,
     ):
+        self.additional_env = dict(additional_env or {})
         self.command, self.output, self.emulate_tty, self.on_exit = list(cmd), output, emulate_tty, on_exit
 
 
@@ -157,7 +163,6 @@ class Launched:
     """What a launch file did."""
 
     declared: dict[str, DeclareLaunchArgument] = field(default_factory=dict)
-    environment: dict[str, str] = field(default_factory=dict)
     said: list[str] = field(default_factory=list)
     nodes: list[Node] = field(default_factory=list)
     processes: list[ExecuteProcess] = field(default_factory=list)
@@ -174,7 +179,6 @@ def modules() -> dict[str, types.ModuleType]:
             IncludeLaunchDescription,
             LogInfo,
             OpaqueFunction,
-            SetEnvironmentVariable,
             Shutdown,
         ),
         "launch.launch_description_sources": (PythonLaunchDescriptionSource,),
@@ -211,8 +215,6 @@ def launch(path: Path, **arguments: str) -> Launched:
                 waiting[:0] = entity.execute(context) or []
             elif isinstance(entity, LogInfo):
                 result.said.append(entity.msg)
-            elif isinstance(entity, SetEnvironmentVariable):
-                result.environment[entity.name] = entity.value
             elif isinstance(entity, Node):
                 result.nodes.append(entity)
             elif isinstance(entity, ExecuteProcess):
@@ -226,6 +228,6 @@ def launch(path: Path, **arguments: str) -> Launched:
     return result
 
 
-def environment_of(launched: Launched) -> dict[str, str]:
-    """The environment of the processes that are started."""
-    return {**os.environ, **launched.environment}
+def environment_of(process: Node | ExecuteProcess) -> dict[str, str]:
+    """The environment that a process is started with."""
+    return {**os.environ, **process.additional_env}

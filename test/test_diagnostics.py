@@ -149,6 +149,11 @@ FINE = Health(failure=None, remade=0, stuck=0, busy=None, rebuilt=0)
             "it hangs; restart the node",
         ),
         (
+            {"health": replace(FINE, failure="it failed", not_remade=3)},
+            DiagnosticStatus.ERROR,
+            "it failed; restart the node",
+        ),
+        (
             {"health": replace(FINE, busy=("publishing", 7.0))},
             DiagnosticStatus.ERROR,
             "the worker has been in publishing for 7.0 s",

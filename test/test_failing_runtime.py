@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from pipeline_fakes import PATIENCE, FakeHandler, FakeRestorer
 from rain_removal_ros.frame_statistics import Way
 from rain_removal_ros.pipeline import MAX_STUCK, OnFailure, Options, Pipeline, Problem, failures
 from rain_removal_ros.pipeline import pipeline as pipeline_module
+from rain_removal_ros.pipeline.builds import Builds
 from rain_removal_ros.pipeline.pipeline import FAILURES_IN_A_ROW
 from rain_removal_ros.runtime import Output
 
@@ -162,7 +164,10 @@ def test_a_runtime_that_cannot_be_made_anew_is_tried_again_later(bench, monkeypa
     bench.publishes(0)
     left = [RuntimeError("the device fell off the bus")] * 2
 
+    counted = []
+
     def on_make():
+        counted.append(bench.pipeline.health.not_remade)
         if left:
             raise left.pop()
 
@@ -173,6 +178,50 @@ def test_a_runtime_that_cannot_be_made_anew_is_tried_again_later(bench, monkeypa
     bench.handler.wait_for(lambda: bench.handler.recovered)
     bench.publishes(9)
     assert sum("fell off" in text for text in bench.failures()) == 2
+    assert counted == [0, 1, 2] and bench.pipeline.health.not_remade == 0
+
+
+def test_what_ran_is_compiled_for_a_runtime_made_anew_and_not_what_was_wanted(bench):
+    """What was wanted may be what could not be compiled."""
+    bench = bench()
+    bench.publishes(0)
+    bench.restorers[0].fail_builds = RuntimeError("no such engine")
+    bench.handler.outputs = BOTH
+    bench.publishes(1)
+    bench.handler.wait_for(lambda: any("no such engine" in text for *_, text in bench.handler.problems))
+    bench.restorers[0].fail_frames = RuntimeError("lost")
+    for number in range(2, 2 + FAILURES_IN_A_ROW):
+        bench.send(number)
+    bench.handler.wait_for(lambda: bench.handler.recovered)
+    bench.publishes(9)
+    assert bench.restorers[1].builds[0] == (SIZE, IMAGE)
+
+
+def test_a_runtime_made_anew_serves_with_what_can_be_compiled_of_what_ran(bench):
+    bench = bench("front", "rear")
+    bench.publishes(0)
+    bench.pipeline.submit("rear", (1, 128, 160))
+    bench.handler.wait_for(lambda: any(camera == "rear" for camera, *_ in bench.handler.published))
+    make = bench._make
+
+    def make_one_without_room():
+        restorer = make()
+        prepare = restorer.prepare
+
+        def prepare_small(height, *others):
+            if height > SIZE[0]:
+                raise RuntimeError("out of memory")
+            prepare(height, *others)
+
+        restorer.prepare = prepare_small
+        return restorer
+
+    bench.pipeline._make_restorer = make_one_without_room
+    bench.restorers[0].fail_frames = RuntimeError("lost")
+    for number in range(2, 2 + FAILURES_IN_A_ROW):
+        bench.send(number)
+    bench.handler.wait_for(lambda: bench.handler.recovered)
+    bench.publishes(9)
 
 
 def break_runtime(bench: Bench) -> None:
@@ -181,6 +230,22 @@ def break_runtime(bench: Bench) -> None:
     bench.restorers[0].fail_frames = RuntimeError("lost")
     for number in range(1, 1 + FAILURES_IN_A_ROW):
         bench.send(number)
+
+
+def test_what_fails_again_and_again_is_tried_ever_more_rarely():
+    def after(seconds: float, attempts: int) -> bool:
+        when = time.perf_counter() - seconds
+        return failures.Failure(RuntimeError(), when, attempts).may_be_tried_again
+
+    assert after(11, 1) and not after(11, 2) and after(21, 2) and not after(300, 9) and after(321, 9)
+    builds, key = Builds(), (SIZE, IMAGE)
+    attempts = []
+    for _ in range(3):
+        builds.on_ended(key, failures.Failure(RuntimeError("no room")), known=False)
+        attempts.append(builds.failure_of(key).attempts)
+    builds.on_ended(key, None, known=False)
+    builds.on_ended(key, failures.Failure(RuntimeError("no room")), known=False)
+    assert [*attempts, builds.failure_of(key).attempts] == [1, 2, 3, 1]
 
 
 def test_a_runtime_made_anew_that_cannot_be_compiled_gives_its_memory_back_before_the_next_is_made(

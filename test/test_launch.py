@@ -36,7 +36,16 @@ def test_every_parameter_is_an_argument_that_may_be_left_out_and_says_what_it_is
         assert argument.default_value == ""
         assert parameter.description in argument.description and parameter.allowed in argument.description
     others = set(declared) - {parameter.name for parameter in PARAMETERS}
-    assert others == {"name", "namespace", "params_file", "remap", "use_sim_time", "log_level"}
+    assert others == {
+        "name",
+        "namespace",
+        "params_file",
+        "remap",
+        "use_sim_time",
+        "log_level",
+        "respawn",
+        "required",
+    }
     assert all(declared[name].description for name in others)
 
 
@@ -45,7 +54,7 @@ def test_without_arguments_the_node_starts_with_its_own_defaults_and_the_dds_pro
     node = only_node(launched)
     assert [node.executable, *node.arguments] == [sys.executable, "-m", "rain_removal_ros.ros.main"]
     assert (node.name, node.namespace, node.parameters, node.remappings) == ("derain", "", [{}], [])
-    assert launched.environment == dict.fromkeys(DDS_PROFILE_VARIABLES, str(share_file(DDS_PROFILE)))
+    assert node.additional_env == dict.fromkeys(DDS_PROFILE_VARIABLES, str(share_file(DDS_PROFILE)))
     assert DDS_PROFILE in " ".join(launched.said)
 
 
@@ -53,7 +62,7 @@ def test_without_arguments_the_node_starts_with_its_own_defaults_and_the_dds_pro
 def test_a_dds_profile_of_the_users_stays(monkeypatch, variable):
     monkeypatch.setenv(variable, "/mine.xml")
     launched = launch(DERAIN)
-    assert launched.environment == {}
+    assert only_node(launched).additional_env == {}
     assert "the user's own" in " ".join(launched.said)
 
 
@@ -115,10 +124,12 @@ def test_name_namespace_remappings_and_log_level_reach_the_node():
     assert node.ros_arguments == ["--log-level", "debug"]
 
 
-def test_the_launch_ends_with_the_node():
+def test_what_is_launched_beside_the_node_goes_on_without_it_unless_asked_otherwise():
     node = only_node(launch(DERAIN))
-    assert isinstance(node.on_exit, Shutdown)
-    assert node.output == "screen"
+    assert (node.on_exit, node.respawn, node.output) == (None, False, "screen")
+    assert isinstance(only_node(launch(DERAIN, required="true")).on_exit, Shutdown)
+    node = only_node(launch(DERAIN, respawn="true"))
+    assert node.respawn is True and node.respawn_delay > 0
 
 
 @pytest.mark.parametrize(("sizes", "status"), [("96x72", 0), ("", 1)])
@@ -139,7 +150,7 @@ def test_what_is_launched_runs_with_the_arguments(tmp_path, sizes, status):
     done = subprocess.run(
         only_node(launched).command(tmp_path),
         cwd=ROOT,
-        env=environment_of(launched),
+        env=environment_of(only_node(launched)),
         capture_output=True,
         text=True,
         timeout=120,

@@ -119,6 +119,24 @@ def test_a_text_of_a_megabyte_is_told_short(make_restorer):
 # -- inference that fails ----------------------------------------------------------------------------
 
 
+def test_a_runtime_is_made_anew_with_the_backend_that_ran_and_not_another_in_silence(restorers):
+    asked = []
+
+    def make_restorer(settings, on_progress):
+        asked.append((settings.backend, settings.precision))
+        restorers.append(FakeRestorer())
+        return restorers[-1]
+
+    with derain_node(make_restorer) as peer:
+        outputs = peer.output(Output.IMAGE)
+        camera = peer.camera()
+        round_trip(peer, camera, image_of(GREY, second=1), outputs)
+        restorers[0].fail_frames = RuntimeError("CUDA error 719")
+        until(peer, lambda: len(restorers) > 1, lambda: camera.publish(image_of(GREY, second=2)))
+        info = restorers[0].info
+        assert asked == [("auto", "auto"), (info.backend, info.precision)]
+
+
 def test_a_hanging_inference_is_an_error_the_node_answers_and_recovers(make_restorer, restorers):
     with derain_node(make_restorer, inference_timeout_s=0.2) as peer:
         outputs = peer.output(Output.IMAGE)

@@ -18,7 +18,7 @@ from rain_removal_ros.errors import BagError, ParameterError
 from rain_removal_ros.ros.layouts import write_layout
 from rain_removal_ros.ros.parameters import PARAMETERS
 from rain_removal_ros.ros.replay import EVERY_QUEUE, played_cameras
-from rain_removal_ros.share import share_file
+from rain_removal_ros.share import DDS_PROFILE, share_file
 
 REPLAY = share_file("launch/replay.launch.py")
 DERAIN = "derain.launch.py"
@@ -46,7 +46,8 @@ def test_the_replay_starts_the_node_and_a_player_for_what_the_bag_holds(tmp_path
     assert player.duration is None and player.record is None
     assert player.no_node and player.segmentation and player.serve is not None
     assert player.cameras == ["/front/image_raw", "/side/picture"]
-    assert isinstance(process.on_exit, Shutdown)
+    assert isinstance(process.on_exit, Shutdown) and isinstance(node.on_exit, Shutdown)
+    assert DDS_PROFILE in "".join(process.additional_env.values()), "it publishes the images"
 
 
 def test_the_replay_takes_every_parameter_that_the_bag_leaves_open(tmp_path):

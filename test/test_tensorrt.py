@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
 from collections.abc import Sequence
 from unittest import mock
@@ -14,6 +15,7 @@ from runtime_fixtures import TINY, street_like, write_weights
 from rain_removal_ros.errors import BackendError
 from rain_removal_ros.runtime import BatchTrial, Output, RuntimeSettings, create_restorer
 from rain_removal_ros.runtime.cache import EngineCache
+from rain_removal_ros.runtime.device_frames import STREAMS_OF_A_DEVICE, Streams
 from rain_removal_ros.runtime.engines import EngineError
 from rain_removal_ros.runtime.graph import LevelsGraph
 from rain_removal_ros.runtime.networks import Networks
@@ -178,6 +180,27 @@ def test_a_good_plan_is_kept_where_the_gpu_has_no_room_for_it(start, monkeypatch
     monkeypatch.undo()
     start(compiler).prepare(64, 96, IMAGE)
     assert compiler.built == 0  # the plan was still there
+
+
+@pytest.mark.parametrize(("free", "kept"), [(1 << 20, True), (1 << 30, False)])
+def test_a_plan_that_tensorrt_does_not_load_is_bad_only_where_there_was_room_for_it(monkeypatch, free, kept):
+    tensorrt = mock.MagicMock(__version__="10.15.1")
+    tensorrt.Runtime.return_value.deserialize_cuda_engine.return_value = None
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (free, 8 << 30))
+    with pytest.raises(BackendError if kept else EngineError, match="free on the GPU" if kept else "load it"):
+        TensorRTEngine(tensorrt, logger=None, plan=bytes(1 << 20), device=torch.device("cpu"))
+
+
+def test_no_stream_is_handed_out_that_is_in_use(monkeypatch):
+    handles = itertools.cycle(range(STREAMS_OF_A_DEVICE))  # as PyTorch does
+    monkeypatch.setattr(torch.cuda, "Stream", lambda device: mock.Mock(cuda_stream=next(handles)))
+    streams, device = Streams(), torch.device("cuda")
+    taken = [streams.take(device) for _ in range(STREAMS_OF_A_DEVICE)]
+    assert len({stream.cuda_stream for stream in taken}) == STREAMS_OF_A_DEVICE
+    with pytest.raises(BackendError, match="lower graphs_in_memory"):
+        streams.take(device)
+    streams.give_back(taken[7])
+    assert streams.take(device).cuda_stream == 7
 
 
 def test_an_unwritable_cache_keeps_the_engine_in_memory(start, tmp_path):

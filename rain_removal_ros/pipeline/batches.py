@@ -68,10 +68,16 @@ class Batches:
     def on_tried(self, batch: BatchKey, outcome: BatchTrial | Failure) -> bool:
         """Remember what became of a trial, or of a call; whether it had failed before."""
         before = self._trials.pop(batch, None)
+        if before is not None and isinstance(outcome, Failure):
+            outcome = outcome.after(before.outcome)
         self._trials[batch] = _Trial(outcome)
         while len(self._trials) > TRIALS_KEPT:
             self._trials.popitem(last=False)
         return before is not None and isinstance(before.outcome, Failure)
+
+    def tried(self) -> set[Key]:
+        """What there were trials for."""
+        return {key for key, _ in self._trials}
 
     def told(self, in_memory: Callable[[Key], Collection[int]]) -> list[str]:
         """What trials said, and where several frames go together."""

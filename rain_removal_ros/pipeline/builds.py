@@ -42,9 +42,9 @@ class Builds:
         """A build ended; `known`: its graph had been in memory before it began."""
         now = time.perf_counter()
         self.asked = deque(asked for asked in self.asked if asked != key)
-        self._failed.pop(key, None)
+        before = self._failed.pop(key, None)
         if failure is not None:
-            self._failed[key] = failure
+            self._failed[key] = failure.after(before)
         elif not known:
             if now - self._built_at.pop(key, -REBUILT_WITHIN_S) < REBUILT_WITHIN_S:
                 self._rebuilt.append(now)

@@ -4,25 +4,36 @@ from __future__ import annotations
 
 import time
 import traceback
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from rain_removal_ros.errors import ImageError
 from rain_removal_ros.frame_statistics import Problem
 
 RETRY_AFTER_S = 10.0
-"""What could not be compiled or made (a graph, a stand-in, a runtime) is tried again after this long."""
+"""What could not be compiled or made (a graph, a stand-in, a runtime) is tried again after this long; what
+fails again, after twice as long each time.
+"""
+
+MOST_DOUBLINGS = 5
+"""An engine that takes minutes to build, and fails at its end, would else be built without a pause."""
 
 
 @dataclass(frozen=True)
 class Failure:
-    """What was raised, and when (time.perf_counter())."""
+    """What was raised, when (time.perf_counter()), and the how manieth time in a row."""
 
     error: BaseException
     when: float = field(default_factory=time.perf_counter)
+    attempts: int = 1
 
     @property
     def may_be_tried_again(self) -> bool:
-        return time.perf_counter() - self.when > RETRY_AFTER_S
+        doublings = min(self.attempts - 1, MOST_DOUBLINGS)
+        return time.perf_counter() - self.when > RETRY_AFTER_S * 2**doublings
+
+    def after(self, before: object) -> Failure:
+        """This one, counted after what came of the attempt before."""
+        return replace(self, attempts=before.attempts + 1) if isinstance(before, Failure) else self
 
     @property
     def problem(self) -> Problem:

@@ -80,6 +80,7 @@ class Health:
     failure: why it is taken to have failed, None where it works. remade: how often it has been made anew.
     stuck: inferences that never came back. busy: the stage that the worker has been in, and for how long.
     rebuilt: graphs compiled again within the last minute although they had been in memory shortly before.
+    not_remade: how often making it anew has failed since it failed.
     """
 
     failure: str | None
@@ -87,6 +88,7 @@ class Health:
     stuck: int
     busy: tuple[str, float] | None
     rebuilt: int
+    not_remade: int = 0
 
 
 class FrameHandler(Protocol):

@@ -76,6 +76,7 @@ class _Camera:
     blocked_since: float | None = None  # the first of them can be served only after a build
     desired: Key | None = None  # what it has no graph of its own for
     served: Key | None = None  # what its last restored frame needed
+    ran: Key | None = None  # what of the restorer, and not of a stand-in, last restored one
     watch: DryWatch = field(default_factory=DryWatch)
 
 
@@ -167,7 +168,7 @@ class Pipeline:
         self._hangs = False
         self._recovering = False
         self._recovery_due = 0.0
-        self._remade = 0
+        self._remade = self._not_remade = 0
         self._stuck: list[threading.Thread] = []
         with self._changed:
             self._start_crew()
@@ -243,9 +244,12 @@ class Pipeline:
         """What trials said of restoring several frames in one call, and where that is done."""
         if not self._options().batching:
             return ["off"]
-        restorer = self.restorer
         with self._changed:
-            return self._batches.told(lambda key: restorer.prepared_batches(*key[0], key[1]))
+            keys, restorer = self._batches.tried(), self.restorer
+        # without the lock: the restorer's own may be held by what closes graphs of a device that is ill
+        in_memory = {key: restorer.prepared_batches(*key[0], key[1]) for key in keys}
+        with self._changed:
+            return self._batches.told(lambda key: in_memory.get(key, ()))
 
     @property
     def health(self) -> Health:
@@ -259,6 +263,7 @@ class Pipeline:
                 stuck=len(self._still_stuck()),
                 busy=None if stage is None else (stage[0], now - stage[1]),
                 rebuilt=self._builds.rebuilt(),
+                not_remade=self._not_remade,
             )
 
     def snapshot(self) -> dict[str, CameraSnapshot]:
@@ -540,6 +545,8 @@ class Pipeline:
             self._failures_in_a_row = 0
             camera.statistics.weather, camera.statistics.focal_px = weather, job.focal_px
             camera.served = plan.size, job.wanted
+            if plan.restorer is self.restorer:
+                camera.ran = plan.key
         shown = {
             output.value: getattr(restored, output.value) if output in job.wanted & plan.outputs else None
             for output in (Output.IMAGE, Output.INVERSE_DEPTH, Output.LABELS)
@@ -862,9 +869,12 @@ class Pipeline:
         return [thread for thread in self._stuck if thread.is_alive() and thread.name.startswith("restore")]
 
     def _recover(self, failed: Restorer, hangs: bool) -> None:
-        """Make the runtime anew and compile what is in use, in a thread of its own: it may hang as well."""
+        """Make the runtime anew and compile what ran, in a thread of its own: it may hang as well.
+
+        What of it cannot be compiled any more is left to the builder, as long as something can.
+        """
         with self._changed:
-            keys = list(dict.fromkeys(c.served for c in self._cameras.values() if c.served is not None))
+            keys = list(dict.fromkeys(c.ran for c in self._cameras.values() if c.ran is not None))
         if not hangs:  # its memory first; one that hangs is closed by the thread that hangs in it
             self._close_restorer(failed)
         restorer: Restorer | None = None
@@ -873,15 +883,22 @@ class Pipeline:
             restorer = self._make_restorer()
             with self._changed:
                 self._successor = restorer
+            problems: list[BaseException] = []
             for (height, width), outputs in keys:
                 if self._stopping:  # `close` may have come before there was a successor to be told
                     restorer.cancel_builds()
-                restorer.prepare(height, width, outputs)
+                try:
+                    restorer.prepare(height, width, outputs)
+                except BaseException as error:  # of whatever compiler
+                    problems.append(without_variables(error))
+            if problems and len(problems) == len(keys):
+                raise problems[0]
         except BaseException as error:  # of whatever backend
             if restorer is not None:
                 self._close_restorer(restorer)
             with self._changed:
                 self._successor, self._recovering = None, False
+                self._not_remade += 1
                 self._recovery_due = time.perf_counter() + failures.RETRY_AFTER_S
                 stopping = self._stopping
                 self._changed.notify_all()
@@ -893,7 +910,7 @@ class Pipeline:
             self.restorer, self._successor = restorer, None
             self._hangs = self._recovering = False
             self._recovery_due = time.perf_counter() + failures.RETRY_AFTER_S
-            self._remade += 1
+            self._remade, self._not_remade = self._remade + 1, 0
             self._builds.forget()
             self._batches.forget()
             self._unblock_all()

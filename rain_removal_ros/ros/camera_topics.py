@@ -5,6 +5,7 @@ Knows topics and QoS; what happens to a frame between them is the pipeline's.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from copy import copy
 from dataclasses import dataclass
@@ -99,6 +100,7 @@ class CameraTopics:
         self._info_topic = f"{name}/camera_info"
         self._subscriptions: list[Subscription] = []
         self._hears_latched_info = False
+        self._opening = threading.RLock()  # transitions run in a thread of their own
         self._infos: tuple[CameraInfo, ...] = ()
         self._info_problem: str | None = None
         self._palette = np.ascontiguousarray(palette()[:, None, :])
@@ -157,26 +159,27 @@ class CameraTopics:
         if self._queue_length > 1:
             input_qos.depth, input_qos.reliability = self._queue_length, ReliabilityPolicy.RELIABLE
         matched = SubscriptionEventCallbacks(matched=lambda _: self.hear_latched_info())
-        try:
-            self._subscribe(
-                self._message_type,
-                self._image_topic,
-                self._on_input,
-                input_qos,
-                qos_overriding_options=DEFAULT_OVERRIDES,
-            )
-            self._subscribe(
-                CameraInfo,
-                self._info_topic,
-                self._on_info,
-                copy(INFO_QOS),
-                qos_overriding_options=info_options,
-                event_callbacks=matched,
-            )
-            self.hear_latched_info()
-        except Exception:
-            self.close()
-            raise
+        with self._opening:
+            try:
+                self._subscribe(
+                    self._message_type,
+                    self._image_topic,
+                    self._on_input,
+                    input_qos,
+                    qos_overriding_options=DEFAULT_OVERRIDES,
+                )
+                self._subscribe(
+                    CameraInfo,
+                    self._info_topic,
+                    self._on_info,
+                    copy(INFO_QOS),
+                    qos_overriding_options=info_options,
+                    event_callbacks=matched,
+                )
+                self.hear_latched_info()
+            except Exception:
+                self.close()
+                raise
 
     def _subscribe(
         self, message_type: type, topic: str, callback: Callable[[Any], None], qos: QoSProfile, **options: Any
@@ -188,19 +191,21 @@ class CameraTopics:
         """Subscribe to what a publisher of camera_info latched, once there is one; called now and again, as
         the graph may know of a publisher a little later than it is connected.
         """
-        if self._hears_latched_info or not self._subscriptions:
-            return
-        found = self._node.get_publishers_info_by_topic(self._node.resolve_topic_name(self._info_topic))
-        if any(info.qos_profile.durability is DurabilityPolicy.TRANSIENT_LOCAL for info in found):
-            self._hears_latched_info = True
-            self._subscribe(CameraInfo, self._info_topic, self._on_info, copy(LATCHED_INFO_QOS))
+        with self._opening:
+            if self._hears_latched_info or not self._subscriptions:
+                return
+            found = self._node.get_publishers_info_by_topic(self._node.resolve_topic_name(self._info_topic))
+            if any(info.qos_profile.durability is DurabilityPolicy.TRANSIENT_LOCAL for info in found):
+                self._hears_latched_info = True
+                self._subscribe(CameraInfo, self._info_topic, self._on_info, copy(LATCHED_INFO_QOS))
 
     def close(self) -> None:
         """End the subscriptions."""
-        for subscription in self._subscriptions:
-            self._node.destroy_subscription(subscription)
-        self._subscriptions, self._infos, self._info_problem = [], (), None
-        self._hears_latched_info = False
+        with self._opening:
+            for subscription in self._subscriptions:
+                self._node.destroy_subscription(subscription)
+            self._subscriptions, self._infos, self._info_problem = [], (), None
+            self._hears_latched_info = False
 
     def destroy(self) -> None:
         """End subscriptions and publishers."""

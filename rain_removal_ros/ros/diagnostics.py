@@ -22,6 +22,11 @@ from rain_removal_ros.pipeline import (
 )
 from rain_removal_ros.runtime import Output, RuntimeInfo
 
+MAX_NOT_REMADE = 3
+"""A runtime that could not be made anew so often does not come back by itself: where a driver has given up on
+a process, it has for good.
+"""
+
 STEADY_FRAMES = 10
 """So many frames, all of them too slow, are more than a hiccup."""
 
@@ -132,6 +137,7 @@ def runtime_status(name: str, state: RuntimeState) -> DiagnosticStatus:
             ("failure", health.failure or "none"),
             ("on failure", state.on_failure.value),
             ("made anew", health.remade),
+            ("could not be made anew", health.not_remade),
             ("inferences that never came back", health.stuck),
             ("graphs compiled again within a minute", health.rebuilt),
         ]
@@ -147,7 +153,8 @@ def _judge_runtime(state: RuntimeState) -> tuple[bytes, str]:
         return DiagnosticStatus.WARN, f"{state.lifecycle}: no network loaded"
     if health is not None and health.failure is not None:
         fate = "dropped" if state.on_failure is OnFailure.DROP else "published as they came"
-        remedy = "; restart the node" if health.stuck >= MAX_STUCK else ""
+        beyond = health.stuck >= MAX_STUCK or health.not_remade >= MAX_NOT_REMADE
+        remedy = "; restart the node" if beyond else ""
         return DiagnosticStatus.ERROR, f"runtime failed, images are {fate}: {health.failure}{remedy}"
     if health is not None and health.busy is not None and health.busy[1] > state.inference_timeout_s:
         stage, seconds = health.busy

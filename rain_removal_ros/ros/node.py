@@ -295,13 +295,14 @@ class DerainNode(LifecycleNodeMixin, Node):
         self.get_logger().info(
             f"{info.weights} ({info.weights_sha256[:12]}): {info.backend} {info.precision}, {info.device}"
         )
+        same = replace(settings, backend=info.backend, precision=info.precision)  # no other in silence
         stand_in = replace(settings, backend=STAND_INS.get(info.backend, ""), precision="auto")
         self._pipeline = Pipeline(
             self._topics,
             restorer,
             self,
             options=lambda: self._pipeline_options,
-            make_restorer=lambda: self._make_restorer(settings, self._on_load_progress),
+            make_restorer=lambda: self._make_restorer(same, self._on_load_progress),
             make_stand_in=(lambda: self._make_restorer(stand_in, self._on_load_progress))
             if info.backend in STAND_INS
             else None,

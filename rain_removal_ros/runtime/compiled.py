@@ -277,9 +277,10 @@ class CompilingRestorer(ABC):
 
     def _drop(self, graph: CompiledFrame) -> None:
         """Close a graph, which the table may hold."""
-        with self._running, self._table:
-            for key in [key for key, held in self._compiled.items() if held is graph]:
-                del self._compiled[key]
+        with self._running:
+            with self._table:
+                for key in [key for key, held in self._compiled.items() if held is graph]:
+                    del self._compiled[key]
             graph.close()
 
     def prepared_batches(self, height: int, width: int, outputs: Collection[Output]) -> Collection[int]:
@@ -334,11 +335,13 @@ class CompilingRestorer(ABC):
 
     def close(self) -> None:
         self.cancel_builds()
-        with self._building, self._running, self._table:
-            self._closed = True
-            for frame in self._compiled.values():
-                frame.close()
-            self._compiled.clear()
+        with self._building, self._running:
+            with self._table:  # not while graphs are closed, which takes long on a device that is ill
+                self._closed = True
+                graphs = [*self._compiled.values()]
+                self._compiled.clear()
+            for graph in graphs:
+                graph.close()
 
     def _find(
         self, height: int, width: int, outputs: Outputs, exact: bool = False, frames: int = 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -9,6 +10,8 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+
+from rain_removal_ros.errors import BackendError
 
 FrameFunction = Callable[
     [Tensor], tuple[Tensor, ...]
@@ -23,6 +26,43 @@ class DeviceTimes:
     engine: float
     copy_out: float
     total: float
+
+
+_RECORDING = threading.Lock()
+"""CUDA graphs are recorded one at a time: the next one's beginning waits for the device, which breaks a
+recording that is under way.
+"""
+
+
+STREAMS_OF_A_DEVICE = 32
+
+
+class Streams:
+    """PyTorch has 32 streams of a device and hands them out in turn; here none is handed out that is in use,
+    since a graph that is recorded on one would swallow what another graph's owner does on it.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._in_use: set[int] = set()
+
+    def take(self, device: torch.device) -> torch.cuda.Stream:
+        """A stream of the device that nobody else took. Raises BackendError where there is none."""
+        with self._lock:
+            for _ in range(STREAMS_OF_A_DEVICE):
+                stream = torch.cuda.Stream(device)
+                if stream.cuda_stream not in self._in_use:
+                    self._in_use.add(stream.cuda_stream)
+                    return stream
+        raise BackendError("all of the device's streams are in use; lower graphs_in_memory")
+
+    def give_back(self, stream: torch.cuda.Stream) -> None:
+        """Others may have it now."""
+        with self._lock:
+            self._in_use.discard(stream.cuda_stream)
+
+
+STREAMS = Streams()
 
 
 class DeviceFrames:
@@ -46,24 +86,34 @@ class DeviceFrames:
         self._host_input_view = self._host_input.numpy()
         self._events = [torch.cuda.Event(enable_timing=True) for _ in range(4)]
         self._graph: torch.cuda.CUDAGraph | None = None
-        with torch.cuda.device(device), torch.inference_mode():
-            self._stream = torch.cuda.Stream(device)
-            self._device_input: Any = torch.zeros(frames, height, width, 3, dtype=torch.uint8, device=device)
-            self._stream.wait_stream(torch.cuda.current_stream(device))
-            with torch.cuda.stream(self._stream):
+        self._stream: Any = None  # so too once it is closed
+        try:
+            outputs = self._prepare(function, (frames, height, width, 3), cuda_graph)
+            self._host_outputs = tuple(
+                torch.empty(output.shape, dtype=output.dtype, pin_memory=True) for output in outputs
+            )
+        except BaseException:
+            self.close()
+            raise
+
+    def _prepare(
+        self, function: FrameFunction, shape: tuple[int, ...], cuda_graph: bool
+    ) -> tuple[Tensor, ...]:
+        """Run the function until it allocates no more, and record it."""
+        with _RECORDING, torch.cuda.device(self._device), torch.inference_mode():
+            stream = self._stream = STREAMS.take(self._device)
+            self._device_input: Any = torch.zeros(*shape, dtype=torch.uint8, device=self._device)
+            stream.wait_stream(torch.cuda.current_stream(self._device))
+            with torch.cuda.stream(stream):
                 for _ in range(3):  # compilers choose and allocate in the first runs
                     outputs = function(self._device_input)
-                self._stream.synchronize()
+                stream.synchronize()
                 if cuda_graph:
                     self._graph = torch.cuda.CUDAGraph()
-                    with torch.cuda.graph(
-                        self._graph, stream=self._stream, capture_error_mode="thread_local"
-                    ):
+                    with torch.cuda.graph(self._graph, stream=stream, capture_error_mode="thread_local"):
                         outputs = function(self._device_input)
             self._device_outputs: Any = tuple(outputs)
-        self._host_outputs = tuple(
-            torch.empty(output.shape, dtype=output.dtype, pin_memory=True) for output in outputs
-        )
+        return self._device_outputs
 
     def run_batch(self, images: Sequence[np.ndarray] | np.ndarray) -> tuple[np.ndarray, ...]:
         """N times uint8 (H, W, 3) -> every output with its batch axis, in views that the next call
@@ -104,6 +154,8 @@ class DeviceFrames:
         )
 
     def close(self) -> None:
-        self._graph = None
+        if self._stream is not None:
+            STREAMS.give_back(self._stream)
+        self._stream = self._graph = None
         self._function = None
         self._device_outputs = self._device_input = None

@@ -170,6 +170,7 @@ class TorchTensorRTCompiler:
 
     def load(self, plan: bytes, graph: LevelsGraph, engine_key: str, frames: int = 1) -> CompiledFrame:
         with torch.cuda.device(self._device):
+            torch.cuda.empty_cache()  # TensorRT allocates beside PyTorch, and gets nothing that it keeps
             engine = TensorRTEngine(self._tensorrt, self._logger, plan, self._device)
         engine.check_types(graph.outputs)
         outputs = graph.outputs
@@ -183,6 +184,10 @@ class TorchTensorRTCompiler:
         )
 
 
+ROOM_FOR_PLANS = 4
+"""So many times its size an engine needs while it is loaded, at most; with less room it may be good."""
+
+
 class TensorRTEngine:
     """A plan and its execution context: half grey levels in, a LevelsGraph's outputs out."""
 
@@ -193,6 +198,12 @@ class TensorRTEngine:
         self._runtime = tensorrt.Runtime(logger)
         self._engine = self._runtime.deserialize_cuda_engine(plan)
         if self._engine is None:
+            free = torch.cuda.mem_get_info(device)[0]
+            if free < ROOM_FOR_PLANS * len(plan):
+                raise BackendError(
+                    f"TensorRT cannot load an engine of {len(plan) >> 20} MiB into the {free >> 20} MiB that "
+                    "are free on the GPU; free some of its memory, or lower graphs_in_memory"
+                )
             raise EngineError(f"TensorRT {tensorrt.__version__} cannot load it")
         self._context = self._engine.create_execution_context()
         if self._context is None:

@@ -116,7 +116,7 @@ def depth_l1(estimate: Tensor, truth: Tensor, weight: Tensor) -> Tensor:
     p in pixels per metre, estimate (N, 1, h, w), truth (N, H, W), of which the nearest pixel is taken;
     weight (N,).
     """
-    truth = F.interpolate(truth[:, None].float(), size=estimate.shape[-2:], mode="nearest")
+    truth = F.interpolate(truth[:, None].float(), size=estimate.shape[-2:], mode="nearest-exact")
     known = ~torch.isnan(truth)
 
     def logarithm(p: Tensor) -> Tensor:

@@ -279,11 +279,11 @@ def _crop(example: Example, settings: SampleSettings, generator: np.random.Gener
     if example.inverse_depth is None:
         depth = np.full((size, size), np.nan, np.float32)
     else:
-        depth = cut(example.inverse_depth, cv2.INTER_NEAREST)
+        depth = cut(example.inverse_depth, cv2.INTER_NEAREST_EXACT)
     if example.labels is None:
         labels = np.full((size, size), UNLABELLED, np.uint8)
     else:
-        labels = cut(example.labels, cv2.INTER_NEAREST)
+        labels = cut(example.labels, cv2.INTER_NEAREST_EXACT)
     focal = example.focal_px if example.focal_px is not None else ASSUMED_FOCAL * width
     return _View(
         clean=cut(whole, smooth),
@@ -399,6 +399,11 @@ def _camera_faults(image: np.ndarray, settings: SampleSettings, generator: np.ra
             noise /= noise.std()
         strength = np.exp(generator.uniform(np.log(0.5), np.log(12)))
         noise *= np.float32(strength)
+        if generator.random() < 0.3:  # of whole columns or rows, as a sensor's amplifiers differ
+            shape = (1, image.shape[1]) if generator.random() < 0.7 else (image.shape[0], 1)
+            pattern = generator.standard_normal((*shape, 1 if generator.random() < 0.7 else 3), np.float32)
+            strength = np.exp(generator.uniform(np.log(0.5), np.log(8)))
+            noise = (noise if generator.random() < 0.5 else 0) + np.float32(strength) * pattern
         image = np.clip(image + noise + 0.5, 0, 255).astype(np.uint8)
     if generator.random() < settings.jpeg_share:
         quality = int(generator.integers(50, 96))
