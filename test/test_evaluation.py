@@ -24,7 +24,13 @@ from rain_removal_ros.lab.data.examples import Dataset, Example
 from rain_removal_ros.lab.evaluation import metrics, report
 from rain_removal_ros.lab.evaluation.conditions import ROBUSTNESS, fog_of, rain_on
 from rain_removal_ros.lab.evaluation.evaluate import FOG_LEFT, STREAKS_ALONE, Evaluation, EvaluationSettings
-from rain_removal_ros.lab.evaluation.hard_dry import hard_dry_image, measure_hard_dry
+from rain_removal_ros.lab.evaluation.hard_dry import (
+    ALL,
+    ALL_HELD_OUT,
+    KINDS,
+    hard_dry_image,
+    measure_hard_dry,
+)
 from rain_removal_ros.lab.evaluation.judges import Judge, JudgeSpecification, KeptJudge
 from rain_removal_ros.lab.evaluation.real_weather import measure_weather, open_weather
 from rain_removal_ros.lab.evaluation.streak_stage import StreakStageAlone
@@ -471,13 +477,12 @@ def test_real_weather_tells_how_the_sky_moved_and_what_judges_see(tmp_path):
 
 def test_the_hard_dry_set_is_the_same_every_time_and_meets_every_kind():
     street = Street()
-    first = [hard_dry_image(street[0], 0, kind) for kind in LOOKALIKES]
-    assert all(
-        np.array_equal(a, hard_dry_image(street[0], 0, k)) for a, k in zip(first, LOOKALIKES, strict=True)
-    )
+    first = [hard_dry_image(street[0], 0, kind) for kind in KINDS]
+    assert all(np.array_equal(a, hard_dry_image(street[0], 0, k)) for a, k in zip(first, KINDS, strict=True))
     summary, scores = measure_hard_dry(street, 2, Testbed({"idle": Idle(street), "blue": BlueSky(street)}))
-    assert len(scores) == 2 * 2 * len(LOOKALIKES)
-    assert set(summary["idle"]) == {*LOOKALIKES, "all"}
+    assert len(scores) == 2 * 2 * len(KINDS)
+    assert set(summary["idle"]) == {*KINDS, ALL, ALL_HELD_OUT}
+    assert summary["idle"][ALL]["images"] == 2 * len(LOOKALIKES)
     assert summary["idle"]["all"]["psnr_worst"] == metrics.MAX_PSNR and summary["idle"]["all"]["changed"] == 0
     assert summary["blue"]["all"]["psnr_worst"] < 30
 
@@ -627,6 +632,8 @@ def test_the_command_compares_networks_and_writes_a_report(tmp_path, judge_files
     assert {"clean", "rainy", "one", "two", "one, streaks alone", FOG_LEFT} <= set(results["sources"])
     assert {"miou/ours", "miou/other", "miou/mask"} <= set(results["sources"]["one"]["heavy"][MEAN])
     assert set(results["real_weather"]["one"]) == {"fog", "rain"} and "all" in results["hard_dry"]["two"]
+    assert {"abs_rel", "foggy", "rain"} <= set(results["sources"]["one"]["dry"][MEAN])
+    assert set(results["hard_dry"]["one"]) == {*KINDS, ALL, ALL_HELD_OUT}
     conditions = written["conditions"]
     assert conditions["command"].startswith("derain ")
     assert conditions["protocol"] == "full" and conditions["dataset"]["examples"] == 2
@@ -643,7 +650,9 @@ def test_the_command_compares_networks_and_writes_a_report(tmp_path, judge_files
         "two by level",
         "Error by distance",
         "What the sky decides",
-        "Depth from",
+        "Depth against measured depth",
+        "mIoU of ours: ",
+        "seen as foggy",
         "Real weather",
         "Hard dry",
     ):

@@ -11,6 +11,7 @@ import resource
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -43,6 +44,7 @@ from rain_removal_ros.lab.training.trainer import (
 )
 from rain_removal_ros.network import build_network, get_preset, load_network, sha256_of
 from rain_removal_ros.network.quantisation import convolutions, ranges_of
+from rain_removal_ros.share import share_folder
 
 SMALL = SampleSettings(size=64, pictures=3)
 
@@ -463,6 +465,34 @@ def test_images_without_depth_teach_the_streak_stage_alone(street, tmp_path, mon
         recipe.run_recipe("two", [texture], tmp_path / "none", workers=0)
 
 
+def test_labels_alone_teach_a_segmentation_network(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(recipe, "RECIPES", {"two": SHORT["two"][:1]})
+    labelled = Example("view_0", np.zeros((80, 80, 3), np.uint8), labels=np.zeros((80, 80), np.uint8))
+    assert recipe.run_recipe("two", [[labelled]], tmp_path / "mask", workers=0) is not None
+    with pytest.raises(DatasetError, match="stage mask needs images with labels"):
+        recipe.run_recipe("two", [[replace(labelled, labels=None)]], tmp_path / "none", workers=0)
+
+
+def test_a_recipe_may_go_on_from_packaged_weights(street, tmp_path, monkeypatch) -> None:
+    packaged = replace(settings(steps=1), preset=get_preset("fast"))
+    stage = Stage("tuned", packaged, start_from=recipe.PACKAGED[0], teacher=recipe.PACKAGED[1])
+    monkeypatch.setattr(recipe, "RECIPES", {"tune": (stage,)})
+    training = load_network(recipe.run_recipe("tune", [street], tmp_path, workers=0))[1]
+    models = share_folder() / "models"
+    assert training["start_from"]["sha256"] == sha256_of(models / "fast.safetensors")
+    assert training["segmentation_weights"]["sha256"] == sha256_of(models / "segmentation.safetensors")
+
+
+def test_a_run_is_resumed_by_as_many_processes_as_began_it(street, tmp_path) -> None:
+    """To others other samples would come."""
+    run = settings(steps=14)
+    train(run, [street], tmp_path, workers=0, show_progress=False, stop_after=0.0)
+    checkpoint = torch.load(tmp_path / "checkpoint.pt", weights_only=True)
+    torch.save(checkpoint | {"processes": 2}, tmp_path / "checkpoint.pt")
+    with pytest.raises(WeightsError, match="a run that 2 processes share, not 1"):
+        train(run, [street], tmp_path, workers=0, show_progress=False)
+
+
 def test_a_recipe_with_larger_batches_sees_as_many_samples() -> None:
     for name, stages in recipe.RECIPES.items():
         for stage in stages:
@@ -532,8 +562,10 @@ def test_the_train_command_says_where_nothing_teaches_depth(tmp_path, capsys) ->
     cv2.imwrite(str(tmp_path / "data" / "image" / "view.png"), noise)
     arguments = ["train", "--data", str(tmp_path / "data"), "--output", str(tmp_path / "run"), "--part"]
     options = ["--steps", "1", "--batch", "1", "--crop", "64", "--workers", "0", "--precision", "no"]
-    assert main([*arguments, "streaks", *options]) == 0
+    assert main([*arguments, "all", *options]) == 0
     assert "no image comes with depth" in capsys.readouterr().err
+    assert main([*arguments[:-2], str(tmp_path / "other"), "--part", "streaks", *options]) == 0
+    assert "no image comes with depth" not in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

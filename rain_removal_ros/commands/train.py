@@ -117,10 +117,6 @@ def run(arguments: argparse.Namespace) -> int:
         open_dataset(arguments.dataset, root, split, depth_scale=arguments.depth_scale)
         for root in arguments.data
     ]
-    if all(dataset[0].inverse_depth is None for dataset in datasets):
-        print(
-            "derain train: these images come without depth, so the depth head learns nothing", file=sys.stderr
-        )
     stop_after = 60 * arguments.minutes if arguments.minutes else None
     if arguments.recipe:
         path = run_recipe(
@@ -153,6 +149,9 @@ def run(arguments: argparse.Namespace) -> int:
         weights=weights,
         segmentation=arguments.segmentation.name if arguments.segmentation else None,
     )
+    finds_depth = restores(settings) and settings.part != "streaks"
+    if finds_depth and all(dataset[0].inverse_depth is None for dataset in datasets):
+        print("derain train: no image comes with depth, so the depth head learns nothing", file=sys.stderr)
     path = train(
         settings,
         datasets,

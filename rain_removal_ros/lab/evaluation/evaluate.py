@@ -27,7 +27,7 @@ from rain_removal_ros.lab.evaluation.conditions import (
 )
 from rain_removal_ros.lab.evaluation.protocols import PROTOCOLS
 from rain_removal_ros.lab.evaluation.summary import CLEAN, DRY, RAINY, Record, summarise
-from rain_removal_ros.lab.evaluation.testbed import OUTPUTS, Testbed
+from rain_removal_ros.lab.evaluation.testbed import OUTPUTS, Answer, Testbed
 from rain_removal_ros.runtime import ASSUMED_FOCAL
 from rain_removal_ros.runtime.sizes import MIN_SIDE
 
@@ -238,7 +238,7 @@ class Evaluation:
             restored = self.testbed.restore(name, truth.clean, example.focal_px)
             labels = self.testbed.judged_after(restored)
             figures = _likeness(restored.image, truth) | _harm(restored.image, truth.clean, truth)
-            figures |= restored.opinion | _agreements(labels, truth)
+            figures |= restored.opinion | _agreements(labels, truth) | _measured_depth(restored, example)
             results[name] = figures, labels
         return results
 
@@ -277,8 +277,7 @@ class Evaluation:
                 image = restored.image.copy()
                 image[truth.sky] = np.uint8(truth.clean[truth.sky].mean() + 0.5)
                 figures["psnr_gain_sky_calm"] = metrics.psnr(image, truth.clean) - before["psnr"]
-            if example.inverse_depth is not None and example.depth_kind not in MADE_UP_DEPTH:
-                figures |= _depth(restored.inverse_depth, example.inverse_depth)
+            figures |= _measured_depth(restored, example)
             add(view.level, name, figures, labels)
 
     def _turns(self, count: int) -> list[int]:
@@ -483,8 +482,11 @@ def _agreements(labels: dict[str, np.ndarray], truth: _Truth) -> dict[str, float
     }
 
 
-def _depth(predicted: np.ndarray, measured: np.ndarray) -> dict[str, float]:
-    errors = metrics.depth_errors(predicted, measured)
+def _measured_depth(restored: Answer, example: Example) -> dict[str, float]:
+    """Errors of a depth where the truth was measured; rendered fog shows it, a dry image does not."""
+    if example.inverse_depth is None or example.depth_kind in MADE_UP_DEPTH:
+        return {}
+    errors = metrics.depth_errors(restored.inverse_depth, example.inverse_depth)
     if errors is None:
         return {}
     figures = {

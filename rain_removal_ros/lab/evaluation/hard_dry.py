@@ -13,9 +13,12 @@ from rain_removal_ros.errors import DatasetError
 from rain_removal_ros.lab.data.examples import Dataset, Example
 from rain_removal_ros.lab.evaluation import metrics
 from rain_removal_ros.lab.evaluation.testbed import Testbed
-from rain_removal_ros.lab.weather.lookalikes import LOOKALIKES
+from rain_removal_ros.lab.weather.lookalikes import HELD_OUT, LOOKALIKES
 
 SEED = 7907
+KINDS = LOOKALIKES | HELD_OUT
+ALL, ALL_HELD_OUT = "all", "all that training has not"
+"""Rows of the summary: what was trained on, other images of it, and what was not."""
 
 
 @dataclass(frozen=True)
@@ -38,22 +41,22 @@ def hard_dry_image(example: Example, index: int, kind: str) -> np.ndarray:
     shape = example.clean.shape[:2]
     depth = np.full(shape, np.nan, np.float32) if example.inverse_depth is None else example.inverse_depth
     labels = np.full(shape, UNLABELLED, np.uint8) if example.labels is None else example.labels
-    generator = np.random.default_rng([SEED, list(LOOKALIKES).index(kind), index])
-    return LOOKALIKES[kind](example.clean, depth, labels, generator)
+    generator = np.random.default_rng([SEED, list(KINDS).index(kind), index])
+    return KINDS[kind](example.clean, depth, labels, generator)
 
 
 def measure_hard_dry(
     dataset: Dataset, images_per_kind: int, testbed: Testbed
 ) -> tuple[dict, list[HardDryScore]]:
-    """{network: {kind or "all": figures}}: `psnr`, `psnr_worst`, `changed`, `changed_worst`, `rain_worst`
-    where the network says, `images`; and the scores behind them.
+    """{network: {kind, ALL or ALL_HELD_OUT: figures}}: `psnr`, `psnr_worst`, `changed`, `changed_worst`,
+    `rain_worst` where the network says, `images`; and the scores behind them.
     """
     count = min(images_per_kind, len(dataset))
     step = len(dataset) / count
     # every kind meets other images, spread evenly over the dataset
     items = [
-        (kind, int((turn + number / len(LOOKALIKES)) * step))
-        for number, kind in enumerate(LOOKALIKES)
+        (kind, int((turn + number % len(LOOKALIKES) / len(LOOKALIKES)) * step))
+        for number, kind in enumerate(KINDS)
         for turn in range(count)
     ]
 
@@ -74,10 +77,10 @@ def measure_hard_dry(
     summary = {}
     for network in testbed.networks:
         own = [one for one in scores if one.network == network]
-        kinds = {kind: [one for one in own if one.kind == kind] for kind in LOOKALIKES}
-        summary[network] = {kind: _figures(of_kind) for kind, of_kind in kinds.items()} | {
-            "all": _figures(own)
-        }
+        kinds = {kind: [one for one in own if one.kind == kind] for kind in KINDS}
+        kinds[ALL] = [one for one in own if one.kind in LOOKALIKES]
+        kinds[ALL_HELD_OUT] = [one for one in own if one.kind in HELD_OUT]
+        summary[network] = {kind: _figures(of_kind) for kind, of_kind in kinds.items()}
     return summary, scores
 
 

@@ -25,7 +25,7 @@ class WeatherView:
     image: np.ndarray
     restored: dict[str, np.ndarray]  # by network
     shifts: dict[str, metrics.SkyShift]  # by network; empty where the image has no sky
-    rain: dict[str, float]  # the networks' opinion of whether it rains
+    opinions: dict[str, dict[str, float]]  # the networks' own, of rain and fog
     before: dict[str, np.ndarray]  # confusion by judge
     after: dict[str, dict[str, np.ndarray]]  # by network, by judge
 
@@ -52,7 +52,8 @@ def measure_weather(datasets: dict[str, FolderDataset], testbed: Testbed) -> tup
     Figures: `miou_before/JUDGE`, `miou/JUDGE`, and `right_before/JUDGE`, `right/JUDGE`, the share of labelled
     pixels that get their label, which a rare class of a few pixels does not sway; `sky_brightness`,
     `sky_blueness`, `sky_structure`, how the sky moved, each the mean over images, and `_worst`, the farthest
-    of any image; `rain_worst`, the highest the network's own opinion of rain was; `images`.
+    of any image; `rain` and `rain_worst`, the mean and the highest of the network's own opinion of rain,
+    `foggy`, the share in which it sees fog; `images`.
     """
     items = [(weather, index) for weather, dataset in datasets.items() for index in range(len(dataset))]
 
@@ -81,8 +82,7 @@ def measure_weather(datasets: dict[str, FolderDataset], testbed: Testbed) -> tup
             restored = testbed.restore(name, image, example.focal_px)
             view.restored[name] = restored.image
             view.after[name] = confusions(testbed.judged_after(restored))
-            if restored.rain is not None:
-                view.rain[name] = restored.rain
+            view.opinions[name] = restored.opinion
             if sky.any():
                 view.shifts[name] = metrics.sky_shift(restored.image, image, sky)
         return view
@@ -111,5 +111,6 @@ def _figures(network: str, views: list[WeatherView]) -> dict[str, float | int]:
         values = [shift[quantity] for shift in shifts]
         figures[f"sky_{quantity}"] = float(np.mean(values))
         figures[f"sky_{quantity}_worst"] = float(max(values, key=abs))
-    rain = [view.rain[network] for view in views if network in view.rain]
-    return figures | ({"rain": float(np.mean(rain)), "rain_worst": max(rain)} if rain else {})
+    opinions = [view.opinions[network] for view in views]
+    figures |= {name: float(np.mean([each[name] for each in opinions])) for name in opinions[0]}
+    return figures | ({"rain_worst": max(each["rain"] for each in opinions)} if "rain" in figures else {})

@@ -59,6 +59,7 @@ DRY_COLUMNS = (
     Column("changed below sky", "harmed_below", _percent),
     Column("rain?", "rain", _ratio),
     Column("at most", "rain_worst", _ratio),
+    Column("seen as foggy", "foggy", _percent),
 )
 DEPTH = (
     Column("AbsRel (distance)", "abs_rel", _ratio),
@@ -146,6 +147,7 @@ def _comparison(results: dict) -> str:
         "than it came. Sky off: how far its mean brightness, and its blue minus red, lie from the truth, in "
         "grey levels.\n"
     )
+    text += "".join(_labelled_groups(results, judge) for judge in judges)
     rows = []
     for name, network in results["networks"].items():
         flicker, latency = network.get("flicker"), network.get("latency")
@@ -161,6 +163,18 @@ def _comparison(results: dict) -> str:
     size = next(iter(results["networks"].values())).get("latency", {}).get("size", "")
     note = f"\nFlicker: grey levels, of a static scene. Latency: median of one call at {size}.\n"
     return f"{text}\n{table(header, rows)}{note}"
+
+
+def _labelled_groups(results: dict, judge: str) -> str:
+    """What groups a judge's mIoU is the mean of."""
+    groups = results["sources"][RAINY][OVERALL]
+    counts = {
+        group: round(figures[f"classes/{judge}"])
+        for group, figures in groups.items()
+        if group != MEAN and f"classes/{judge}" in figures
+    }
+    named = ", ".join(f"{group} ({count} classes)" for group, count in counts.items())
+    return f"mIoU of {judge}: {named}; the other groups have no labels by hand.\n" if counts else ""
 
 
 def _groups(results: dict) -> str:
@@ -269,6 +283,11 @@ def _sky_bounds(results: dict) -> str:
     return f"## What the sky decides\n\n{table(header, rows)}{note}"
 
 
+RENDERED_FOG = """
+Fog is rendered by the very depth that is then the truth, so it shows the distance; dry images show none.
+"""
+
+
 def _depth(results: dict) -> str:
     rows = []
     for name in results["networks"]:
@@ -279,7 +298,7 @@ def _depth(results: dict) -> str:
     parts = []
     if rows:
         header = ["network", "level", "group", *(column.title for column in DEPTH)]
-        parts.append(f"## Depth from the rainy image, against measured depth\n\n{table(header, rows)}")
+        parts.append(f"## Depth against measured depth\n\n{table(header, rows)}{RENDERED_FOG}")
     rows = [
         [name, _percent(network["depth_consistency"]["crop"]), _percent(network["depth_consistency"]["zoom"])]
         for name, network in results["networks"].items()
@@ -333,6 +352,7 @@ def _weather(results: dict) -> str:
         judges = [f.removeprefix("miou/") for f in all_figures if f.startswith("miou/")]
         said = [f"{judge}{what}" for judge in judges for what in ("", ", right")]
         header = ["weather", "images", *said, "sky brighter", "bluer", "more structure", "rain?", "at most"]
+        header.append("seen as foggy")
         rows = []
         for weather, figures in weathers.items():
             row = [weather, str(figures["images"])]
@@ -347,7 +367,8 @@ def _weather(results: dict) -> str:
                     if figure in figures
                     else ""
                 )
-            rows.append([*row, *(_ratio(figures[f]) if f in figures else "" for f in ("rain", "rain_worst"))])
+            row += [_ratio(figures[f]) if f in figures else "" for f in ("rain", "rain_worst")]
+            rows.append([*row, _percent(figures["foggy"]) if "foggy" in figures else ""])
         parts.append(f"### {name}\n\n{table(header, rows)}")
     return "\n".join(parts)
 

@@ -46,8 +46,8 @@ def summarise(records: Iterable[Record]) -> dict:
     OVERALL together.
 
     Figures of a group are means over its images; NAME_worst is the worst image's. `miou/JUDGE` comes of one
-    confusion matrix for the group. `won_back/...` is (source - rainy) / (clean - rainy) of mIoU or agreement;
-    under MEAN, the ratio of the means.
+    confusion matrix for the group, over the `classes/JUDGE` that its truth has. `won_back/...` is (source -
+    rainy) / (clean - rainy) of mIoU or agreement; under MEAN, the ratio of the means.
     """
     records = list(records)
     rainy_levels = list(dict.fromkeys(record.level for record in records if record.level != DRY))
@@ -96,7 +96,10 @@ def _of_group(records: list[Record]) -> dict[str, float]:
     figures |= {
         f"{name}_worst": float(worst(values[name])) for name, worst in WORST.items() if name in values
     }
-    return figures | {f"miou/{judge}": metrics.mean_iou(matrix) for judge, matrix in matrices.items()}
+    for judge, matrix in matrices.items():
+        figures[f"miou/{judge}"] = metrics.mean_iou(matrix)
+        figures[f"classes/{judge}"] = float((matrix.sum(axis=1) > 0).sum())
+    return figures
 
 
 def _mean(groups: Iterable[dict[str, float]]) -> dict[str, float]:

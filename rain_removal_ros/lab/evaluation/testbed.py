@@ -36,11 +36,13 @@ class Answer:
     inverse_depth: np.ndarray  # float32 (H, W), 1/m
     labels: np.ndarray | None  # uint8 (H, W), train ids; None: the restorer gives none
     rain: float | None  # its own opinion of whether it rains, 0-1; None: it has none
+    extinction: float | None = None  # of the fog that it sees, 1/m; 0: none, so nothing of it is taken off
 
     @property
     def opinion(self) -> dict[str, float]:
-        """`rain` as a figure among others, where there is one."""
-        return {} if self.rain is None else {"rain": self.rain}
+        """`rain` and `foggy`, 1 where it sees fog at all, as figures among others, where there are any."""
+        fog = {} if self.extinction is None else {"foggy": float(self.extinction > 0)}
+        return fog if self.rain is None else {"rain": self.rain} | fog
 
 
 @dataclass
@@ -85,7 +87,9 @@ class Testbed:
             restored = restorer(image, OUTPUTS, focal_px=focal_px)
         if restored.image is None or restored.inverse_depth is None:
             raise RainRemovalError(f"{network} gave no image or no inverse depth, which were asked for")
-        return Answer(restored.image, restored.inverse_depth, restored.labels, restored.rain)
+        return Answer(
+            restored.image, restored.inverse_depth, restored.labels, restored.rain, restored.extinction
+        )
 
     def without_streaks(self, network: str, image: np.ndarray) -> np.ndarray:
         """The image as the network's streak stage alone leaves it."""

@@ -20,9 +20,11 @@ from rain_removal_ros.lab.training.trainer import (
     finished_steps,
     load_checkpoint,
     require_same_run,
+    restores,
     train,
 )
 from rain_removal_ros.network.presets import get_preset
+from rain_removal_ros.share import share_folder
 
 EARLY = ("trunk.stem", "trunk.blocks.0", "trunk.blocks.1", "trunk.blocks.2")
 """Layers that know edges and textures from ImageNet; leaving them so saves more than half of the time."""
@@ -33,7 +35,9 @@ BUT_THE_LAST_OF_DEPTH = ("trunk", "context", "depth_head.lateral", "depth_head.r
 
 @dataclass(frozen=True)
 class Stage:
-    """One run of the trainer. Names of other stages stand for the weights that they gave."""
+    """One run of the trainer. Names of other stages stand for the weights that they gave, those of PACKAGED
+    for packaged ones.
+    """
 
     name: str
     settings: TrainingSettings
@@ -70,6 +74,29 @@ _DEPTH = replace(
     weights=LossWeights(depth=0.5),
 )
 
+_TOGETHER = replace(
+    _FOG,
+    steps=20_000,
+    part="all",
+    batch=4,
+    learning_rate=5e-4,
+    seed=3,
+    samples=replace(
+        _FOG_SAMPLES,
+        size=288,
+        dry_share=0.14,
+        fog_only_share=0.12,
+        streaks_only_share=0.14,
+        overcast_share=0.5,
+        lookalike_share=0.25,
+    ),
+    weights=replace(_FOG_WEIGHTS, harm=2.0, semantic=0.08, perceptual=0.2),
+)
+_READ_DEPTH = replace(_DEPTH, steps=1500, seed=9, frozen=BUT_THE_LAST_OF_DEPTH)
+
+PACKAGED = ("packaged fast", "packaged segmentation")
+"""Names that stand for the packaged weights, where a stage names others to begin with."""
+
 RECIPES: dict[str, tuple[Stage, ...]] = {
     "fast": (
         Stage("segmentation", _SEGMENTATION),
@@ -102,33 +129,21 @@ RECIPES: dict[str, tuple[Stage, ...]] = {
         Stage("fog", _FOG, start_from="depth"),
         Stage(
             "together",
-            replace(
-                _FOG,
-                steps=20_000,
-                part="all",
-                batch=4,
-                learning_rate=5e-4,
-                seed=3,
-                samples=replace(
-                    _FOG_SAMPLES,
-                    size=288,
-                    dry_share=0.14,
-                    fog_only_share=0.12,
-                    streaks_only_share=0.14,
-                    overcast_share=0.5,
-                    lookalike_share=0.25,
-                ),
-                weights=replace(_FOG_WEIGHTS, harm=2.0, semantic=0.08, perceptual=0.2),
-            ),
+            _TOGETHER,
             start_from="fog",
             streaks_from="streaks-refined",
             teacher="segmentation-balanced",
         ),
+        Stage("fast", _READ_DEPTH, start_from="together"),
+    ),
+    "fine-tune": (
         Stage(
-            "fast",
-            replace(_DEPTH, steps=1500, seed=9, frozen=BUT_THE_LAST_OF_DEPTH),
-            start_from="together",
+            "tuned",
+            replace(_TOGETHER, steps=4000, learning_rate=3e-4, seed=10),
+            start_from="packaged fast",
+            teacher="packaged segmentation",
         ),
+        Stage("fine-tune", _READ_DEPTH, start_from="tuned"),
     ),
     "judge": (
         Stage(
@@ -182,16 +197,18 @@ def run_recipe(
         raise PresetError(f"unknown recipe {name!r}; the recipes are {', '.join(RECIPES)}")
     began = time.monotonic()
     processes = int(os.environ.get("WORLD_SIZE", 1))
-    weights: dict[str, Path] = {}
+    models = share_folder() / "models"
+    weights = {name: models / f"{name.removeprefix('packaged ')}.safetensors" for name in PACKAGED}
     for stage in RECIPES[name]:
         stage = scaled(stage, batch) if batch else stage
         settings = replace(stage.settings, seed=stage.settings.seed + seed)
         settings = replace(settings, batch=_share(settings.batch, processes))
-        taught = [data for data in datasets if settings.part == "streaks" or _has_depth(data)]
+        taught = [data for data in datasets if _can_teach(data, settings)]
         if not taught:
-            raise DatasetError(f"stage {stage.name} needs images with depth; none of the datasets has any")
+            what = "depth" if restores(settings) else "labels"
+            raise DatasetError(f"stage {stage.name} needs images with {what}; none of the datasets has any")
         teacher = weights[stage.teacher] if stage.teacher else None
-        settings = replace(settings, segmentation=teacher.parent.name if teacher else None)
+        settings = replace(settings, segmentation=stage.teacher)
         folder = output / stage.name
         path = folder / "weights.safetensors"
         sources = {
@@ -229,5 +246,7 @@ def _share(batch: int, processes: int) -> int:
     return batch // processes
 
 
-def _has_depth(dataset: Dataset) -> bool:
-    return dataset[0].inverse_depth is not None
+def _can_teach(dataset: Dataset, settings: TrainingSettings) -> bool:
+    if not restores(settings):
+        return dataset[0].labels is not None
+    return settings.part == "streaks" or dataset[0].inverse_depth is not None

@@ -377,6 +377,12 @@ def train(
     if checkpoint_path.is_file():
         checkpoint = torch.load(checkpoint_path, map_location="cpu", weights_only=True)
         require_same_run(checkpoint_path, checkpoint, settings, sources)
+        shared_by = checkpoint.get("processes", accelerator.num_processes)  # older ones do not say
+        if shared_by != accelerator.num_processes:
+            raise WeightsError(
+                f"{checkpoint_path} is of a run that {shared_by} processes share, not "
+                f"{accelerator.num_processes}, to whom other samples would come; give as many"
+            )
         if accelerator.scaler is not None:
             if checkpoint.get("scaler") is None:
                 raise WeightsError(
@@ -432,6 +438,7 @@ def train(
             "settings": plain_settings(settings),
             "step": step,
             "origin": origin,
+            "processes": accelerator.num_processes,
             "network": network.state_dict(),
             "average": average.network.state_dict(),
             "optimizer": optimizer.state_dict(),

@@ -741,6 +741,39 @@ def sensor_noise(scene: _Scene) -> np.ndarray:
     return np.clip(seen + np.float32(0.5), 0, 255).astype(np.uint8)
 
 
+def hot_pixels(scene: _Scene) -> np.ndarray:
+    """A sensor's pixels that are always bright, single or in pairs, as sparse as thin rain."""
+    bright = scene.generator.random((scene.height, scene.width)) < scene.uniform(0.0003, 0.004)
+    if scene.chance(0.5):
+        bright |= np.roll(bright, 1, axis=0) & (scene.generator.random(bright.shape) < 0.5)
+    image = scene.image.astype(np.float32)
+    image[bright] += np.float32(scene.uniform(40, 160)) * scene.generator.random(
+        (bright.sum(), 1), np.float32
+    )
+    return np.clip(image + np.float32(0.5), 0, 255).astype(np.uint8)
+
+
+def scratches(scene: _Scene) -> np.ndarray:
+    """Fine scratches that wipers drew on a windscreen, in a low sun: arcs, faint and nearly parallel."""
+    drawn = np.zeros_like(scene.image)
+    centre = np.array([scene.uniform(0.2, 0.8) * scene.width, scene.uniform(1.2, 2) * scene.height])
+    for _ in range(int(scene.uniform(8, 60))):
+        radius, start = scene.uniform(0.3, 2) * scene.height, scene.uniform(-1.2, 1.2)
+        angles = start + np.linspace(0, scene.uniform(0.02, 0.5), 16)
+        points = centre + radius * np.stack([np.sin(angles), -np.cos(angles)], axis=1)
+        _polyline(drawn, points, (scene.uniform(60, 255),) * 3, 1)
+    share = np.float32(scene.uniform(0.15, 0.6)) * drawn.astype(np.float32) / 255
+    return (scene.image + share * (255 - scene.image.astype(np.float32)) + np.float32(0.5)).astype(np.uint8)
+
+
+def interlaced(scene: _Scene) -> np.ndarray:
+    """Of a camera that reads odd rows later, while the vehicle turns: edges like combs."""
+    shift = int(scene.uniform(2, max(4, 0.015 * scene.width))) * (1 if scene.chance(0.5) else -1)
+    image = scene.image.copy()
+    image[1::2] = np.roll(scene.image[1::2], shift, axis=1)
+    return image
+
+
 Lookalike = Callable[[np.ndarray, np.ndarray, np.ndarray, np.random.Generator], np.ndarray]
 
 
@@ -775,6 +808,11 @@ LOOKALIKES: dict[str, Lookalike] = {
         sensor_noise,
     )
 }
+
+HELD_OUT: dict[str, Lookalike] = {
+    render.__name__: _of_arrays(render) for render in (hot_pixels, scratches, interlaced)
+}
+"""Kinds that nothing is trained on, so that an evaluation tells what of the others was learned by heart."""
 
 _OVER_ANOTHER = ("windscreen_drops", "thin_things", "wet_road", "motion_blur", "window_reflection")
 
