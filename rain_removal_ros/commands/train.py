@@ -14,7 +14,7 @@ from rain_removal_ros.errors import RainRemovalError
 from rain_removal_ros.lab.data.datasets import SPLITS, open_dataset
 from rain_removal_ros.lab.training.recipe import RECIPES, run_recipe
 from rain_removal_ros.lab.training.samples import SampleSettings
-from rain_removal_ros.lab.training.trainer import PARTS, LossWeights, TrainingSettings, train
+from rain_removal_ros.lab.training.trainer import PARTS, LossWeights, TrainingSettings, restores, train
 from rain_removal_ros.network import PRESETS, get_preset
 
 
