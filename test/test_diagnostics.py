@@ -154,6 +154,16 @@ FINE = Health(failure=None, remade=0, stuck=0, busy=None, rebuilt=0)
             "it failed; restart the node",
         ),
         (
+            {"health": replace(FINE, failure="it hangs", remaking_s=12.0)},
+            DiagnosticStatus.ERROR,
+            "it hangs; being made anew for 12 s",
+        ),
+        (
+            {"health": replace(FINE, failure="it hangs", remaking_s=400.0)},
+            DiagnosticStatus.ERROR,
+            "being made anew for 400 s; restart the node",
+        ),
+        (
             {"health": replace(FINE, busy=("publishing", 7.0))},
             DiagnosticStatus.ERROR,
             "the worker has been in publishing for 7.0 s",

@@ -80,7 +80,8 @@ class Health:
     failure: why it is taken to have failed, None where it works. remade: how often it has been made anew.
     stuck: inferences that never came back. busy: the stage that the worker has been in, and for how long.
     rebuilt: graphs compiled again within the last minute although they had been in memory shortly before.
-    not_remade: how often making it anew has failed since it failed.
+    not_remade: how often making it anew has failed since it failed. remaking_s: for how long it is being made
+    anew now; None where it is not.
     """
 
     failure: str | None
@@ -89,6 +90,7 @@ class Health:
     busy: tuple[str, float] | None
     rebuilt: int
     not_remade: int = 0
+    remaking_s: float | None = None
 
 
 class FrameHandler(Protocol):

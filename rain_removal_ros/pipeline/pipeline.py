@@ -167,7 +167,7 @@ class Pipeline:
         self._failures_in_a_row = 0
         self._hangs = False
         self._recovering = False
-        self._recovery_due = 0.0
+        self._recovering_since = self._recovery_due = 0.0
         self._remade = self._not_remade = 0
         self._stuck: list[threading.Thread] = []
         with self._changed:
@@ -264,6 +264,7 @@ class Pipeline:
                 busy=None if stage is None else (stage[0], now - stage[1]),
                 rebuilt=self._builds.rebuilt(),
                 not_remade=self._not_remade,
+                remaking_s=now - self._recovering_since if self._recovering else None,
             )
 
     def snapshot(self) -> dict[str, CameraSnapshot]:
@@ -828,7 +829,7 @@ class Pipeline:
                     elif len(self._still_stuck()) >= MAX_STUCK:
                         times.append(now + 1.0)
                     else:
-                        self._recovering = True
+                        self._recovering, self._recovering_since = True, now
                         self._start_thread("recovery", self._recover, self.restorer, self._hangs)
                 self._changed.wait(min(times) - now if times else None)
 

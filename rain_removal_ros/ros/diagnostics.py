@@ -27,6 +27,9 @@ MAX_NOT_REMADE = 3
 a process, it has for good.
 """
 
+LONGEST_REMAKING_S = 300.0
+"""A device that hangs may hang whoever makes it anew; compiling anew takes no longer on most machines."""
+
 STEADY_FRAMES = 10
 """So many frames, all of them too slow, are more than a hiccup."""
 
@@ -153,8 +156,14 @@ def _judge_runtime(state: RuntimeState) -> tuple[bytes, str]:
         return DiagnosticStatus.WARN, f"{state.lifecycle}: no network loaded"
     if health is not None and health.failure is not None:
         fate = "dropped" if state.on_failure is OnFailure.DROP else "published as they came"
-        beyond = health.stuck >= MAX_STUCK or health.not_remade >= MAX_NOT_REMADE
-        remedy = "; restart the node" if beyond else ""
+        remaking_s = health.remaking_s or 0.0
+        beyond = (
+            health.stuck >= MAX_STUCK
+            or health.not_remade >= MAX_NOT_REMADE
+            or remaking_s > LONGEST_REMAKING_S
+        )
+        remedy = f"; being made anew for {remaking_s:.0f} s" if remaking_s > 1 else ""
+        remedy += "; restart the node" if beyond else ""
         return DiagnosticStatus.ERROR, f"runtime failed, images are {fate}: {health.failure}{remedy}"
     if health is not None and health.busy is not None and health.busy[1] > state.inference_timeout_s:
         stage, seconds = health.busy
