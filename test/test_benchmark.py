@@ -83,7 +83,7 @@ def test_a_configuration_that_fails_is_reported_and_the_others_are_measured(weig
 
 def test_every_precision_is_what_the_cpu_has_and_the_weights_can_do(weights, monkeypatch):
     monkeypatch.setattr(openvino_backend, "cpu_capabilities", lambda: ["FP32", "BF16"])
-    monkeypatch.setattr(openvino_backend, "multiplies_integers", lambda: True)
+    monkeypatch.setattr(openvino_backend, "cpu_flags", lambda: "avx512_vnni")
     settings, weights = RuntimeSettings(backend="openvino"), Path(weights)
     assert precisions_of(settings, weights) == ("bf16", "fp32")
     network = load_network(weights)[0]

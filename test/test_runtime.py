@@ -303,7 +303,7 @@ def test_auto_takes_the_fastest_precision_of_the_cpu_and_refuses_what_it_lacks(
     restorer, calibrated, monkeypatch, capabilities, vnni, native
 ):
     monkeypatch.setattr(openvino_backend, "cpu_capabilities", lambda: capabilities)
-    monkeypatch.setattr(openvino_backend, "multiplies_integers", lambda: vnni)
+    monkeypatch.setattr(openvino_backend, "cpu_flags", lambda: "avx512_vnni" if vnni else "")
     assert native_precisions() == native
     assert restorer("openvino", "auto", weights=calibrated).info.precision == native[0]
     assert restorer("openvino", "auto").info.precision == float_precisions()[0]
@@ -321,8 +321,22 @@ def test_auto_takes_the_fastest_precision_of_the_cpu_and_refuses_what_it_lacks(
                 restorer("openvino", precision, weights=calibrated)
 
 
+def test_integers_are_not_trusted_on_a_cpu_with_amx(restorer, calibrated, monkeypatch):
+    """OpenVINO computes them wrongly there now and then, while another thread computes something else."""
+    monkeypatch.setattr(openvino_backend, "cpu_flags", lambda: "avx512_vnni amx_bf16 amx_int8")
+    monkeypatch.setattr(openvino_backend, "cpu_capabilities", lambda: ["BF16", "FP32", "INT8"])
+    info = restorer("openvino", "auto", weights=calibrated).info
+    assert info.precision == "bf16"
+    assert "bf16 and not int8, which OpenVINO computes wrongly" in info.reason
+    networks = Networks(RuntimeSettings(weights=calibrated))
+    with pytest.raises(BackendError, match="wrong images now and then on CPUs with AMX"):
+        openvino_backend.configure(networks, "int8", 0)
+    with pytest.raises(BackendError, match="choose bf16, fp32 or auto"):
+        restorer("openvino", "int8", weights=calibrated)
+
+
 def test_integers_need_weights_that_were_calibrated(restorer, folder, monkeypatch):
-    monkeypatch.setattr(openvino_backend, "multiplies_integers", lambda: True)
+    monkeypatch.setattr(openvino_backend, "cpu_flags", lambda: "avx512_vnni")
     monkeypatch.setattr(openvino_backend, "cpu_capabilities", lambda: ["FP32"])
     with pytest.raises(BackendError, match=r"weights fast.safetensors were not calibrated for int8; train"):
         restorer("openvino", "int8")
@@ -338,7 +352,7 @@ def test_integers_give_what_the_quantised_network_gives_and_nearly_what_floats_g
     restorer, calibrated, monkeypatch
 ):
     """On a CPU that computes integers as floats too: what is measured is the graph, not its speed."""
-    monkeypatch.setattr(openvino_backend, "multiplies_integers", lambda: True)
+    monkeypatch.setattr(openvino_backend, "cpu_flags", lambda: "avx512_vnni")
     monkeypatch.setattr(openvino_backend, "cpu_capabilities", lambda: ["FP32"])
     image = street_like(96, 160)
     given = restorer("openvino", "int8", weights=calibrated)(image)
@@ -382,7 +396,7 @@ def test_each_precision_is_asked_of_openvino_by_its_own_name(restorer, monkeypat
     ],
 )
 def test_another_precision_than_was_asked_for_is_an_error(restorer, calibrated, monkeypatch, precision, ran):
-    monkeypatch.setattr(openvino_backend, "multiplies_integers", lambda: True)
+    monkeypatch.setattr(openvino_backend, "cpu_flags", lambda: "avx512_vnni")
     monkeypatch.setattr(openvino_backend, "cpu_capabilities", lambda: ["FP32"])
     subject = restorer("openvino", precision, weights=calibrated)
     monkeypatch.setattr(openvino_backend, "computed_precisions", lambda model: Counter(ran))
