@@ -18,14 +18,16 @@ from rain_removal_ros.errors import BagError, ParameterError
 from rain_removal_ros.ros.layouts import write_layout
 from rain_removal_ros.ros.parameters import PARAMETERS
 from rain_removal_ros.ros.replay import EVERY_QUEUE, played_cameras
-from rain_removal_ros.share import DDS_PROFILE, share_file
+from rain_removal_ros.share import DDS_PROFILE, DDS_PROFILE_VARIABLES, share_file
 
 REPLAY = share_file("launch/replay.launch.py")
 DERAIN = "derain.launch.py"
 COMPRESSED = "sensor_msgs/msg/CompressedImage"
 
 
-def test_the_replay_starts_the_node_and_a_player_for_what_the_bag_holds(tmp_path):
+def test_the_replay_starts_the_node_and_a_player_for_what_the_bag_holds(tmp_path, monkeypatch):
+    for variable in DDS_PROFILE_VARIABLES:  # a user's own would stay
+        monkeypatch.delenv(variable, raising=False)
     sent = [*drive(2), Sent("/side/picture", "sensor_msgs/msg/Image", START, image(0, height=70, width=80))]
     path = record(tmp_path / "drive", sent)
     given = {"rate": "0.5", "loop": "true", "start": "0.1", "segmentation": "true", "viewer": "web"}
