@@ -9,9 +9,11 @@ import numpy as np
 import pytest
 from pipeline_fakes import PATIENCE, FakeHandler, FakeRestorer
 
+from rain_removal_ros.errors import NotPreparedError
 from rain_removal_ros.frame_statistics import Way
 from rain_removal_ros.pipeline import MAX_STUCK, OnFailure, Options, Pipeline, Problem, failures
 from rain_removal_ros.pipeline import pipeline as pipeline_module
+from rain_removal_ros.pipeline.batches import Batches
 from rain_removal_ros.pipeline.builds import Builds
 from rain_removal_ros.pipeline.pipeline import FAILURES_IN_A_ROW
 from rain_removal_ros.runtime import Output
@@ -249,6 +251,14 @@ def test_what_fails_again_and_again_is_tried_ever_more_rarely():
     builds.on_ended(key, None, known=False)
     builds.on_ended(key, failures.Failure(RuntimeError("no room")), known=False)
     assert [*attempts, builds.failure_of(key).attempts] == [1, 2, 3, 1]
+
+
+def test_a_trial_that_gave_way_again_is_not_tried_more_rarely_for_it():
+    for error, attempts in ((NotPreparedError("something more urgent"), 1), (RuntimeError("no room"), 2)):
+        batches = Batches()
+        for _ in range(2):
+            batches.on_tried(((SIZE, IMAGE), 2), failures.Failure(error))
+        assert batches._trials[(SIZE, IMAGE), 2].outcome.attempts == attempts
 
 
 def test_a_runtime_made_anew_that_cannot_be_compiled_gives_its_memory_back_before_the_next_is_made(

@@ -7,6 +7,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 
+from rain_removal_ros.errors import NotPreparedError
 from rain_removal_ros.pipeline.failures import Failure
 from rain_removal_ros.pipeline.interfaces import BatchKey, Key
 from rain_removal_ros.runtime import BatchTrial, describe
@@ -68,7 +69,8 @@ class Batches:
     def on_tried(self, batch: BatchKey, outcome: BatchTrial | Failure) -> bool:
         """Remember what became of a trial, or of a call; whether it had failed before."""
         before = self._trials.pop(batch, None)
-        if before is not None and isinstance(outcome, Failure):
+        gave_way = isinstance(outcome, Failure) and isinstance(outcome.error, NotPreparedError)
+        if before is not None and isinstance(outcome, Failure) and not gave_way:
             outcome = outcome.after(before.outcome)
         self._trials[batch] = _Trial(outcome)
         while len(self._trials) > TRIALS_KEPT:

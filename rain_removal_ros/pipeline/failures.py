@@ -20,7 +20,7 @@ MOST_DOUBLINGS = 5
 
 @dataclass(frozen=True)
 class Failure:
-    """What was raised, when (time.perf_counter()), and the how manieth time in a row."""
+    """What was raised, when (time.perf_counter()), and how many times in a row it has been by now."""
 
     error: BaseException
     when: float = field(default_factory=time.perf_counter)

@@ -423,6 +423,8 @@ class DerainNode(LifecycleNodeMixin, Node):
         elif now - self._progress_told >= PROGRESS_EVERY_S:
             self._progress_told = now
             self.get_logger().info(f"building {building}")
+        for topics in list(self._topics.values()):
+            topics.hear_latched_info()
         self._publish_diagnostics(pipeline, building)
 
     def _publish_diagnostics(self, pipeline: Pipeline | None, building: Build | None) -> None:
@@ -466,7 +468,6 @@ class DerainNode(LifecycleNodeMixin, Node):
 
     def _camera_state(self, topics: CameraTopics) -> CameraState:
         activated = self._activated
-        topics.hear_latched_info()
         return CameraState(
             active=activated is not None,
             topic=topics.input_topic,
