@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -204,8 +203,6 @@ def derain_node(
         finished = node.close(PATIENCE)
         peer.close()
         rclpy.shutdown()
-        del node, executor, spinner
-        gc.collect()  # rclpy keeps a lifecycle node's services until then; the next test would meet them
     assert finished
 
 

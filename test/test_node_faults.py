@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import threading
+import time
 from collections.abc import Callable
 
 import numpy as np
@@ -384,6 +385,27 @@ def test_a_second_node_of_the_same_name_is_a_warning(make_restorer):
             assert status.level == DiagnosticStatus.WARN
         finally:
             namesake.destroy_node()
+
+
+def test_a_closed_node_is_gone_for_others_while_something_still_holds_it(make_restorer):
+    rclpy.init()
+    peer = Peer()
+    node = DerainNode(make_restorer)
+    try:
+        assert until_true(lambda: "derain" in peer.node.get_node_names())
+        assert node.close()
+        assert until_true(lambda: "derain" not in peer.node.get_node_names())
+    finally:
+        peer.close()
+        rclpy.shutdown()
+
+
+def until_true(condition, seconds=10.0):
+    """Whether it comes true in time; the graph of nodes tells nobody when it changes."""
+    end = time.monotonic() + seconds
+    while not condition() and time.monotonic() < end:
+        time.sleep(0.02)
+    return condition()
 
 
 def test_rain_fog_and_visibility_are_published_for_each_camera_and_dry_images_bypass_the_network(
