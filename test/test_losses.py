@@ -33,7 +33,18 @@ def test_fidelity_is_minus_the_psnr_in_tens_of_decibels() -> None:
     clean = torch.zeros(2, 3, 4, 4)
     restored = torch.stack([torch.full((3, 4, 4), 0.1), torch.full((3, 4, 4), 0.01)])
     expected = (math.log10(0.01 + 1e-5) + math.log10(0.0001 + 1e-5)) / 2
-    assert float(losses.fidelity(restored, clean)) == pytest.approx(expected, rel=1e-5)
+    everything = torch.ones(2, 4, 4, dtype=torch.bool)
+    assert float(losses.fidelity(restored, clean, everything)) == pytest.approx(expected, rel=1e-5)
+
+
+def test_fidelity_leaves_out_what_is_not_counted() -> None:
+    clean = torch.zeros(2, 3, 4, 4)
+    restored = torch.full_like(clean, 0.1)
+    restored[:, :, :3] = 0.7  # a sky
+    counted = torch.zeros(2, 4, 4, dtype=torch.bool)
+    counted[0, 3] = True  # of the second sample nothing is
+    expected = (math.log10(0.01 + 1e-5) + math.log10(1e-5)) / 2
+    assert float(losses.fidelity(restored, clean, counted)) == pytest.approx(expected, rel=1e-5)
 
 
 def test_gradient_l1_counts_edges_and_not_offsets() -> None:
@@ -92,6 +103,17 @@ def test_depth_l1_compares_logarithms_and_leaves_unknown_pixels_out() -> None:
     sky = losses.depth_l1(torch.zeros(2, 1, 2, 2), torch.zeros(2, 8, 8), weight)
     assert float(sky) == 0
     assert float(losses.depth_l1(torch.ones(2, 1, 2, 2), torch.full((2, 8, 8), math.nan), weight)) == 0
+
+
+def test_distance_error_counts_what_is_called_too_far_by_how_many_times() -> None:
+    added = losses.FARTHEST_PIXELS_PER_METRE
+    truth = torch.full((2, 8, 8), 20 - added)
+    truth[:, :4] = math.nan
+    weight = torch.tensor([1.0, 0.5])
+    for estimate, wrong in ((5 - added, 3.0), (80 - added, 0.75)):  # four times as far, and a quarter
+        error = losses.distance_error(torch.full((2, 1, 2, 2), estimate), truth, weight)
+        assert float(error) == pytest.approx(0.75 * wrong, rel=1e-4)
+    assert float(losses.distance_error(torch.zeros(2, 1, 2, 2), torch.zeros(2, 8, 8), weight)) == 0
 
 
 def test_harm_counts_what_is_left_worse_than_it_came() -> None:
@@ -160,7 +182,7 @@ def test_every_term_of_a_part_teaches_it_and_leaves_the_rest_and_the_frozen_netw
     terms, _, _ = objective(BATCH)
     named = {term.name for term in dataclasses.fields(LossWeights)}
     own = {"streaks", "structural", "presence", "semantic", "perceptual"}
-    of_part = {"streaks": own, "fog": named - {"streaks"}, "depth": {"depth"}, "all": named}
+    of_part = {"streaks": own, "fog": named - {"streaks"}, "depth": {"depth", "distance"}, "all": named}
     assert set(terms) == of_part[part]
     of_parts = {}
     for name, term in terms.items():

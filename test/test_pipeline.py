@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import itertools
 import threading
+import time
 import weakref
 from types import SimpleNamespace
 
@@ -15,6 +16,7 @@ from rain_removal_ros import frame_statistics
 from rain_removal_ros.errors import ImageError
 from rain_removal_ros.pipeline import Distribution, Options, Pipeline, Problem, Stage, Way, builds, failures
 from rain_removal_ros.pipeline import pipeline as pipeline_module
+from rain_removal_ros.pipeline import stand_in as stand_in_module
 from rain_removal_ros.runtime import Output
 
 SIZE = (72, 96)
@@ -213,6 +215,47 @@ def test_a_stand_in_that_cannot_be_made_is_not_made_for_every_frame(make, restor
     pipeline.submit("front", (3, *SIZE))
     handler.wait_for(lambda: handler.published)
     assert len(tried) == 2
+
+
+def test_other_cameras_do_not_wait_while_a_stand_in_is_made(make, restorer, handler):
+    may_be_made, making = threading.Event(), threading.Semaphore(0)
+
+    def make_stand_in():
+        making.release()
+        assert may_be_made.wait(PATIENCE)
+        return FakeRestorer("torch-cpu")
+
+    pipeline = built(
+        make("front", "rear", make_stand_in=make_stand_in, options=lambda: Options(serve_while_building=True))
+    )
+    restorer.build_gate.clear()
+    pipeline.submit("rear", (0, 128, 128))
+    assert making.acquire(timeout=PATIENCE)
+    pipeline.submit("front", (1, *SIZE))
+    handler.wait_for(lambda: handler.published == [("front", 1, IMAGE)])
+    may_be_made.set()
+    handler.wait_for(lambda: handler.published[1:] == [("rear", 0, IMAGE)])
+    assert not making.acquire(blocking=False)
+
+
+def test_a_stand_in_that_no_frame_needs_any_more_is_given_back(make, restorer, handler, monkeypatch):
+    monkeypatch.setattr(stand_in_module, "KEPT_S", 0.2)
+    made = []
+
+    def make_stand_in():
+        made.append(FakeRestorer("torch-cpu"))
+        return made[-1]
+
+    restorer.build_gate.clear()
+    pipeline = make(make_stand_in=make_stand_in, options=lambda: Options(serve_while_building=True))
+    for number in range(2):  # the second stand-in is made for the second frame
+        pipeline.submit("front", (number, *SIZE))
+        handler.wait_for(lambda number=number: len(handler.published) == number + 1)
+        end = time.monotonic() + PATIENCE
+        while not made[-1].closed and time.monotonic() < end:
+            time.sleep(0.01)
+    assert [stand_in.closed for stand_in in made] == [True, True] and not restorer.closed
+    assert handler.published == [("front", 0, IMAGE), ("front", 1, IMAGE)]
 
 
 def test_what_a_waiting_camera_wants_is_built_before_what_nobody_sends_any_more(make, restorer, handler):

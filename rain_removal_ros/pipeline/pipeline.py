@@ -38,6 +38,7 @@ from rain_removal_ros.pipeline.interfaces import (
     Outputs,
     Size,
 )
+from rain_removal_ros.pipeline.stand_in import StandIn
 from rain_removal_ros.rain_monitor import DryWatch, Weather
 from rain_removal_ros.runtime import BatchTrial, Output, Restored, Restorer
 from rain_removal_ros.runtime.checks import check_restored
@@ -146,9 +147,7 @@ class Pipeline:
         self._options = options
         self._listener = listener
         self._make_restorer = make_restorer
-        self._make_stand_in = make_stand_in
-        self._stand_in: Restorer | None = None
-        self._stand_in_failure: Failure | None = None
+        self._stand_in = StandIn(make_stand_in)
         self._changed = threading.Condition()
         self._cameras = {
             name: _Camera(name, handler, CameraStatistics(name)) for name, handler in handlers.items()
@@ -298,7 +297,7 @@ class Pipeline:
     def _close_restorers_after(self, threads: Sequence[threading.Thread]) -> None:
         for thread in threads:
             thread.join()
-        for restorer in filter(None, (self.restorer, self._stand_in)):
+        for restorer in filter(None, (self.restorer, self._stand_in.restorer)):
             self._close_restorer(restorer)
 
     # -- the worker's thread -----------------------------------------------------------------------
@@ -330,7 +329,8 @@ class Pipeline:
             return self._take(camera)
 
     def _next_camera(self) -> _Camera | None:
-        serves = self._stand_in_serves(self._options()) if any(c.waiting for c in self._turns) else False
+        waits = any(c.waiting for c in self._turns)
+        serves = waits and self._stand_in.restorer is not None and self._stand_in_serves(self._options())
         return next((c for c in self._turns if c.waiting and (c.blocked_since is None or serves)), None)
 
     def _take(self, camera: _Camera) -> _Job:
@@ -344,7 +344,7 @@ class Pipeline:
         return _Job(camera, frame)
 
     def _stand_in_serves(self, options: Options) -> bool:
-        return self._make_stand_in is not None and options.serve_while_building
+        return self._stand_in.make is not None and options.serve_while_building
 
     def _process(self, lead: _Job, crew: int) -> None:
         """All that is done to the frame whose turn it is, and to those that go along with it."""
@@ -581,7 +581,7 @@ class Pipeline:
     def _infer(self, jobs: Sequence[_Job], plan: _Plan, options: Options, crew: int) -> Sequence[Restored]:
         """What the restorer gives for these frames, unchecked."""
         restorer = plan.restorer
-        stands_in = restorer is self._stand_in
+        stands_in = restorer is self._stand_in.restorer
         patience = options.inference_timeout_s * (STAND_IN_PATIENCE if stands_in else 1)
         images, focal_px = [job.frame.picture.rgb for job in jobs], [job.focal_px for job in jobs]
         with self._changed:
@@ -597,6 +597,8 @@ class Pipeline:
             with self._changed:
                 if crew == self._crew:
                     self._stage, self._deadline = ("conversion", time.perf_counter()), None
+                if stands_in:
+                    self._stand_in.on_needed()
             if crew != self._crew:
                 self._leave(restorer)
 
@@ -642,23 +644,37 @@ class Pipeline:
             if others:
                 most = max(others, key=lambda outputs: (len(outputs & wanted), -len(outputs)))
                 return _Plan(restorer, size, most)
-            if failure is None and not self._stand_in_serves(options):
-                self._block(camera, frame)
-                return None
-        if failure is not None:
-            return _Unserved(failure.problem, failure.error)
-        if self._stand_in is None and (
-            self._stand_in_failure is None or self._stand_in_failure.may_be_tried_again
-        ):
-            assert self._make_stand_in is not None  # it serves
-            try:
-                self._stand_in = self._make_stand_in()
-            except BaseException as error:  # of whatever backend; not every frame is to load it in vain
-                self._stand_in_failure = Failure(without_variables(error))
-        if self._stand_in is None:
-            assert self._stand_in_failure is not None
-            return _Unserved(Problem.FAILED, self._stand_in_failure.error)
-        return _Plan(self._stand_in, size, wanted)
+            if failure is not None:
+                return _Unserved(failure.problem, failure.error)
+            if self._stand_in_serves(options):
+                return self._choose_stand_in(camera, frame, key)
+            self._block(camera, frame)
+            return None
+
+    def _choose_stand_in(self, camera: _Camera, frame: _Frame, key: Key) -> _Plan | _Unserved | None:
+        """As `_choose`, the lock held, of a frame for which nothing is compiled yet."""
+        stand_in = self._stand_in
+        if stand_in.restorer is not None:
+            stand_in.on_needed()
+            return _Plan(stand_in.restorer, *key)
+        if stand_in.may_be_made:
+            stand_in.being_made = True
+            self._start_thread("stand-in", self._make_stand_in)  # other cameras' frames do not wait for it
+        elif not stand_in.being_made and stand_in.failure is not None:
+            return _Unserved(Problem.FAILED, stand_in.failure.error)
+        self._block(camera, frame)
+        return None
+
+    def _make_stand_in(self) -> None:
+        assert self._stand_in.make is not None  # it serves
+        outcome: Restorer | Failure
+        try:
+            outcome = self._stand_in.make()
+        except BaseException as error:  # of whatever backend
+            outcome = Failure(without_variables(error))
+        with self._changed:
+            self._stand_in.on_made(outcome)
+            self._unblock_all()
 
     def _block(self, camera: _Camera, frame: _Frame) -> None:
         """Have a frame wait for the next build, unless a newer one has come."""
@@ -831,7 +847,19 @@ class Pipeline:
                     else:
                         self._recovering, self._recovering_since = True, now
                         self._start_thread("recovery", self._recover, self.restorer, self._hangs)
+                times += self._give_stand_in_back(now)
                 self._changed.wait(min(times) - now if times else None)
+
+    def _give_stand_in_back(self, now: float) -> list[float]:
+        """Close a stand-in that is not needed any more; when to look again."""
+        due = self._stand_in.given_back_at
+        infers, _ = self._inferring or (None, 0)
+        if due is None or (self._deadline is not None and infers is self._stand_in.restorer):
+            return []
+        if now < due:
+            return [due]
+        self._start_thread("close", self._close_restorer, self._stand_in.give_back())
+        return []
 
     def _leave_behind(self) -> None:
         """Replace worker and builder, which may wait for the hanging one; the restorer has failed."""
@@ -848,8 +876,8 @@ class Pipeline:
         build, self._builds.current = self._builds.current, None
         several = frames > 1 or (build is not None and build.frames > 1)
         self._deadline = self._stage = self._batches.wanted = None
-        if restorer is self._stand_in:
-            self._stand_in, self._stand_in_failure = None, Failure(error)
+        if restorer is self._stand_in.restorer:
+            self._stand_in.on_hanging(error)
             self._unblock_all()
         else:
             self._hangs = True

@@ -163,8 +163,8 @@ class DerainNode(LifecycleNodeMixin, Node):
         if pipeline is not None and not pipeline.close(max(0.0, deadline - time.perf_counter())):
             return False
         self.destroy_node()
-        # rclpy leaves the services of the lifecycle to the garbage collector: until it comes, others would see
-        # a node of this name.
+        # rclpy leaves the lifecycle's services to the garbage collector: until it comes, others would see a
+        # node of this name.
         self._state_machine.destroy_when_not_in_use()
         return True
 

@@ -4,6 +4,8 @@ in [0, 1].
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -16,12 +18,16 @@ def image_l1(restored: Tensor, clean: Tensor) -> Tensor:
     return (restored - clean).abs().mean()
 
 
-def fidelity(restored: Tensor, clean: Tensor) -> Tensor:
-    """mean over samples of log10(MSE(J, I) + 1e-5): minus the PSNR in tens of dB, which ends at 50 dB.
+def fidelity(restored: Tensor, clean: Tensor, counted: Tensor) -> Tensor:
+    """mean over samples of log10(MSE(J, I) + 1e-5) over the pixels that are counted (N, H, W, bool): minus
+    their PSNR in tens of dB, which ends at 50 dB.
 
-    Every sample counts by its relative error, so that dry ones, whose error is small, are not forgotten.
+    Every sample counts by its relative error, so that dry ones, whose error is small, are not forgotten. A
+    sky behind fog is not to be counted: what nobody can know would be most of the error, and hide the rest.
     """
-    return torch.log10((restored - clean).square().mean(dim=(1, 2, 3)) + 1e-5).mean()
+    squares = torch.where(counted, (restored - clean).square().mean(dim=1), 0)
+    mse = squares.sum(dim=(1, 2)) / counted.sum(dim=(1, 2)).clamp(min=1)
+    return torch.log10(mse + 1e-5).mean()
 
 
 HARMLESS = 0.02
@@ -116,14 +122,37 @@ def depth_l1(estimate: Tensor, truth: Tensor, weight: Tensor) -> Tensor:
     p in pixels per metre, estimate (N, 1, h, w), truth (N, H, W), of which the nearest pixel is taken;
     weight (N,).
     """
-    truth = F.interpolate(truth[:, None].float(), size=estimate.shape[-2:], mode="nearest-exact")
-    known = ~torch.isnan(truth)
 
     def logarithm(p: Tensor) -> Tensor:
-        return torch.log(p.float().clamp(min=0) + LEAST_PIXELS_PER_METRE)
+        return torch.log(p.clamp(min=0) + LEAST_PIXELS_PER_METRE)
 
-    error = torch.where(known, logarithm(estimate) - logarithm(torch.nan_to_num(truth)), 0).abs()
-    return (weight[:, None, None, None] * error).sum() / known.sum().clamp(min=1)
+    return _over_known(lambda p, wanted: (logarithm(p) - logarithm(wanted)).abs(), estimate, truth, weight)
+
+
+FARTHEST_PIXELS_PER_METRE = 2.0
+"""Added before distances are compared: some 300 m, where distances end, for a camera of 700 pixels."""
+
+
+def distance_error(estimate: Tensor, truth: Tensor, weight: Tensor) -> Tensor:
+    """mean w |p - p*| / (p + p1), p1 = FARTHEST_PIXELS_PER_METRE: the relative error |d - d*| / d* of the
+    distance, AbsRel, which ends at some 300 m. Parameters as of `depth_l1`.
+
+    What is near and called far, a tree taken for the sky behind it, counts by as many times as it is called
+    farther; what is far and called near, once at most.
+    """
+    return _over_known(
+        lambda p, wanted: (p - wanted).abs() / (p + FARTHEST_PIXELS_PER_METRE), estimate, truth, weight
+    )
+
+
+def _over_known(
+    error: Callable[[Tensor, Tensor], Tensor], estimate: Tensor, truth: Tensor, weight: Tensor
+) -> Tensor:
+    """Weighted mean error of an estimate (N, 1, h, w) where the truth (N, H, W) is known."""
+    truth = F.interpolate(truth[:, None].float(), size=estimate.shape[-2:], mode="nearest-exact")
+    known = ~torch.isnan(truth)
+    errors = torch.where(known, error(estimate.float(), torch.nan_to_num(truth)), 0)
+    return (weight[:, None, None, None] * errors).sum() / known.sum().clamp(min=1)
 
 
 def semantic(logits_restored: Tensor, logits_clean: Tensor) -> Tensor:

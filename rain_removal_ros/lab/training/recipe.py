@@ -53,7 +53,7 @@ _SEGMENTATION = TrainingSettings(
 _FOG_SAMPLES = SampleSettings(
     dry_share=0.18, fog_only_share=0.2, streaks_only_share=0.07, lookalike_share=0.2, overcast_share=0.3
 )
-_FOG_WEIGHTS = LossWeights(depth=0.3, presence=0.05)
+_FOG_WEIGHTS = LossWeights(depth=0.3, distance=0.0, presence=0.05)
 _FOG = TrainingSettings(
     get_preset("fast"),
     steps=6000,
@@ -71,7 +71,7 @@ _DEPTH = replace(
     batch=4,
     seed=5,
     samples=replace(_FOG_SAMPLES, size=352, dry_share=0.3, measured_weight=4.0),
-    weights=LossWeights(depth=0.5),
+    weights=LossWeights(depth=0.5, distance=0.25),
 )
 
 _TOGETHER = replace(
@@ -90,7 +90,7 @@ _TOGETHER = replace(
         overcast_share=0.5,
         lookalike_share=0.25,
     ),
-    weights=replace(_FOG_WEIGHTS, harm=2.0, semantic=0.08, perceptual=0.2),
+    weights=replace(_FOG_WEIGHTS, fidelity=0.15, harm=2.0, semantic=0.08, perceptual=0.2),
 )
 _READ_DEPTH = replace(_DEPTH, steps=1500, seed=9, frozen=BUT_THE_LAST_OF_DEPTH)
 

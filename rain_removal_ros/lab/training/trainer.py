@@ -51,11 +51,12 @@ class LossWeights:
     """What each term of the loss counts; 0 leaves it out (and, for depth, leaves the depth head untaught)."""
 
     image: float = 1.0
-    fidelity: float = 0.08
+    fidelity: float = 0.08  # below the sky
     gradient: float = 0.5
     structural: float = 0.1
     harm: float = 1.0
     depth: float = 0.05
+    distance: float = 0.025
     semantic: float = 0.04
     perceptual: float = 0.1
     streaks: float = 1.0
@@ -170,7 +171,7 @@ class Objective(nn.Module):
             came = rainy if settings.part == "all" else seen
             if settings.part == "depth":
                 depth = self.network.find_depth(seen)
-                return {"depth": self._depth_term(depth, batch)}, seen, depth
+                return self._depth_terms(depth, batch), seen, depth
             correction, depth, fog = self.network.clear_fog(seen)
             restored = seen + correction
             of_fog = weights.presence * losses.presence(fog.logit, batch["fog"])
@@ -181,18 +182,21 @@ class Objective(nn.Module):
             came, restored = rainy, rainy + correction.float()
         terms |= {
             "image": weights.image * losses.image_l1(restored, clean),
-            "fidelity": weights.fidelity * losses.fidelity(restored, clean),
+            "fidelity": weights.fidelity * losses.fidelity(restored, clean, batch["pixels_per_metre"] != 0),
             "gradient": weights.gradient * losses.gradient_l1(restored, clean),
             "structural": weights.structural * losses.structural(restored, clean),
             "harm": weights.harm * losses.harm(restored, came, clean),
-            "depth": self._depth_term(depth, batch),
+            **self._depth_terms(depth, batch),
             **self._meaning(restored, clean),
         }
         return terms, restored, depth
 
-    def _depth_term(self, depth: Tensor, batch: dict[str, Tensor]) -> Tensor:
-        loss = losses.depth_l1(depth, batch["pixels_per_metre"], batch["depth_weight"])
-        return self.settings.weights.depth * loss
+    def _depth_terms(self, depth: Tensor, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+        weights, truth = self.settings.weights, (batch["pixels_per_metre"], batch["depth_weight"])
+        return {
+            "depth": weights.depth * losses.depth_l1(depth, *truth),
+            "distance": weights.distance * losses.distance_error(depth, *truth),
+        }
 
     def _streaks(self, rainy: Tensor, batch: dict[str, Tensor]) -> tuple[dict[str, Tensor], Tensor, None]:
         light, rain_logit = self.network.find_streaks(rainy)
