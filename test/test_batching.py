@@ -355,6 +355,16 @@ def test_one_result_of_several_that_cannot_be_costs_no_frame(bench):
     assert [camera for camera, _, _ in bench.handler.problems] == [None]
 
 
+def test_a_call_whose_results_all_cannot_be_has_failed_once(bench):
+    bench = bench()
+    bench.ready()
+    bench.restorer.wrong_together = {place: {"image": np.zeros((3, 3, 3), np.uint8)} for place in range(4)}
+    bench.burst()
+    assert bench.published() == bench.each()
+    [trial] = bench.pipeline._batches._trials.values()
+    assert trial.outcome.attempts == 1
+
+
 @pytest.mark.parametrize("results", [0, 3, 5])
 def test_a_call_that_gives_another_number_of_results_costs_no_frame(bench, results):
     bench = bench()
@@ -505,7 +515,7 @@ def test_what_is_known_of_trials_is_bounded(bench, monkeypatch):
     monkeypatch.setattr(batches, "TRIALS_KEPT", 3)
     bench = bench()
     for width in range(100, 110):
-        bench.pipeline._try_batch(((100, width), IMAGE), 2, bench.restorer, bench.pipeline._crew)
+        bench.pipeline._try_batch(((100, width), IMAGE), 2, bench.restorer, bench.pipeline._builder)
     assert len(bench.pipeline.batching) == 3
 
 

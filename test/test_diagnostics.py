@@ -168,6 +168,12 @@ FINE = Health(failure=None, remade=0, stuck=0, busy=None, rebuilt=0)
             DiagnosticStatus.ERROR,
             "the worker has been in publishing for 7.0 s",
         ),
+        (
+            {"health": replace(FINE, busy=("inference", 7.0), patience_s=50.0)},
+            DiagnosticStatus.OK,
+            "openvino bf16 on a CPU",
+        ),
+        ({"health": replace(FINE, stand_in="it hung")}, DiagnosticStatus.ERROR, "it hung"),
         ({"health": replace(FINE, busy=("inference", 0.1))}, DiagnosticStatus.OK, "openvino bf16 on a CPU"),
         ({"health": replace(FINE, rebuilt=2)}, DiagnosticStatus.WARN, "graphs_in_memory"),
         ({"namesakes": 1}, DiagnosticStatus.WARN, "1 other nodes have this node's name"),

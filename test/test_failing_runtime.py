@@ -9,13 +9,14 @@ import numpy as np
 import pytest
 from pipeline_fakes import PATIENCE, FakeHandler, FakeRestorer
 
-from rain_removal_ros.errors import NotPreparedError
+from rain_removal_ros.errors import InferenceError, NotPreparedError
 from rain_removal_ros.frame_statistics import Way
 from rain_removal_ros.pipeline import MAX_STUCK, OnFailure, Options, Pipeline, Problem, failures
-from rain_removal_ros.pipeline import pipeline as pipeline_module
+from rain_removal_ros.pipeline import stand_in as stand_in_module
 from rain_removal_ros.pipeline.batches import Batches
 from rain_removal_ros.pipeline.builds import Builds
 from rain_removal_ros.pipeline.pipeline import FAILURES_IN_A_ROW
+from rain_removal_ros.pipeline.stand_in import StandIn
 from rain_removal_ros.runtime import Output
 
 SIZE = (72, 96)
@@ -383,29 +384,145 @@ def test_with_passthrough_a_build_that_failed_lets_images_through_but_no_depth(b
     assert {number for _, number, _ in bench.handler.published} <= {0, 1}
 
 
-def test_a_hanging_stand_in_does_not_condemn_the_runtime(monkeypatch):
-    monkeypatch.setattr(pipeline_module, "STAND_IN_PATIENCE", 1)
-    handler, restorer, stand_in = FakeHandler(), FakeRestorer(), FakeRestorer("torch-cpu")
-    stand_in.made.add((SIZE, IMAGE))
-    stand_in.gate.clear()
-    restorer.build_gate.clear()
-    pipeline = Pipeline(
-        {"front": handler.of("front")},
-        restorer,
-        handler,
-        options=lambda: Options(serve_while_building=True, inference_timeout_s=0.1),
-        make_restorer=FakeRestorer,
-        make_stand_in=lambda: stand_in,
-    )
-    try:
-        pipeline.submit("front", (0, *SIZE))
-        handler.wait_for(lambda: handler.problems)
-        assert pipeline.health.failure is None
-        restorer.build_gate.set()
-        pipeline.wait_until_built(PATIENCE)  # before that nothing is left to serve a frame
-        pipeline.submit("front", (1, *SIZE))
-        handler.wait_for(lambda: handler.published)
-        assert pipeline.restorer is restorer and not handler.recovered
-    finally:
-        stand_in.gate.set()
-        assert pipeline.close(PATIENCE)
+class StandingIn:
+    """A pipeline whose network is being compiled until a gate is opened, and the stand-ins that it makes."""
+
+    def __init__(self, *cameras: str, hanging: bool = False, **options):
+        self.handler, self.restorer, self.made = FakeHandler(), FakeRestorer(), []
+        self.hanging, self.remade = hanging, []
+        self.pipeline = Pipeline(
+            {name: self.handler.of(name) for name in cameras or ("front",)},
+            self.restorer,
+            self.handler,
+            options=lambda: Options(serve_while_building=True, **options),
+            make_restorer=self._remake,
+            make_stand_in=self._make,
+        )
+        self.restorer.build_gate.clear()
+
+    def _make(self):
+        self.made.append(FakeRestorer("torch-cpu"))
+        if self.hanging:
+            self.made[-1].gate.clear()
+        return self.made[-1]
+
+    def _remake(self):
+        self.remade.append(FakeRestorer())
+        return self.remade[-1]
+
+    def end(self):
+        for restorer in (self.restorer, *self.made, *self.remade):
+            restorer.gate.set()
+            restorer.build_gate.set()
+        assert self.pipeline.close(PATIENCE)
+
+    def hangs(self, number: int) -> None:
+        """Have a frame hang in the stand-in."""
+        before = len(self.handler.problems)
+        while len(self.handler.problems) == before:
+            self.pipeline.submit("front", (number, *SIZE))
+            time.sleep(0.01)
+
+
+@pytest.fixture
+def standing_in(monkeypatch):
+    monkeypatch.setattr(stand_in_module, "PATIENCE", 1)
+    benches = []
+
+    def make(*cameras: str, **options) -> StandingIn:
+        benches.append(StandingIn(*cameras, **options))
+        return benches[-1]
+
+    yield make
+    for bench in benches:
+        bench.end()
+
+
+def test_a_hanging_stand_in_does_not_condemn_the_runtime(standing_in):
+    bench = standing_in(hanging=True, inference_timeout_s=0.1)
+    bench.hangs(0)
+    assert bench.pipeline.health.failure is None and bench.pipeline.health.stuck == 0
+    assert len(bench.restorer.builds) == 1, "the build goes on where it was"
+    bench.restorer.build_gate.set()
+    bench.pipeline.wait_until_built(PATIENCE)  # before that nothing is left to serve a frame
+    bench.pipeline.submit("front", (1, *SIZE))
+    bench.handler.wait_for(lambda: bench.handler.published)
+    assert bench.pipeline.restorer is bench.restorer and not bench.handler.recovered
+    assert len(bench.restorer.builds) == 1
+
+
+def test_a_stand_in_that_hangs_again_and_again_is_not_made_without_end_and_diagnostics_hear_of_it(
+    standing_in, monkeypatch
+):
+    monkeypatch.setattr(failures, "RETRY_AFTER_S", 0.0)
+    bench = standing_in(hanging=True, inference_timeout_s=0.05)
+    while bench.pipeline.health.stand_in is None:
+        bench.hangs(len(bench.made))
+    assert "restart the node" in bench.pipeline.health.stand_in
+    for number in range(3):
+        bench.hangs(number)
+    assert len(bench.made) == MAX_STUCK
+    bench.restorer.build_gate.set()  # the runtime itself can still be made anew
+    assert bench.pipeline.wait_until_built(PATIENCE)
+    bench.restorer.fail_frames = RuntimeError("CUDA error 719")
+    for number in range(FAILURES_IN_A_ROW):
+        bench.hangs(number)
+    bench.handler.wait_for(lambda: bench.handler.recovered)
+    assert len(bench.remade) == 1
+
+
+def test_a_stand_in_that_hangs_is_made_ever_more_rarely_until_one_has_served():
+    stand_in, hangs = StandIn(FakeRestorer), InferenceError("it hangs")
+    for attempts in (1, 2, 3):
+        stand_in.on_made(FakeRestorer())
+        stand_in.on_hanging(hangs)
+        assert stand_in.failure.attempts == attempts and not stand_in.may_be_made
+    stand_in.on_made(FakeRestorer())
+    stand_in.on_served((SIZE, IMAGE))
+    stand_in.on_hanging(hangs)
+    assert stand_in.failure.attempts == 1
+
+
+def test_frames_that_a_stand_in_serves_do_not_hide_that_the_runtime_fails(standing_in):
+    bench = standing_in("front", "rear")
+    bench.restorer.build_gate.set()
+    bench.pipeline.build(SIZE, IMAGE)
+    assert bench.pipeline.wait_until_built(PATIENCE)
+    bench.restorer.build_gate.clear()
+    bench.restorer.fail_frames = RuntimeError("CUDA error 719")
+    for number in range(FAILURES_IN_A_ROW):
+        bench.pipeline.submit("front", (number, *SIZE))
+        bench.handler.wait_for(lambda number=number: len(bench.handler.problems) == number + 1)
+        bench.pipeline.submit("rear", (number, 128, 128))
+        bench.handler.wait_for(lambda number=number: len(bench.handler.published) == number + 1)
+    bench.handler.wait_for(lambda: bench.handler.recovered)
+
+
+def test_a_stand_in_that_takes_for_ever_to_load_is_told(standing_in, monkeypatch):
+    monkeypatch.setattr(stand_in_module, "LONGEST_MAKING_S", 0.0)
+    bench, block = standing_in(), threading.Event()
+    bench.pipeline._stand_in.make = lambda: block.wait(PATIENCE) and FakeRestorer("torch-cpu")
+    bench.pipeline.submit("front", (0, *SIZE))
+    assert bench.restorer.building.acquire(timeout=PATIENCE)
+    end = time.monotonic() + PATIENCE
+    while bench.pipeline.health.stand_in is None and time.monotonic() < end:
+        time.sleep(0.01)
+    assert "has been loading for" in bench.pipeline.health.stand_in
+    block.set()
+    bench.handler.wait_for(lambda: bench.handler.published)
+    assert bench.pipeline.health.stand_in is None
+
+
+def test_an_inference_of_a_stand_in_may_take_longer_and_only_its_first_of_a_size(standing_in, monkeypatch):
+    monkeypatch.setattr(stand_in_module, "PATIENCE", 300)
+    bench = standing_in(inference_timeout_s=0.5)
+    bench.hanging = True
+    bench.pipeline.submit("front", (0, *SIZE))
+    end = time.monotonic() + PATIENCE
+    while bench.pipeline.health.patience_s is None and time.monotonic() < end:
+        time.sleep(0.01)
+    assert bench.pipeline.health.patience_s == pytest.approx(150)
+    bench.made[0].gate.set()
+    bench.handler.wait_for(lambda: bench.handler.published)
+    bench.made[0].gate.clear()
+    bench.hangs(1)

@@ -238,6 +238,21 @@ def test_other_cameras_do_not_wait_while_a_stand_in_is_made(make, restorer, hand
     assert not making.acquire(blocking=False)
 
 
+def test_frames_that_wait_already_are_served_when_a_stand_in_may(make, restorer, handler):
+    may_serve = False
+    restorer.build_gate.clear()
+    pipeline = make(
+        make_stand_in=lambda: FakeRestorer("torch-cpu"),
+        options=lambda: Options(serve_while_building=may_serve, queue_length=9),
+    )
+    pipeline.submit("front", (0, *SIZE))
+    assert restorer.building.acquire(timeout=PATIENCE)
+    wait_until_idle(pipeline)
+    may_serve = True
+    pipeline.submit("front", (1, *SIZE))  # not the one whose turn it is
+    handler.wait_for(lambda: len(handler.published) == 2)
+
+
 def test_a_stand_in_that_no_frame_needs_any_more_is_given_back(make, restorer, handler, monkeypatch):
     monkeypatch.setattr(stand_in_module, "KEPT_S", 0.2)
     made = []

@@ -5,6 +5,7 @@ a `Restorer` restores.
 """
 
 from rain_removal_ros.frame_statistics import CameraSnapshot, Distribution, Problem, Stage, StageTimes, Way
+from rain_removal_ros.pipeline.failures import MAX_STUCK
 from rain_removal_ros.pipeline.interfaces import (
     Build,
     FrameHandler,
@@ -14,7 +15,7 @@ from rain_removal_ros.pipeline.interfaces import (
     Options,
     Outputs,
 )
-from rain_removal_ros.pipeline.pipeline import MAX_STUCK, Pipeline
+from rain_removal_ros.pipeline.pipeline import Pipeline
 
 __all__ = [
     "MAX_STUCK",

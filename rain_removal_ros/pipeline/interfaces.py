@@ -81,7 +81,8 @@ class Health:
     stuck: inferences that never came back. busy: the stage that the worker has been in, and for how long.
     rebuilt: graphs compiled again within the last minute although they had been in memory shortly before.
     not_remade: how often making it anew has failed since it failed. remaking_s: for how long it is being made
-    anew now; None where it is not.
+    anew now; None where it is not. patience_s: how long the inference under way may take; None without one.
+    stand_in: what is wrong with what serves while a network is compiled; None where nothing is.
     """
 
     failure: str | None
@@ -91,6 +92,8 @@ class Health:
     rebuilt: int
     not_remade: int = 0
     remaking_s: float | None = None
+    patience_s: float | None = None
+    stand_in: str | None = None
 
 
 class FrameHandler(Protocol):

@@ -25,7 +25,7 @@ from rain_removal_ros.frame_statistics import CameraSnapshot, CameraStatistics, 
 from rain_removal_ros.pipeline import failures
 from rain_removal_ros.pipeline.batches import Batches
 from rain_removal_ros.pipeline.builds import Builds
-from rain_removal_ros.pipeline.failures import Failure, problem_of_build, without_variables
+from rain_removal_ros.pipeline.failures import MAX_STUCK, Failure, problem_of_build, without_variables
 from rain_removal_ros.pipeline.interfaces import (
     BatchKey,
     Build,
@@ -46,12 +46,6 @@ from rain_removal_ros.runtime.sizes import check_size
 
 FAILURES_IN_A_ROW = 3
 """So many failed inferences, one after another, are the runtime's fault and not a frame's."""
-
-MAX_STUCK = 3
-"""With so many inferences that never came back, making another runtime would only lose more memory."""
-
-STAND_IN_PATIENCE = 10
-"""A stand-in is slow, and prepares itself with its first frame: it may take so many times as long."""
 
 _Given = TypeVar("_Given")
 
@@ -154,7 +148,7 @@ class Pipeline:
         }
         self._turns = deque(self._cameras.values())
         self._stopping = False
-        self._crew = 0  # worker and builder of another number have been left behind
+        self._worker = self._builder = 0  # those of another number have been left behind
         self._threads: list[threading.Thread] = []
         self._busy: list[_Camera] = []  # those whose frames the worker has in hand
         self._stage: tuple[str, float] | None = None  # what the worker does, since when
@@ -170,7 +164,8 @@ class Pipeline:
         self._remade = self._not_remade = 0
         self._stuck: list[threading.Thread] = []
         with self._changed:
-            self._start_crew()
+            self._start_worker()
+            self._start_builder()
             self._start_thread("watchdog", self._watch)
 
     # -- called from any thread --------------------------------------------------------------------
@@ -264,6 +259,8 @@ class Pipeline:
                 rebuilt=self._builds.rebuilt(),
                 not_remade=self._not_remade,
                 remaking_s=now - self._recovering_since if self._recovering else None,
+                patience_s=None if stage is None or self._deadline is None else self._deadline - stage[1],
+                stand_in=self._stand_in.problem,
             )
 
     def snapshot(self) -> dict[str, CameraSnapshot]:
@@ -283,7 +280,7 @@ class Pipeline:
             self._stopping = True
             self._builds.asked.clear()
             self._changed.notify_all()
-            threads = [*self._threads, *self._stuck]
+            threads = [*self._threads, *self._stuck, *self._stand_in.threads]
             building = [self.restorer, *filter(None, (self._successor,))]
         for restorer in building:
             restorer.cancel_builds()
@@ -314,14 +311,14 @@ class Pipeline:
 
     def _next_job(self, crew: int) -> _Job | None:
         with self._changed:
-            if crew == self._crew:
+            if crew == self._worker:
                 self._busy.clear()
                 self._stage = None
                 self._changed.notify_all()
             self._changed.wait_for(
-                lambda: self._stopping or crew != self._crew or self._next_camera() is not None
+                lambda: self._stopping or crew != self._worker or self._next_camera() is not None
             )
-            if self._stopping or crew != self._crew:
+            if self._stopping or crew != self._worker:
                 return None
             camera = self._next_camera()
             assert camera is not None and camera.waiting  # it was waited for
@@ -330,7 +327,7 @@ class Pipeline:
 
     def _next_camera(self) -> _Camera | None:
         waits = any(c.waiting for c in self._turns)
-        serves = waits and self._stand_in.restorer is not None and self._stand_in_serves(self._options())
+        serves = waits and self._stand_in.making_since is None and self._stand_in_serves(self._options())
         return next((c for c in self._turns if c.waiting and (c.blocked_since is None or serves)), None)
 
     def _take(self, camera: _Camera) -> _Job:
@@ -490,13 +487,16 @@ class Pipeline:
             self._on_failed_batch(plan, len(jobs), error)
             return None
         checked: list[Restored | None] = []
+        wrong: list[BaseException] = []
         for each in restored:
             try:
                 check_restored(each, plan.size, plan.outputs)
                 checked.append(each)
             except Exception as error:
-                self._on_failed_batch(plan, len(jobs), error)
+                wrong.append(error)
                 checked.append(None)
+        if wrong:
+            self._on_failed_batch(plan, len(jobs), wrong[0])
         return checked
 
     def _finish(
@@ -543,10 +543,10 @@ class Pipeline:
         weather = Weather.of(restored.streak_light, restored.extinction)
         camera.watch.update(weather, time.perf_counter(), options.dry_thresholds)
         with self._changed:
-            self._failures_in_a_row = 0
             camera.statistics.weather, camera.statistics.focal_px = weather, job.focal_px
             camera.served = plan.size, job.wanted
             if plan.restorer is self.restorer:
+                self._failures_in_a_row = 0
                 camera.ran = plan.key
         shown = {
             output.value: getattr(restored, output.value) if output in job.wanted & plan.outputs else None
@@ -582,7 +582,7 @@ class Pipeline:
         """What the restorer gives for these frames, unchecked."""
         restorer = plan.restorer
         stands_in = restorer is self._stand_in.restorer
-        patience = options.inference_timeout_s * (STAND_IN_PATIENCE if stands_in else 1)
+        patience = options.inference_timeout_s * (self._stand_in.patience(plan.key) if stands_in else 1)
         images, focal_px = [job.frame.picture.rgb for job in jobs], [job.focal_px for job in jobs]
         with self._changed:
             now = time.perf_counter()
@@ -592,14 +592,18 @@ class Pipeline:
         try:
             if len(jobs) > 1:
                 return restorer.restore_together(images, plan.outputs, focal_px)
-            return [restorer(images[0], plan.outputs, focal_px[0], prepared_only=not stands_in)]
+            given = [restorer(images[0], plan.outputs, focal_px[0], prepared_only=not stands_in)]
+            with self._changed:
+                if stands_in and crew == self._worker:
+                    self._stand_in.on_served(plan.key)
+            return given
         finally:
             with self._changed:
-                if crew == self._crew:
+                left_behind = crew != self._worker
+                if not left_behind:
                     self._stage, self._deadline = ("conversion", time.perf_counter()), None
-                if stands_in:
-                    self._stand_in.on_needed()
-            if crew != self._crew:
+                    self._inferring = None
+            if left_behind:
                 self._leave(restorer)
 
     def _leave(self, restorer: Restorer) -> None:
@@ -658,9 +662,9 @@ class Pipeline:
             stand_in.on_needed()
             return _Plan(stand_in.restorer, *key)
         if stand_in.may_be_made:
-            stand_in.being_made = True
+            stand_in.on_being_made()
             self._start_thread("stand-in", self._make_stand_in)  # other cameras' frames do not wait for it
-        elif not stand_in.being_made and stand_in.failure is not None:
+        elif stand_in.making_since is None and stand_in.failure is not None:
             return _Unserved(Problem.FAILED, stand_in.failure.error)
         self._block(camera, frame)
         return None
@@ -719,11 +723,11 @@ class Pipeline:
                 self._changed.wait_for(
                     lambda: (
                         self._stopping
-                        or crew != self._crew
+                        or crew != self._builder
                         or (self._failure is None and self._next_build() is not None)
                     )
                 )
-                if self._stopping or crew != self._crew:
+                if self._stopping or crew != self._builder:
                     return
                 wanted = self._next_build()
                 assert wanted is not None  # it was waited for
@@ -741,7 +745,7 @@ class Pipeline:
             except BaseException as error:  # of whatever compiler; it is reported and tried again later
                 failure = without_variables(error)
             with self._changed:
-                if crew != self._crew or (self._stopping and failure is not None):
+                if crew != self._builder or (self._stopping and failure is not None):
                     return
                 build, self._builds.current = self._builds.current, None
                 if restorer is self.restorer and self._failure is None:
@@ -778,7 +782,7 @@ class Pipeline:
         except BaseException as error:  # of whatever compiler; it is reported and tried again later
             outcome = Failure(without_variables(error))
         with self._changed:
-            if crew != self._crew or self._stopping:
+            if crew != self._builder or self._stopping:
                 return
             build, self._builds.current = self._builds.current, None
             self._changed.notify_all()
@@ -802,7 +806,7 @@ class Pipeline:
 
     def _on_progress(self, crew: int, message: str) -> None:
         with self._changed:
-            if crew == self._crew and self._builds.current is not None:
+            if crew == self._builder and self._builds.current is not None:
                 self._builds.current = replace(self._builds.current, message=message)
 
     # -- failures of the runtime -------------------------------------------------------------------
@@ -862,7 +866,7 @@ class Pipeline:
         return []
 
     def _leave_behind(self) -> None:
-        """Replace worker and builder, which may wait for the hanging one; the restorer has failed."""
+        """Replace the worker, and the builder too where the restorer has failed: it may wait for it."""
         assert self._stage is not None and self._inferring is not None  # something hangs
         (restorer, frames), (_, since) = self._inferring, self._stage
         cameras, self._busy = self._busy, []
@@ -870,24 +874,30 @@ class Pipeline:
             f"inference did not come back within {time.perf_counter() - since:.1f} s; "
             "the device or its driver hangs"
         )
-        self._stuck = self._still_stuck()
-        self._stuck += [t for t in self._threads if t.name.startswith(("restore", "build")) and t.is_alive()]
-        self._threads = [t for t in self._threads if t not in self._stuck]
-        build, self._builds.current = self._builds.current, None
-        several = frames > 1 or (build is not None and build.frames > 1)
-        self._deadline = self._stage = self._batches.wanted = None
+        self._deadline = self._stage = self._inferring = None
         if restorer is self._stand_in.restorer:
-            self._stand_in.on_hanging(error)
+            self._stand_in.on_hanging(error, *self._take_threads("restore"))
             self._unblock_all()
         else:
+            self._stuck = [thread for thread in self._stuck if thread.is_alive()]
+            self._stuck += self._take_threads("restore", "build")
+            build, self._builds.current = self._builds.current, None
+            self._batches.wanted = None
+            self._batches.hung |= frames > 1 or (build is not None and build.frames > 1)
             self._hangs = True
-            self._batches.hung |= several
             self._fail(str(error))
-        self._start_crew()
+            self._start_builder()
+        self._start_worker()
         for camera in cameras:
             camera.statistics.on_problem(time.perf_counter(), Problem.FAILED, error)
         report = restorer, [camera.name for camera in cameras], error
         threading.Thread(target=self._report_hanging, args=report, daemon=True).start()
+
+    def _take_threads(self, *names: str) -> list[threading.Thread]:
+        """Those of these names that live, which are left behind."""
+        taken = [thread for thread in self._threads if thread.name in names and thread.is_alive()]
+        self._threads = [thread for thread in self._threads if thread not in taken]
+        return taken
 
     def _report_hanging(self, hanging: Restorer, cameras: Sequence[str], error: InferenceError) -> None:
         hanging.cancel_builds()
@@ -947,10 +957,13 @@ class Pipeline:
                 return
         self._listener.on_recovered(restorer, failure or "")
 
-    def _start_crew(self) -> None:
-        self._crew += 1
-        self._start_thread("restore", self._work, self._crew)
-        self._start_thread("build", self._build_all, self._crew)
+    def _start_worker(self) -> None:
+        self._worker += 1
+        self._start_thread("restore", self._work, self._worker)
+
+    def _start_builder(self) -> None:
+        self._builder += 1
+        self._start_thread("build", self._build_all, self._builder)
 
     def _start_thread(self, name: str, target: Callable[..., None], *arguments: Any) -> None:
         thread = threading.Thread(target=target, args=arguments, name=name, daemon=True)

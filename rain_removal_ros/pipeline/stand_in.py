@@ -4,14 +4,24 @@ more.
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable
 
-from rain_removal_ros.pipeline.failures import Failure
+from rain_removal_ros.pipeline.failures import MAX_STUCK, Failure
+from rain_removal_ros.pipeline.interfaces import Key
 from rain_removal_ros.runtime import Restorer
 
 KEPT_S = 30.0
 """A stand-in that no frame has needed for so long gives its memory back."""
+
+PATIENCE = 10
+"""It is slow, and prepares itself with the first frame of a size: that may take so many times as long."""
+
+PATIENCE_AFTERWARDS = 2
+
+LONGEST_MAKING_S = 60.0
+"""Loading weights takes seconds; what takes longer than this has met a driver, or a disk, that hangs."""
 
 
 class StandIn:
@@ -20,8 +30,10 @@ class StandIn:
     def __init__(self, make: Callable[[], Restorer] | None):
         self.make = make
         self.restorer: Restorer | None = None
-        self.failure: Failure | None = None  # to make it, or of what was made
-        self.being_made = False
+        self.failure: Failure | None = None  # to make it, or of what was made, until it has served
+        self.making_since: float | None = None
+        self.threads: list[threading.Thread] = []  # that hang in it
+        self._served: set[Key] = set()
         self._needed = 0.0
 
     @property
@@ -30,22 +42,38 @@ class StandIn:
         return (
             self.make is not None
             and self.restorer is None
-            and not self.being_made
+            and self.making_since is None
             and (self.failure is None or self.failure.may_be_tried_again)
+            and self.stuck < MAX_STUCK
         )
+
+    def on_being_made(self) -> None:
+        """A thread has begun to make it."""
+        self.making_since = time.perf_counter()
 
     def on_made(self, outcome: Restorer | Failure) -> None:
         """What came of making it; what cannot be made is not to be tried for every frame."""
-        self.being_made = False
+        self.making_since = None
         if isinstance(outcome, Failure):
             self.failure = outcome.after(self.failure)
         else:
-            self.restorer, self.failure = outcome, None
+            self.restorer = outcome
+            self._served.clear()
             self.on_needed()
 
+    def patience(self, key: Key) -> int:
+        """How many times as long as the network itself it may take."""
+        return PATIENCE_AFTERWARDS if key in self._served else PATIENCE
+
     def on_needed(self) -> None:
-        """A frame goes to it, or comes back."""
+        """A frame goes to it."""
         self._needed = time.perf_counter()
+
+    def on_served(self, key: Key) -> None:
+        """A frame has come back from it."""
+        self._served.add(key)
+        self.failure = None
+        self.on_needed()
 
     @property
     def given_back_at(self) -> float | None:
@@ -57,6 +85,22 @@ class StandIn:
         restorer, self.restorer = self.restorer, None
         return restorer
 
-    def on_hanging(self, error: BaseException) -> None:
-        """It is left to the thread that hangs in it."""
-        self.restorer, self.failure = None, Failure(error)
+    def on_hanging(self, error: BaseException, *threads: threading.Thread) -> None:
+        """It is left to the threads that hang in it."""
+        self.threads = [thread for thread in (*self.threads, *threads) if thread.is_alive()]
+        self.restorer, self.failure = None, Failure(error).after(self.failure)
+
+    @property
+    def stuck(self) -> int:
+        """How many threads hang in it."""
+        return sum(thread.is_alive() for thread in self.threads)
+
+    @property
+    def problem(self) -> str | None:
+        """What somebody ought to know of it."""
+        if self.stuck >= MAX_STUCK:
+            return f"what serves meanwhile hung {self.stuck} times and is not made any more; restart the node"
+        making_s = 0.0 if self.making_since is None else time.perf_counter() - self.making_since
+        if making_s > LONGEST_MAKING_S:
+            return f"what serves meanwhile has been loading for {making_s:.0f} s; a driver or disk may hang"
+        return None

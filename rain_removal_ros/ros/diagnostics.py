@@ -165,9 +165,12 @@ def _judge_runtime(state: RuntimeState) -> tuple[bytes, str]:
         remedy = f"; being made anew for {remaking_s:.0f} s" if remaking_s > 1 else ""
         remedy += "; restart the node" if beyond else ""
         return DiagnosticStatus.ERROR, f"runtime failed, images are {fate}: {health.failure}{remedy}"
-    if health is not None and health.busy is not None and health.busy[1] > state.inference_timeout_s:
+    if health is not None and health.busy is not None:
         stage, seconds = health.busy
-        return DiagnosticStatus.ERROR, f"the worker has been in {stage} for {seconds:.1f} s"
+        if seconds > max(state.inference_timeout_s, health.patience_s or 0.0):
+            return DiagnosticStatus.ERROR, f"the worker has been in {stage} for {seconds:.1f} s"
+    if health is not None and health.stand_in is not None:
+        return DiagnosticStatus.ERROR, health.stand_in
     if state.failed_builds:
         return DiagnosticStatus.ERROR, f"build failed: {'; '.join(state.failed_builds)}"
     if state.namesakes:

@@ -13,7 +13,7 @@ from rain_removal_ros.errors import BackendError
 from rain_removal_ros.runtime import Progress, describe
 from rain_removal_ros.runtime.build_process import Cancellation
 from rain_removal_ros.runtime.compiled import CompiledFrame, CompilingRestorer, GraphKey, Outputs
-from rain_removal_ros.runtime.device_frames import DeviceFrames
+from rain_removal_ros.runtime.device_frames import DeviceFrames, give_cache_back
 from rain_removal_ros.runtime.graph import FrameGraph, LevelsGraph
 from rain_removal_ros.runtime.networks import Networks
 from rain_removal_ros.runtime.progress import reporting
@@ -162,3 +162,7 @@ class TorchCudaRestorer(CompilingRestorer):
             )
             stage.text = "ready"
         return compiled
+
+    def close(self) -> None:
+        super().close()
+        give_cache_back(self._device)

@@ -25,7 +25,7 @@ from rain_removal_ros.runtime import Output, Progress
 from rain_removal_ros.runtime.build_process import SHARED, BuildOrder, Cancellation
 from rain_removal_ros.runtime.cache import EngineCache
 from rain_removal_ros.runtime.compiled import CompiledFrame, Outputs, ordered
-from rain_removal_ros.runtime.device_frames import DeviceFrames
+from rain_removal_ros.runtime.device_frames import DeviceFrames, give_cache_back
 from rain_removal_ros.runtime.engines import EngineError, EngineRestorer
 from rain_removal_ros.runtime.graph import LevelsGraph, to_bytes
 from rain_removal_ros.runtime.networks import Networks, unpacked
@@ -169,8 +169,8 @@ class TorchTensorRTCompiler:
                 ) from error
 
     def load(self, plan: bytes, graph: LevelsGraph, engine_key: str, frames: int = 1) -> CompiledFrame:
+        give_cache_back(self._device)  # TensorRT allocates beside PyTorch
         with torch.cuda.device(self._device):
-            torch.cuda.empty_cache()  # TensorRT allocates beside PyTorch, and gets nothing that it keeps
             engine = TensorRTEngine(self._tensorrt, self._logger, plan, self._device)
         engine.check_types(graph.outputs)
         outputs = graph.outputs
