@@ -11,6 +11,7 @@ import pytest
 
 from rain_removal_ros.errors import DatasetError
 from rain_removal_ros.lab.data.datasets import DriveDataset, FolderDataset, PairedDataset, open_dataset
+from rain_removal_ros.lab.data.examples import outline_of
 from rain_removal_ros.lab.data.raincityscapes import RainCityscapesDataset
 
 HEIGHT, WIDTH = 12, 16
@@ -59,6 +60,19 @@ def test_a_folder_gives_image_metric_inverse_depth_labels_and_their_kinds(folder
     assert (example.labels == 13).all()
     assert (example.label_kind, example.depth_kind) == ("pseudo", "lidar")
     assert dataset[0].label_kind == "human"
+
+
+@pytest.mark.parametrize("kind", ["folder", "cityscapes", "drive"])
+def test_an_outline_is_an_example_without_what_has_to_be_read(kind, request):
+    if kind == "drive":
+        dataset = DriveDataset(width=64, height=64)
+    else:
+        root = request.getfixturevalue(kind)
+        dataset = FolderDataset(root / "val") if kind == "folder" else RainCityscapesDataset(root, "test")
+    whole, outline = dataset[len(dataset) - 1], outline_of(dataset, len(dataset) - 1)
+    assert outline.clean is None and outline.inverse_depth is None and outline.labels is None
+    for told in ("name", "level", "label_kind", "depth_kind", "group", "number"):
+        assert getattr(outline, told) == getattr(whole, told), told
 
 
 def test_what_an_index_leaves_empty_is_unsaid(folder):

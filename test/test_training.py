@@ -31,6 +31,7 @@ from rain_removal_ros.lab.training.samples import (
     LOOKALIKES_DRY,
     RainySamples,
     SampleSettings,
+    _size_of,
     calm,
     overcast,
 )
@@ -598,8 +599,17 @@ def test_the_train_command_names_a_crop_that_cannot_be(street, tmp_path, capsys)
     assert "--crop 100" in capsys.readouterr().err
 
 
-def test_a_dataset_too_large_to_hold_gives_the_same_kind_of_samples(street, monkeypatch) -> None:
+def test_a_dataset_too_large_to_hold_gives_the_same_samples(street, monkeypatch) -> None:
+    held = RainySamples([street], replace(SMALL, measured_weight=4.0), seed=0, count=5)
     monkeypatch.setattr("rain_removal_ros.lab.training.samples.HELD_BYTES", 0)
-    lazy = RainySamples([street], SMALL, seed=0, count=5)
-    assert lazy.example_count == 3
-    assert lazy[2]["rainy"].shape == (3, 64, 64)
+    lazy = RainySamples([street], replace(SMALL, measured_weight=4.0), seed=0, count=5)
+    assert lazy.example_count == held.example_count == 3
+    for index in range(5):
+        for name, tensor in held[index].items():
+            assert torch.equal(tensor.nan_to_num(), lazy[index][name].nan_to_num()), name
+
+
+def test_what_a_dataset_takes_is_told_by_examples_of_every_kind() -> None:
+    small, large = (Example("view", np.zeros((side, side, 3), np.uint8)) for side in (10, 100))
+    assert _size_of([small, large]) == 3 * (10**2 + 100**2)
+    assert _size_of([]) == 0

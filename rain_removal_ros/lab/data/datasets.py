@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import threading
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import ClassVar
 
@@ -55,19 +56,21 @@ class FolderDataset:
             depth = read_depth_code(self.root / "inverse_depth" / f"{path.stem}.png")
         if self.has_labels:
             labels = read_train_ids(self.root / "labels" / f"{path.stem}.png")
+        clean = read_image(path)
+        return check_sizes(replace(self.outline(index), clean=clean, inverse_depth=depth, labels=labels))
+
+    def outline(self, index: int) -> Example:
+        """What is known of an example without reading its files."""
+        path = self.images[index]
         row = self._index.get(path.stem, {})
-        return check_sizes(
-            Example(
-                path.stem,
-                read_image(path),
-                inverse_depth=depth,
-                labels=labels,
-                label_kind=row.get("label_kind") or None,
-                depth_kind=row.get("depth_kind") or None,
-                group=row.get("group") or None,
-                focal_px=_focal_length(row.get("focal_px"), path),
-                number=self._numbers[path],
-            )
+        return Example(
+            path.stem,
+            None,
+            label_kind=row.get("label_kind") or None,
+            depth_kind=row.get("depth_kind") or None,
+            group=row.get("group") or None,
+            focal_px=_focal_length(row.get("focal_px"), path),
+            number=self._numbers[path],
         )
 
 
@@ -232,11 +235,16 @@ class DriveDataset:
         drive = self._drives[index // self.VIEWS_PER_STREET]
         with self._lock:
             frame = drive[index % self.VIEWS_PER_STREET]
+        return replace(
+            self.outline(index), clean=frame.image, inverse_depth=frame.inverse_depth, labels=frame.labels
+        )
+
+    def outline(self, index: int) -> Example:
+        """What is known of a view without rendering it."""
+        drive = self._drives[index // self.VIEWS_PER_STREET]
         return Example(
-            name=f"drive_{drive.seed}_{frame.index}",
-            clean=frame.image,
-            inverse_depth=frame.inverse_depth,
-            labels=frame.labels,
+            f"drive_{drive.seed}_{index % self.VIEWS_PER_STREET}",
+            None,
             label_kind="rendered",
             depth_kind="rendered",
             focal_px=drive.camera.fx,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 
@@ -44,6 +44,19 @@ class Dataset(Protocol):
     def __len__(self) -> int: ...
 
     def __getitem__(self, index: int) -> Example: ...
+
+
+@runtime_checkable
+class Outlined(Protocol):
+    """A dataset that tells of an example what it knows without reading it."""
+
+    def outline(self, index: int) -> Example:
+        """The example without its images and maps."""
+
+
+def outline_of(dataset: Dataset, index: int) -> Example:
+    """What is known of an example beside its images and maps, which are read where there is no other way."""
+    return dataset.outline(index) if isinstance(dataset, Outlined) else dataset[index]
 
 
 def read_image(path: Path) -> np.ndarray:

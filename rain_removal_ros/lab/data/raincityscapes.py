@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -160,18 +160,26 @@ class RainCityscapesDataset:
         labels = None if view.labels is None else _train_ids(view.labels)
         camera = None if view.camera is None else _read_camera(view.camera)
         return check_sizes(
-            Example(
-                name=view.rainy.stem,
+            replace(
+                self.outline(index),
                 clean=read_image(view.clean),
                 rainy=read_image(view.rainy),
                 inverse_depth=self._inverse_depth(view, camera),
                 labels=labels,
-                level=view.level,
-                label_kind=None if labels is None else "human",
-                depth_kind=None if view.camera is None else "stereo",
                 focal_px=None if camera is None else camera.focal_px,
-                number=self._numbers[index],
             )
+        )
+
+    def outline(self, index: int) -> Example:
+        """What is known of an example without reading its files."""
+        view = self.views[index]
+        return Example(
+            view.rainy.stem,
+            None,
+            level=view.level,
+            label_kind=None if view.labels is None else "human",
+            depth_kind=None if view.camera is None else "stereo",
+            number=self._numbers[index],
         )
 
     def _inverse_depth(self, view: RainyView, camera: Camera | None) -> np.ndarray | None:

@@ -5,8 +5,9 @@ Sample i depends on the seed and i alone, so a run that is resumed sees exactly 
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 import cv2
 import numpy as np
@@ -15,7 +16,7 @@ from torch.utils.data import Dataset as TorchDataset
 
 from rain_removal_ros.cityscapes import UNLABELLED
 from rain_removal_ros.errors import DatasetError
-from rain_removal_ros.lab.data.examples import Dataset, Example
+from rain_removal_ros.lab.data.examples import Dataset, Example, outline_of
 from rain_removal_ros.lab.weather import (
     MAX_DISTANCE,
     PAPER_LEVELS,
@@ -101,10 +102,9 @@ class RainySamples(TorchDataset):
     add, in [0, 1], NaN where the dataset has rain of its own, leftover float32, the share of it that a sample
     for the fog alone keeps, pixels_per_metre float16 (S, S) with NaN where unknown, depth_weight float32,
     rain and fog float32 (1, 0, NaN unknown), extinction float32 in 1/m times focal length, NaN where
-    unknown, labels uint8 (S, S) with 255 where unlabelled. Where examples are held in memory they are drawn
-    in proportion to the square root of how many their source has (a source is what stands before the first
-    underscore of a name), so that one long sequence does not outweigh the rest, and by `measured_weight`;
-    otherwise all alike.
+    unknown, labels uint8 (S, S) with 255 where unlabelled. Examples are drawn in proportion to the square
+    root of how many their source has (a source is what stands before the first underscore of a name), so that
+    one long sequence does not outweigh the rest, and by `measured_weight`.
     """
 
     def __init__(
@@ -114,13 +114,14 @@ class RainySamples(TorchDataset):
         self._places = [(dataset, index) for dataset in datasets for index in range(len(dataset))]
         if not self._places:
             raise DatasetError("no examples to train on; give at least one dataset with images")
-        weights = np.ones(len(self._places))
         self._held: list[Example] | None = None
-        if sum(len(dataset) * _size_of(dataset[0]) for dataset in datasets if len(dataset)) <= HELD_BYTES:
+        if sum(_size_of(dataset) for dataset in datasets) <= HELD_BYTES:
             self._held = [_trainable(dataset[index]) for dataset, index in self._places]
-            sources = [example.name.split("_")[0] for example in self._held]
-            weights = np.array([sources.count(source) ** -0.5 for source in sources])
-            weights[[_measured(example) for example in self._held]] *= settings.measured_weight
+        known = self._held or [outline_of(dataset, index) for dataset, index in self._places]
+        sources = [example.name.split("_")[0] for example in known]
+        counts = Counter(sources)
+        weights = np.array([counts[source] ** -0.5 for source in sources])
+        weights[[_measured(example) for example in known]] *= settings.measured_weight
         self._cumulative = np.cumsum(weights / weights.sum())
         self._bank = StreakBank(settings.pictures if rain else 0, seed)
 
@@ -311,10 +312,18 @@ def _measured(example: Example) -> bool:
     return example.depth_kind is not None and example.depth_kind != "geometry"
 
 
-def _size_of(example: Example) -> int:
-    """Bytes that an example takes in memory."""
-    parts = [getattr(example, part.name) for part in fields(example)]
-    return sum(part.nbytes for part in parts if isinstance(part, np.ndarray))
+SIZED = 8
+"""So many examples of a dataset, spread evenly, tell how much memory all of it takes."""
+
+
+def _size_of(dataset: Dataset) -> float:
+    """Bytes that the examples of a dataset take in memory, about."""
+    spread = np.unique(np.linspace(0, len(dataset) - 1, SIZED).round().astype(int)) if len(dataset) else []
+    sizes = [
+        sum(part.nbytes for part in vars(dataset[int(index)]).values() if isinstance(part, np.ndarray))
+        for index in spread
+    ]
+    return len(dataset) * float(np.mean(sizes)) if sizes else 0.0
 
 
 def _airlight(clean: np.ndarray, generator: np.random.Generator) -> np.ndarray:

@@ -51,7 +51,7 @@ class LossWeights:
     """What each term of the loss counts; 0 leaves it out (and, for depth, leaves the depth head untaught)."""
 
     image: float = 1.0
-    fidelity: float = 0.08  # below the sky
+    fidelity: float = 0.08
     gradient: float = 0.5
     structural: float = 0.1
     harm: float = 1.0
@@ -86,7 +86,7 @@ class TrainingSettings:
     trunk_rate: float = 0.3  # of the learning rate, for what ImageNet taught
     warmup_share: float = 0.02
     weight_decay: float = 1e-4
-    clip: float = 1.0  # norm of the gradient
+    clip: float = 5.0  # norm of the gradient
     average_decay: float = 0.999  # exponential moving average of the weights
     precision: str = "bf16"  # bf16 | fp16 | no: accelerate's mixed precision
     seed: int = 0
@@ -182,7 +182,7 @@ class Objective(nn.Module):
             came, restored = rainy, rainy + correction.float()
         terms |= {
             "image": weights.image * losses.image_l1(restored, clean),
-            "fidelity": weights.fidelity * losses.fidelity(restored, clean, batch["pixels_per_metre"] != 0),
+            "fidelity": weights.fidelity * losses.fidelity(restored, clean, _knowable(batch)),
             "gradient": weights.gradient * losses.gradient_l1(restored, clean),
             "structural": weights.structural * losses.structural(restored, clean),
             "harm": weights.harm * losses.harm(restored, came, clean),
@@ -228,6 +228,11 @@ class Objective(nn.Module):
             "semantic": weights.semantic * losses.semantic(logits, logits_clean),
             "perceptual": weights.perceptual * losses.perceptual(features, features_clean),
         }
+
+
+def _knowable(batch: dict[str, Tensor]) -> Tensor:
+    """Where what is behind the weather can be known, bool (N, H, W): everywhere but in a sky behind fog."""
+    return (batch["pixels_per_metre"] != 0) | (batch["fog"] == 0)[:, None, None]
 
 
 def start_with(network: nn.Module, trained: nn.Module, layers: Sequence[str] | None = None) -> None:
@@ -471,13 +476,13 @@ def train(
         with accelerator.autocast():
             terms, prediction, depth = objective(batch)
         accelerator.backward(sum(terms.values()))
-        accelerator.clip_grad_norm_(network.parameters(), settings.clip)
+        norm = accelerator.clip_grad_norm_(network.parameters(), settings.clip)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         step += 1
         average.update(network, step)
         names = list(terms)
-        pending.append(torch.stack([term.detach().float() for term in terms.values()]))
+        pending.append(torch.stack([*(term.detach().float() for term in terms.values()), norm.float()]))
         progress.update()
         out_of_time = (
             stop_after is not None
@@ -485,7 +490,7 @@ def train(
             and _agreed(time.monotonic() - began > stop_after, accelerator)
         )
         if step % 50 == 0 or step == settings.steps or out_of_time:
-            means = torch.stack(pending).mean(0).tolist()
+            *means, mean_norm = torch.stack(pending).mean(0).tolist()
             pending.clear()
             if not all(map(math.isfinite, means)):
                 raise FloatingPointError(
@@ -499,7 +504,13 @@ def train(
                     * accelerator.num_processes
                     / (time.monotonic() - logged_at)
                 )
-                log.write(step, learning_rate_at(step, settings), rate, dict(zip(names, means, strict=True)))
+                log.write(
+                    step,
+                    learning_rate_at(step, settings),
+                    rate,
+                    mean_norm,
+                    dict(zip(names, means, strict=True)),
+                )
                 logged_step, logged_at = step, time.monotonic()
         if step % checkpoint_every == 0 or step == settings.steps or out_of_time:
             save()
@@ -598,12 +609,18 @@ class LogFile:
                 )
 
     def write(
-        self, step: int, learning_rate: float, samples_per_second: float, terms: dict[str, float]
+        self,
+        step: int,
+        learning_rate: float,
+        samples_per_second: float,
+        gradient_norm: float,
+        terms: dict[str, float],
     ) -> None:
         row = {
             "step": step,
             "learning_rate": f"{learning_rate:.6g}",
             "samples_per_second": f"{samples_per_second:.1f}",
+            "gradient_norm": f"{gradient_norm:.4g}",
         } | {k: f"{v:.6g}" for k, v in terms.items()}
         fresh = not self.path.exists()
         with open(self.path, "a", newline="") as file:
@@ -624,7 +641,8 @@ class LogFile:
         with open(self.path, newline="") as file:
             rows = list(csv.DictReader(file))
         figure, axes = pyplot.subplots(figsize=(9, 5))
-        for name in [key for key in rows[0] if key not in ("step", "learning_rate", "samples_per_second")]:
+        beside = ("step", "learning_rate", "samples_per_second", "gradient_norm")
+        for name in [key for key in rows[0] if key not in beside]:
             axes.plot([int(row["step"]) for row in rows], [float(row[name]) for row in rows], label=name)
         axes.set(xlabel="step", ylabel="loss (weighted)")
         axes.set_yscale("symlog", linthresh=1e-3)
