@@ -95,8 +95,9 @@ def _start(context: LaunchContext) -> list:
     segmentation = text("segmentation") or "false"
     player = [PYTHON, "-m", "rain_removal_ros.commands.main", "replay", str(path), "--no-node"]
     player += ["--node-name", text("name"), "--cameras", *(camera.camera.topic.name for camera in cameras)]
-    for name in ("rate", "start", "duration", "record"):
+    for name in ("rate", "start", "duration"):
         player += [f"--{name}", text(name)] if text(name) else []
+    player += ["--record", str(Path(text("record")).expanduser())] if text("record") else []
     every = launch_switch("every", text("every"))
     player += ["--every"] if every else []
     player += ["--loop"] if launch_switch("loop", text("loop")) else []

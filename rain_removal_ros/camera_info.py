@@ -27,7 +27,20 @@ def mismatch(info: Any, header: Any, size: tuple[int, int]) -> str | None:
     return None
 
 
-def focal_length(info: Any) -> float | None:
-    """The focal length in pixels of the images as they are, binned; None where it is not given."""
-    focal = float(info.k[0]) / max(1, info.binning_x)
-    return focal if math.isfinite(focal) and focal > 0 else None
+FOCAL_LENGTHS = 0.05, 100.0
+"""Focal lengths of cameras, in widths of their images: from a fisheye's to a telescope's."""
+
+
+def focal_length(info: Any, size: tuple[int, int]) -> float | None:
+    """The focal length in pixels of an image of this size (height, width), binned if it is; None where it is
+    not given or is no camera's.
+    """
+    binned = tuple(size) != (info.height, info.width)
+    focal = float(info.k[0]) / (max(1, info.binning_x) if binned else 1)
+    return focal if plausible(focal, size[1]) else None
+
+
+def plausible(focal_px: float, width: int) -> bool:
+    """Whether a camera whose images are so wide may have this focal length, in pixels."""
+    shortest, longest = FOCAL_LENGTHS
+    return math.isfinite(focal_px) and shortest * width <= focal_px <= longest * width

@@ -7,6 +7,7 @@ from collections.abc import Callable
 import cv2
 import numpy as np
 
+import rain_removal_ros.quiet_opencv  # noqa: F401
 from rain_removal_ros.errors import ImageError, shown
 from rain_removal_ros.image_header import Data, ImageHeader, check_complete, read_header
 from rain_removal_ros.runtime.sizes import check_size

@@ -13,6 +13,7 @@ from typing import Any, Literal, Protocol
 import cv2
 import numpy as np
 
+import rain_removal_ros.quiet_opencv  # noqa: F401
 from rain_removal_ros.errors import ImageError, shown
 from rain_removal_ros.image_header import check_header
 from rain_removal_ros.runtime.sizes import check_size

@@ -44,16 +44,16 @@ class Way(Enum):
 
 @dataclass(frozen=True)
 class StageTimes:
-    """The time that one frame spent in each stage, in seconds."""
+    """The time that one frame spent in each stage, in seconds; None in the network, where it never was."""
 
     waiting: float
     conversion: float
-    inference: float
+    inference: float | None
     publishing: float
 
     @property
     def total(self) -> float:
-        return self.waiting + self.conversion + self.inference + self.publishing
+        return self.waiting + self.conversion + (self.inference or 0.0) + self.publishing
 
 
 @dataclass(frozen=True)
@@ -160,7 +160,8 @@ class CameraStatistics:
         self._forget_before(now - WINDOW_S)
         span = min(WINDOW_S, max(1.0, now - (self.first_received or now)))
         times = [times for _, times, _ in self.departures]
-        stages = {stage: Distribution.of([getattr(t, stage.value) for t in times]) for stage in Stage}
+        spent = {stage: [getattr(t, stage.value) for t in times] for stage in Stage}
+        stages = {stage: Distribution.of([s for s in spent[stage] if s is not None]) for stage in Stage}
         recent = dict.fromkeys(Problem, 0)
         for _, problem in self.problem_times:
             recent[problem] += 1

@@ -25,6 +25,9 @@ CONTRAST_THRESHOLD = 0.02
 LOOK_AGAIN_S = 0.5
 """While it is dry, the network looks for rain this often."""
 
+UNSEEN_S = 10.0
+"""Two looks so far apart say nothing of what was between: a dry spell does not begin with the first."""
+
 
 @dataclass(frozen=True)
 class Weather:
@@ -80,6 +83,8 @@ class DryWatch:
 
     def update(self, weather: Weather | None, now: float, thresholds: DryThresholds) -> None:
         """Take what a frame says; None: it says nothing, so that it may be raining."""
+        if self._looked is not None and now - self._looked > max(UNSEEN_S, thresholds.dry_after_s):
+            self._low_since = None
         self._looked = now
         strongest = 1.0 if weather is None else max(weather.rain, weather.fog)
         if strongest > thresholds.wet_above or (strongest > thresholds.dry_below and not self.dry):

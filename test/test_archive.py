@@ -77,6 +77,81 @@ def test_bags_are_found_in_folders_lists_and_files(tmp_path):
         find_jobs([folder / "talk", tmp_path / "other/talk"], out)
 
 
+def names_of(jobs, out: Path) -> list[str]:
+    return [str(job.target.relative_to(out.absolute())) for job in jobs]
+
+
+def loose_file(path: Path, frames: int = 1) -> Path:
+    """A storage file without the folder it was recorded into."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    recorded = record(path.parent / "recorded", drive(frames))
+    (recorded / "recorded.mcap").rename(path)
+    (recorded / "metadata.yaml").unlink()
+    recorded.rmdir()
+    return path
+
+
+def test_loose_files_of_several_recordings_are_several_bags_and_hide_none_below_them(tmp_path):
+    folder, out = tmp_path / "in", tmp_path / "out"
+    loose_file(folder / "a.mcap", 1)
+    loose_file(folder / "b.mcap", 2)
+    record(folder / "sub", drive(3))
+    jobs = find_jobs([folder], out)
+    assert names_of(jobs, out) == ["a", "b", "sub"]
+    outcomes = run_here(jobs, Options(), SETTINGS, print, processes=1, make_restorer=make_fake)
+    assert states_of(outcomes) == {"a": (DONE, 1), "b": (DONE, 2), "sub": (DONE, 3)}
+    (folder / "b.mcap").unlink()
+    assert names_of(find_jobs([folder], out), out) == ["a", "sub"]
+
+
+def test_the_parts_of_one_recording_without_its_metadata_are_one_bag(tmp_path):
+    for number in (0, 1, 10):
+        loose_file(tmp_path / f"in/day/drive_{number}.mcap")
+    loose_file(tmp_path / "in/single/killed.mcap")
+    for name in ("left_0", "left_1", "right_0"):
+        loose_file(tmp_path / f"in/two/{name}.mcap")
+    jobs = find_jobs([tmp_path / "in"], tmp_path / "out")
+    assert names_of(jobs, tmp_path / "out") == ["day", "single", "two/left_0", "two/left_1", "two/right_0"]
+    (job,) = find_jobs([tmp_path / "in/day"], tmp_path / "in/day/out")
+    (outcome,) = run_here([job], Options(), SETTINGS, print, processes=1, make_restorer=make_fake)
+    assert outcome.frames == 3
+    (again,) = find_jobs([tmp_path / "in/day"], tmp_path / "in/day/out")  # what is done is not searched
+    assert again == job
+
+
+def test_a_new_bag_is_never_named_as_a_file(tmp_path):
+    packed = loose_file(tmp_path / "in/packed.mcap").rename(tmp_path / "in/packed.mcap.zstd")
+    folder = record(tmp_path / "drives/drive.mcap", drive(1))
+    (tmp_path / "list.txt").write_text(f"{packed}\n{folder}\n")
+    out = tmp_path / "out"
+    assert names_of(find_jobs([packed, folder], out), out) == ["packed", "drive"]
+    assert names_of(find_jobs([tmp_path / "list.txt"], out), out) == ["packed", "drive"]
+    assert names_of(find_jobs([tmp_path / "drives"], out), out) == ["drive"]
+    (job,) = find_jobs([tmp_path / "drives"], out)
+    (outcome,) = run_here([job], Options(), SETTINGS, print, processes=1, make_restorer=make_fake)
+    assert (outcome.state, outcome.frames) == (DONE, 1)
+
+
+@pytest.mark.parametrize("loop", ["in/loop", "disk/loop"])
+def test_what_is_linked_to_is_done_once(tmp_path, loop):
+    folder, disk, out = tmp_path / "in", tmp_path / "disk", tmp_path / "out"
+    record(folder / "d1", drive(1))
+    record(disk / "d2", drive(1))
+    part = loose_file(folder / "day/drive_0.mcap")
+    (folder / "a_latest").symlink_to(folder / "d1")
+    (folder / "day/latest.mcap").symlink_to(part)
+    (folder / "linked").symlink_to(disk)
+    (tmp_path / loop).symlink_to(folder)
+    (folder / "itself").symlink_to(folder / "itself")
+    assert names_of(find_jobs([folder], out), out) == ["d1", "day", "linked/d2"]
+
+
+def test_a_file_that_is_no_bag_is_refused_with_a_word(tmp_path):
+    (tmp_path / "notes.md").write_text("no bag")
+    with pytest.raises(BagError, match=r"notes.md is no bag; give bags"):
+        find_jobs([tmp_path / "notes.md"], tmp_path / "out")
+
+
 def test_one_failed_bag_does_not_stop_the_others_and_a_second_run_does_what_is_left(tmp_path):
     folder, out, told = archive(tmp_path / "in"), tmp_path / "out", []
 

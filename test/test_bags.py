@@ -40,11 +40,13 @@ from mcap.writer import CompressionType
 from mcap.writer import Writer as McapWriter
 from pipeline_fakes import FakeRestorer, streak_light_of
 from rosbags.rosbag2 import CompressionFormat, CompressionMode, Reader
+from rosbags.typesys import Stores, get_typestore
 from ruamel.yaml import YAML
 from runtime_fixtures import write_weights
 
 from rain_removal_ros.bags.cameras import find_cameras
 from rain_removal_ros.bags.convert import Options, convert
+from rain_removal_ros.bags.messages import read_picture
 from rain_removal_ros.bags.report import drive_seconds
 from rain_removal_ros.bags.storage import Bag
 from rain_removal_ros.bags.writing import BagWriter, Split
@@ -215,6 +217,47 @@ def test_a_split_bag_is_whole_or_not_there_at_all(tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["in"]
 
 
+@pytest.mark.parametrize("split_seconds", [0.0, 0.35])
+@pytest.mark.parametrize("name", ["out#1", "out?x", "100%41", "wet#drives/out"])
+def test_a_bag_of_sqlite_may_lie_under_any_name(tmp_path, name, split_seconds):
+    source, target = record(tmp_path / "in", drive(7)), tmp_path / name
+    for number in range(2):  # a second run does not meet what the first one left
+        derained(source, target, storage="sqlite3", split_seconds=split_seconds)
+        with Bag(target) as bag:
+            found = [each.topic.name for each in bag.messages()]
+            assert not bag.damage and found.count("/front/derained/image") == found.count("/radar") == 7
+        assert sorted(path.name for path in tmp_path.iterdir()) == sorted(["in", Path(name).parts[0]])
+        assert len(list(target.glob("*.db3"))) == (2 if split_seconds else 1) and number < 2
+        shutil.rmtree(target)
+
+
+@pytest.mark.parametrize("split", [Split(), Split(seconds=1.0)])
+def test_a_bag_that_cannot_be_begun_is_said_leaves_nothing_and_is_free_for_another_run(
+    tmp_path, monkeypatch, split
+):
+    with monkeypatch.context() as patched:
+        patched.setattr("rain_removal_ros.bags.writing._Sqlite3Writer.SQLITE_SCHEMA", "no statement")
+        with pytest.raises(BagError, match=r"out cannot be written: .*syntax error"):
+            BagWriter(tmp_path / "out", [], storage="sqlite3", split=split)
+    assert not list(tmp_path.iterdir())
+    with BagWriter(tmp_path / "out", [], storage="sqlite3", split=split):
+        pass
+    assert (tmp_path / "out/metadata.yaml").is_file()
+
+
+@pytest.mark.parametrize("storage", STORAGES)
+def test_a_bag_whose_file_is_gone_does_not_come_into_being(tmp_path, storage):
+    with (
+        pytest.raises(
+            BagError, match=r"out cannot be written: .*(No such file.*out\.mcap|readonly database)"
+        ),
+        BagWriter(tmp_path / "out", [], storage=storage) as writer,
+    ):
+        for file in writer.folder.iterdir():
+            file.unlink()
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_conversion_splits_its_bag(tmp_path):
     source = record(tmp_path / "in", drive(10))
     derained(source, tmp_path / "out", split_seconds=0.35)
@@ -289,6 +332,26 @@ def test_the_report_says_frames_latency_and_what_was_taken_away(tmp_path):
     assert set(written["stages"]) == {"reading", "decoding", "network", "encoding", "writing"}
     assert (tmp_path / "out/derain_report.png").read_bytes().startswith(b"\x89PNG")
     assert any("network was at work" in line for line in report.profile())
+
+
+def test_a_plot_shows_a_name_as_it_is_and_one_that_fails_does_not_cost_the_bag(tmp_path, monkeypatch):
+    source = record(tmp_path / "run_$1^$2", drive(2))
+    derained(source, tmp_path / "plain")
+    assert (tmp_path / "plain/derain_report.png").is_file()
+
+    def fail(self, path, **_):
+        path.write_bytes(b"half a plot")
+        raise ImportError("numpy.core.multiarray failed to import")
+
+    monkeypatch.setattr("matplotlib.figure.Figure.savefig", fail)
+    said: list[str] = []
+    report = convert(source, tmp_path / "out", FakeRestorer(), Options(), say=said.append)
+    assert report.frames == 2 and len(messages(tmp_path / "out", "/front/derained/image")) == 2
+    assert not (tmp_path / "out/derain_report.png").exists()
+    notice = "derain_report.png is missing: it cannot be drawn (ImportError: numpy.core.multiarray"
+    assert said[-1].startswith(notice)
+    written = json.loads((tmp_path / "out/derain_report.json").read_text())
+    assert written["notices"] == [said[-1]]
 
 
 def test_the_cameras_focal_length_reaches_the_network_and_its_weather_the_report(tmp_path):
@@ -429,6 +492,69 @@ def test_what_is_no_cameras_image_is_passed_over_with_a_word(tmp_path):
         ]
 
 
+def empty_image(number: int):
+    message = image(number)
+    message.height = message.width = message.step = 0
+    message.data = np.zeros(0, np.uint8)
+    return message
+
+
+def test_a_camera_whose_first_images_are_empty_is_taken_all_the_same(tmp_path):
+    sent = [
+        *images("/front/image_raw", [image(number) for number in range(30)]),
+        *images("/rear/image_raw", [empty_image(n) if n < 25 else image(n) for n in range(30)]),
+    ]
+    source = record(tmp_path / "in", sorted(sent, key=lambda each: each.time))
+    report = derained(source, tmp_path / "out")
+    assert [(len(camera.frames), camera.failed) for camera in report.cameras] == [(30, 0), (5, 25)]
+    assert derained(source, tmp_path / "named", cameras=("rear",)).frames == 5
+
+
+def test_a_camera_without_any_image_to_read_is_said_with_its_name(tmp_path, monkeypatch):
+    depth = np.zeros((HEIGHT, WIDTH), np.uint16)
+    sent = [
+        *images("/front/image_raw", [image(0)]),
+        *images("/rear/image_raw", [empty_image(number) for number in range(12)]),
+        *images("/range", [image(0, "16UC1", pixels=depth)] * 30),
+    ]
+    looked_at: list[str] = []
+
+    def read(message):
+        looked_at.append(message.encoding)
+        return read_picture(message)
+
+    monkeypatch.setattr("rain_removal_ros.bags.cameras.read_picture", read)
+    with Bag(record(tmp_path / "in", sent)) as bag:
+        assert [camera.topic.name for camera in find_cameras(bag)] == ["/front/image_raw"]
+        rear, depths = bag.notices
+        assert "/rear/image_raw is not taken (image of 0x0" in rear and "/range is not taken" in depths
+        assert "name it" not in rear + depths
+        assert looked_at.count("16UC1") == 10  # what says that it is no camera's is believed soon
+        with pytest.raises(BagError, match=r"/rear/image_raw: image of 0x0"):
+            find_cameras(bag, ["front", "rear"])
+
+
+@pytest.mark.parametrize("names", [(), ("front",)])
+def test_a_raw_topic_without_a_message_does_not_hide_its_compressed_images(tmp_path, names):
+    sent = images("/front/image_raw/compressed", [compressed(n) for n in range(2)], COMPRESSED)
+    silent = [Sent("/front/image_raw", IMAGE, START, image(0))]
+    source = record(tmp_path / "in", sent, silent=silent)
+    assert derained(source, tmp_path / "out", cameras=names).frames == 2
+    assert len(messages(tmp_path / "out", "/front/derained/image/compressed")) == 2
+
+
+def test_a_cameras_raw_and_compressed_images_are_not_both_derained(tmp_path):
+    sent = [
+        *images("/front/image_raw", [image(0)]),
+        *images("/front/image_raw/compressed", [compressed(0)], COMPRESSED),
+    ]
+    source, named = record(tmp_path / "in", sent), tuple(each.topic for each in sent)
+    with pytest.raises(BagError, match=r"image_raw and .*/compressed are one camera's.*name one of the two"):
+        derained(source, tmp_path / "out", cameras=named)
+    assert [path.name for path in tmp_path.iterdir()] == ["in"]
+    assert derained(source, tmp_path / "out", cameras=named[1:]).frames == 1
+
+
 def test_two_image_topics_of_one_namespace_keep_their_outputs_apart(tmp_path):
     sent = [*images("/cam/image_rect", [image(0)]), *images("/cam/image_raw", [image(0)])]
     derained(record(tmp_path / "in", sent), tmp_path / "out")
@@ -519,6 +645,22 @@ def test_compressed_bags_are_read(tmp_path, storage, mode):
     assert {topic: after[topic] for topic in before} == before
 
 
+@pytest.mark.parametrize("storage", STORAGES)
+def test_compressed_messages_are_read_without_the_metadata_that_says_so(tmp_path, storage):
+    def compress(writer) -> None:
+        writer.set_compression(CompressionMode.MESSAGE, CompressionFormat.ZSTD)
+
+    source = record(tmp_path / "in", drive(3), storage, prepare=compress)
+    before = contents(source)
+    (file,) = [path for path in source.iterdir() if path.suffix in (".mcap", ".db3")]
+    assert derained(file, tmp_path / "of_file").frames == 3
+    (source / "metadata.yaml").unlink()
+    assert derained(source, tmp_path / "of_folder").frames == 3
+    for target in ("of_file", "of_folder"):
+        after = contents(tmp_path / target)
+        assert {topic: after[topic] for topic in before} == before
+
+
 def test_no_room_to_unpack_a_bag_is_not_called_damage(tmp_path, monkeypatch):
     def compress(writer) -> None:
         writer.set_compression(CompressionMode.FILE, CompressionFormat.ZSTD)
@@ -568,6 +710,42 @@ def test_a_bag_of_an_old_distribution_is_read(tmp_path):
     definition, _ = STORE.generate_msgdef(IMAGE, ros_version=2)
     assert kept["/front/image_raw"] == (definition, STORE.hash_rihs01(IMAGE), 3)
     assert kept["/radar"][2] == 3
+
+
+@pytest.mark.parametrize(
+    ("version", "distribution", "type_name"),
+    [
+        (5, Stores.ROS2_HUMBLE, "sensor_msgs/msg/Range"),
+        (5, Stores.ROS2_HUMBLE, "visualization_msgs/msg/Marker"),
+        (4, Stores.ROS2_FOXY, "visualization_msgs/msg/Marker"),
+        (None, Stores.ROS2_HUMBLE, "sensor_msgs/msg/Range"),
+    ],
+)
+def test_a_bag_without_definitions_gets_those_of_its_distribution(tmp_path, version, distribution, type_name):
+    other = Sent("/other", type_name, START + 1, None, data=b"\0\1\0\0 as it was")
+    source = record(tmp_path / "in", [*drive(1), other], "sqlite3", version=8)
+    with closing(sqlite3.connect(source / "in.db3")) as database:
+        for statement in ("DROP TABLE message_definitions",
+                          "ALTER TABLE topics DROP COLUMN type_description_hash"):  # fmt: skip
+            database.execute(statement)
+        database.commit()
+    metadata = YAML(typ="safe").load((source / "metadata.yaml").read_text())
+    metadata["rosbag2_bagfile_information"]["version"] = version
+    for topic in metadata["rosbag2_bagfile_information"]["topics_with_message_count"]:
+        del topic["topic_metadata"]["type_description_hash"]
+    if version is None:
+        (source / "metadata.yaml").unlink()
+    else:
+        with (source / "metadata.yaml").open("w") as file:
+            YAML(typ="safe").dump(metadata, file)
+    derained(source, tmp_path / "out")
+    store = get_typestore(distribution)
+    with Reader(tmp_path / "out") as reader:
+        kept = {c.topic: (c.msgdef.data, c.digest) for c in reader.connections}
+    definition, _ = store.generate_msgdef(type_name, ros_version=2)
+    assert kept["/other"] == (definition, store.hash_rihs01(type_name))
+    assert kept["/radar"] == ("", "RIHS01_" + "0" * 64)
+    assert contents(tmp_path / "out")["/other"] == [(START + 1, other.data)]
 
 
 def test_an_mcap_file_without_chunks_is_read(tmp_path):

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -63,6 +64,30 @@ def test_what_the_builder_gives_comes_back_whatever_it_prints(process):
     first = process._server.pid
     assert build(process, "echo", text="again") == b"again"
     assert process._server.pid == first
+
+
+def test_a_build_that_waits_for_another_can_be_given_up(process, tmp_path):
+    def sleep():
+        with pytest.raises(BackendError):
+            build(process, "sleep_for_ever")
+
+    first = threading.Thread(target=sleep)
+    first.start()
+    while process._current is None:
+        time.sleep(0.01)
+    cancellation = Cancellation()
+    process.cancel(cancellation)
+    with pytest.raises(BuildCancelledError):
+        process.build(order("echo", text="never"), cancellation)
+    assert first.is_alive()
+    process._end(process._server)
+    first.join(PATIENCE)
+
+
+def test_a_module_in_the_current_folder_is_not_taken_for_pythons_own(process, tmp_path, monkeypatch):
+    (tmp_path / "json.py").write_text("raise SystemExit(3)")
+    monkeypatch.chdir(tmp_path)
+    assert build(process, "echo", text="on") == b"on"
 
 
 def test_an_error_of_ours_comes_back_as_it_is_and_a_defect_as_a_failed_build(process):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import itertools
 import json
 import multiprocessing
 import os
@@ -321,6 +322,15 @@ def test_of_processes_that_want_one_engine_at_once_only_one_builds(tmp_path):
     assert sorted(built for built, _ in outcomes) == [False, False, True]
     assert len({content for _, content in outcomes}) == 1
     assert EngineCache(tmp_path, 1 << 20).verify() == {KEY.name: None}
+
+
+def test_waiting_for_another_builder_can_be_given_up(tmp_path):
+    asked = itertools.count()
+    one, other = EngineCache(tmp_path, 1 << 20), EngineCache(tmp_path, 1 << 20)
+    with one.building(KEY) as first, other.building(KEY, lambda: next(asked) == 2) as second:
+        assert first and not second
+    with EngineCache(tmp_path, 1 << 20).building(KEY) as third:
+        assert third
 
 
 def hold_and_die(folder, held):

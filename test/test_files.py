@@ -569,7 +569,8 @@ def test_a_video_that_cannot_be_read_on_is_named_and_leaves_no_half_result(
     assert not list((tmp_path / "out").iterdir())
 
 
-def test_a_damaged_frame_is_skipped_and_told(tmp_path, options, capsys):
+@pytest.mark.parametrize("damaged", [0, 2])
+def test_a_damaged_frame_is_skipped_and_told(tmp_path, options, capsys, damaged):
     with av.open(str(tmp_path / "in.avi"), "w") as container:
         stream = container.add_stream("mjpeg", rate=10)
         stream.width, stream.height, stream.pix_fmt = WIDTH, HEIGHT, "yuvj420p"
@@ -580,13 +581,27 @@ def test_a_damaged_frame_is_skipped_and_told(tmp_path, options, capsys):
         container.mux(stream.encode())
     pieces = (tmp_path / "in.avi").read_bytes().split(b"\xff\xd8\xff")  # where a JPEG begins
     assert len(pieces) == 6
-    pieces[3] = b"\0" * (len(pieces[3]) - 8) + pieces[3][-8:]  # the head of the next frame's chunk stays
+    piece = pieces[damaged + 1]
+    pieces[damaged + 1] = b"\0" * (len(piece) - 8) + piece[-8:]  # the head of the next frame's chunk stays
     start = b"\xff\xd8\xff"
-    damaged = start.join(pieces[:3]) + b"\0\0\0" + start.join(pieces[3:])
-    (tmp_path / "in.avi").write_bytes(damaged)
+    content = start.join(pieces[: damaged + 1]) + b"\0\0\0" + start.join(pieces[damaged + 1 :])
+    (tmp_path / "in.avi").write_bytes(content)
     assert run("video", tmp_path / "in.avi", tmp_path / "out.mp4", *options) == 1
     assert "1 damaged packets" in capsys.readouterr().err
-    assert frames_of(tmp_path / "out.mp4")[1] == pytest.approx([0, 0.1, 0.3, 0.4])
+    times = [0.1 * number for number in range(5) if number != damaged]
+    assert frames_of(tmp_path / "out.mp4")[1] == pytest.approx([time - times[0] for time in times])
+
+
+def test_a_codec_that_nobody_knows_is_named(tmp_path, options, capsys):
+    video_with_sound(tmp_path / "in.mkv", "pcm_s16le")
+    content = (tmp_path / "in.mkv").read_bytes()
+    (tmp_path / "picture.mkv").write_bytes(content.replace(b"V_MPEG4/ISO/AVC", b"V_UNKNOWN/ISO/X"))
+    assert run("video", tmp_path / "picture.mkv", tmp_path / "out.mp4", *options) == 1
+    assert "picture.mkv holds a video of a codec that FFmpeg does not know" in capsys.readouterr().err
+    assert not (tmp_path / "out.mp4").exists()
+    (tmp_path / "sound.mkv").write_bytes(content.replace(b"A_PCM/INT/LIT", b"A_NOBODYS/LIT"))
+    assert run("video", tmp_path / "sound.mkv", tmp_path / "out.mp4", *options) == 0
+    assert "sounds of unknown codecs of the input are not kept" in capsys.readouterr().err
 
 
 def test_a_video_that_breaks_off_is_restored_up_to_there(tmp_path, options):

@@ -10,6 +10,7 @@ import pytest
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from std_msgs.msg import Header
 
+from rain_removal_ros import decoding
 from rain_removal_ros.encodings import INTERLEAVED, MOSAICS, read_compressed, write_image
 from rain_removal_ros.errors import ImageError
 from rain_removal_ros.ros.messages import camera_info_message, image_message, read_image
@@ -203,6 +204,14 @@ def test_compressed_data_that_ends_early_is_refused(extension, kept):
     message.data = message.data[:length]
     with pytest.raises(ImageError, match=r"no data|ends early|cannot be decoded|no image of a known format"):
         read_compressed(message)
+
+
+def test_opencv_writes_nothing_of_a_damaged_image(capfd):
+    data = cv2.imencode(".bmp", np.zeros((64, 64, 3), np.uint8))[1]
+    data[14] = 13  # no header is so long
+    with pytest.raises(ImageError):
+        decoding.decode(data.tobytes())
+    assert capfd.readouterr() == ("", "")
 
 
 def test_compressed_data_that_is_no_image_is_refused():

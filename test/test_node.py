@@ -370,7 +370,7 @@ def test_a_start_that_raises_is_logged_with_its_traceback_and_has_built_nothing(
 def test_segmentation_without_its_weights_fails_configure(make_restorer):
     with derain_node(make_restorer, segmentation=True, segmentation_weights="/nowhere") as peer:
         status = peer.status("derain: runtime", lambda s: s.level == DiagnosticStatus.ERROR)
-        assert "segmentation_weights file /nowhere does not exist" in status.message
+        assert "weights file /nowhere does not exist" in status.message
 
 
 def test_while_the_network_loads_the_node_answers(restorer):
@@ -506,9 +506,10 @@ def test_a_value_that_cannot_be_is_refused_with_the_reason(make_restorer, name, 
         assert not result.successful and reason in result.reason
 
 
-def test_what_configures_the_network_can_change_only_while_unconfigured(make_restorer):
+def test_what_configures_the_network_can_change_only_while_unconfigured(make_restorer, tmp_path):
+    (tmp_path / "other.safetensors").write_bytes(b"a fake reads nothing of it")
     with derain_node(make_restorer, autostart=False) as peer:
-        assert peer.set_parameter("weights", "/other.safetensors").successful
+        assert peer.set_parameter("weights", str(tmp_path / "other.safetensors")).successful
         assert peer.change_state(CONFIGURE)
         result = peer.set_parameter("weights", "/another.safetensors")
         assert not result.successful and "only while unconfigured" in result.reason

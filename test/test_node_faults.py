@@ -121,10 +121,11 @@ def test_a_text_of_a_megabyte_is_told_short(make_restorer):
 
 
 def test_a_runtime_is_made_anew_with_the_backend_that_ran_and_not_another_in_silence(restorers):
-    asked = []
+    asked, contents = [], []
 
     def make_restorer(settings, on_progress):
         asked.append((settings.backend, settings.precision))
+        contents.append(settings.contents)
         restorers.append(FakeRestorer())
         return restorers[-1]
 
@@ -136,6 +137,7 @@ def test_a_runtime_is_made_anew_with_the_backend_that_ran_and_not_another_in_sil
         until(peer, lambda: len(restorers) > 1, lambda: camera.publish(image_of(GREY, second=2)))
         info = restorers[0].info
         assert asked == [("auto", "auto"), (info.backend, info.precision)]
+        assert contents[0] and contents[1] == contents[0], "of the same weights, whatever the disk has now"
 
 
 def test_a_hanging_inference_is_an_error_the_node_answers_and_recovers(make_restorer, restorers):

@@ -14,7 +14,17 @@ from pipeline_fakes import PATIENCE, FakeHandler, FakeRestorer, streak_light_of
 
 from rain_removal_ros import frame_statistics
 from rain_removal_ros.errors import ImageError
-from rain_removal_ros.pipeline import Distribution, Options, Pipeline, Problem, Stage, Way, builds, failures
+from rain_removal_ros.pipeline import (
+    Distribution,
+    Options,
+    Pipeline,
+    Problem,
+    Stage,
+    StageTimes,
+    Way,
+    builds,
+    failures,
+)
 from rain_removal_ros.pipeline import pipeline as pipeline_module
 from rain_removal_ros.pipeline import stand_in as stand_in_module
 from rain_removal_ros.runtime import Output
@@ -64,6 +74,16 @@ def wait_until_idle(pipeline: Pipeline) -> None:
         assert pipeline._changed.wait_for(
             lambda: not pipeline._busy and pipeline._next_camera() is None, PATIENCE
         )
+
+
+def test_frames_that_never_were_in_the_network_say_nothing_of_its_time():
+    statistics = frame_statistics.CameraStatistics("front")
+    for number, (way, inference) in enumerate([(Way.BYPASSED, None)] * 9 + [(Way.RESTORED, 0.08)]):
+        times = StageTimes(waiting=0.0, conversion=0.001, inference=inference, publishing=0.001)
+        statistics.on_published(float(number), way, times, None)
+    stages = statistics.snapshot(9.0, dry=True).stages
+    assert stages[Stage.INFERENCE].count == 1 and stages[Stage.INFERENCE].median == 0.08
+    assert stages[Stage.TOTAL].count == 10
 
 
 def test_every_frame_of_a_slow_stream_is_published_once_and_in_order(make, handler):

@@ -63,6 +63,18 @@ def test_it_is_dry_after_a_while_without_rain_and_wet_at_once():
     assert not watch.dry, "between the thresholds it stays as it was"
 
 
+def test_frames_far_apart_say_nothing_of_what_was_between():
+    watch = DryWatch()
+    watch.update(at(0.01), 0.0, USUAL)
+    watch.update(at(0.01), 600.0, USUAL)
+    assert not watch.dry
+    for tenth in range(int(10 * USUAL.dry_after_s) + 2):
+        watch.update(at(0.01), 600 + tenth / 10, USUAL)
+    assert watch.dry
+    watch.update(at(0.01), 1200.0, USUAL)
+    assert watch.dry, "rain that nobody saw ends no dry spell"
+
+
 def test_fog_is_not_dry_and_neither_is_what_nobody_knows():
     for weather in (at(0.0, fog=0.5), None):
         watch = DryWatch()

@@ -12,7 +12,20 @@ from pathlib import Path
 
 import pytest
 from bag_fixtures import LATCHED as LATCHED_QOS
-from bag_fixtures import SECOND, SENSOR, START, Sent, compressed, drive, image, record, text
+from bag_fixtures import (
+    SECOND,
+    SENSOR,
+    START,
+    STORE,
+    Sent,
+    camera_info,
+    compressed,
+    drive,
+    image,
+    record,
+    text,
+)
+from mcap.writer import Writer as McapWriter
 from pipeline_fakes import FakeRestorer
 from rclpy.qos import QoSProfile
 from ros_harness import LATCHED, PATIENCE, derain_node, values_of
@@ -24,9 +37,12 @@ from test_node_process import environment
 
 from rain_removal_ros.bags.cameras import find_cameras
 from rain_removal_ros.bags.storage import Bag
+from rain_removal_ros.commands.main import main
 from rain_removal_ros.errors import BagError, RainRemovalError
+from rain_removal_ros.ros import process as process_module
 from rain_removal_ros.ros import replay as replay_module
 from rain_removal_ros.ros.replay import (
+    NodeEnded,
     Player,
     ReplayOptions,
     message_class,
@@ -236,8 +252,12 @@ def test_of_one_camera_that_is_there_raw_and_compressed_the_raw_images_are_derai
 class SlowRestorer(FakeRestorer):
     """Far slower than the bag is played."""
 
+    def __init__(self, seconds: float = 0.03):
+        super().__init__()
+        self._seconds = seconds
+
     def __call__(self, *arguments, **options):
-        threading.Event().wait(0.03)
+        threading.Event().wait(self._seconds)
         return super().__call__(*arguments, **options)
 
 
@@ -263,6 +283,44 @@ def test_a_replay_of_every_image_goes_on_when_some_never_come_back(tmp_path, mon
         player.wait_until_ready(timeout=PATIENCE)
         played = player.play()
         assert played.sent["/front/image_raw"] == 8 and played.derained["front"] == 0
+        player.wait_for_outputs(timeout=0.1)
+
+
+def test_the_last_of_every_image_are_waited_for_however_long_one_takes(tmp_path):
+    path = record(tmp_path / "drive", drive(4))
+    slow = SlowRestorer(seconds=0.5)
+    with node_for(path, slow, every=True) as peer, playing(path, rate=100, every=True) as player:
+        peer.output(Output.IMAGE, "front")
+        player.wait_until_ready(timeout=PATIENCE)
+        player.play()
+        player.wait_for_outputs(timeout=0.05)
+        assert player.played.derained["front"] == 4
+
+
+def test_a_node_that_ends_while_it_is_played_to_ends_the_replay(tmp_path):
+    path = record(tmp_path / "drive", drive(3))
+    with playing(path, loop=True) as player, pytest.raises(NodeEnded, match="node ended with status 139 dur"):
+        player.play(fate=lambda: "ended with status 139" if player.played.sent else None)
+
+
+def test_a_node_that_ends_while_the_bag_waits_for_its_images_ends_the_replay(tmp_path, monkeypatch):
+    monkeypatch.setattr(replay_module, "EVERY_PATIENCE_S", 10 * PATIENCE)
+    path, most = record(tmp_path / "drive", drive(8)), replay_module.EVERY_AHEAD
+    with playing(path, rate=100, every=True) as player, pytest.raises(NodeEnded, match="node is gone"):
+        player.play(fate=lambda: "is gone" if player.played.sent.get("/front/image_raw") == most else None)
+    assert player.played.sent["/front/image_raw"] == most
+
+
+def test_the_command_says_that_its_node_ended_and_keeps_what_was_recorded(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
+    monkeypatch.setattr("rain_removal_ros.commands.replay.signal.signal", lambda *_: None)
+    monkeypatch.setattr(process_module, "node_program", lambda python: ["true"])
+    monkeypatch.setattr(Player, "wait_until_ready", lambda *_, **__: None)
+    path = record(tmp_path / "drive", drive(40))
+    assert main(["replay", str(path), "--record", str(tmp_path / "out")]) == 1
+    assert "the node ended with status 0 during the replay" in capsys.readouterr().err
+    with Reader(tmp_path / "out") as reader:
+        assert "/front/derained/image" in reader.topics
 
 
 def test_topics_are_remapped_to_the_nodes_where_they_are_called_otherwise(tmp_path):
@@ -274,10 +332,67 @@ def test_topics_are_remapped_to_the_nodes_where_they_are_called_otherwise(tmp_pa
     with Bag(record(tmp_path / "drive", sent)) as bag:
         cameras = played_cameras(find_cameras(bag), print)
     assert [(camera.name, camera.remappings) for camera in cameras] == [
-        ("sensors/camera_2d/picture", [("sensors/camera_2d/picture/image_raw", "/sensors/2d/picture")]),
+        ("sensors/camera_2d/picture", [("sensors/camera_2d/picture/image_raw", "/sensors/_2d/picture")]),
         ("left", [("left/image_raw", "/left/image_rect")]),
         ("front", []),
     ]
+
+
+def test_cameras_and_topics_with_names_that_ros_does_not_take_do_not_stop_the_replay(tmp_path):
+    sent = [
+        Sent("/cam-1/image_raw", IMAGE, START, image(0)),
+        Sent("/cam-1/camera_info", "sensor_msgs/msg/CameraInfo", START, camera_info(0)),
+        Sent("/cam_1/image_raw", IMAGE, START, image(0)),  # whose name the first one takes
+        Sent("/sensors/0/picture", IMAGE, START, image(0)),
+        Sent("/odd name", "std_msgs/msg/String", START, text("a")),
+        Sent("/" + "long" * 70, "std_msgs/msg/String", START, text("a")),
+        Sent("/fine", "std_msgs/msg/String", START, text("a")),
+    ]
+    said: list[str] = []
+    with playing(record(tmp_path / "drive", sent), said) as player:
+        assert [(each.name, each.remappings) for each in player.cameras] == [
+            ("cam_1", []),
+            ("sensors/camera_0/picture", [("sensors/camera_0/picture/image_raw", "/sensors/_0/picture")]),
+        ]
+        played = ("/cam_1/image_raw", "/cam_1/camera_info", "/sensors/_0/picture", "/fine")
+        assert player.play().sent == dict.fromkeys(played, 1)
+    for begin in (
+        "/cam-1/image_raw is played as /cam_1/image_raw",
+        "/cam_1/image_raw is not played",
+        "/odd name is not played: ROS takes no such name",
+        "/longlong",
+    ):
+        assert any(each.startswith(begin) for each in said), begin
+
+
+def test_the_images_of_a_camera_with_a_name_that_ros_does_not_take_come_back(tmp_path):
+    sent = [Sent("/cam-1/image_raw", IMAGE, START + number, image(number)) for number in range(3)]
+    path = record(tmp_path / "drive", sent)
+    with node_for(path, FakeRestorer(), every=True) as peer, playing(path, every=True) as player:
+        images = peer.output(Output.IMAGE, "cam_1")
+        player.wait_until_ready(timeout=PATIENCE)
+        player.play()
+        peer.wait_for(lambda: len(images) == 3, "for every image")
+
+
+def test_topics_without_a_type_or_of_another_encoding_are_not_played(tmp_path):
+    definition = STORE.generate_msgdef(IMAGE, ros_version=2)[0].encode()
+    with (tmp_path / "drive.mcap").open("wb") as file:
+        writer = McapWriter(file)
+        writer.start("ros2")
+        schema = writer.register_schema(IMAGE, "ros2msg", definition)
+        camera = writer.register_channel("/cam/image_raw", "cdr", schema)
+        writer.add_message(camera, START, bytes(STORE.serialize_cdr(image(0), IMAGE)), START)
+        for name, encoding in (("/untyped", "cdr"), ("/text", "json")):
+            writer.add_message(writer.register_channel(name, encoding, 0), START, b"{}", START)
+        writer.finish()
+    said: list[str] = []
+    with playing(tmp_path / "drive.mcap", said) as player:
+        assert player.play().sent == {"/cam/image_raw": 1}
+    assert "/text is not played: its messages are json, not CDR" in said
+    assert "/untyped is not played: its type is not installed here" in said
+    for name in ("", "String", "./msg/String", "os/path/join", "std_msgs/String/"):
+        assert message_class(name) is None, name
 
 
 def test_what_cannot_be_played_is_said(tmp_path):

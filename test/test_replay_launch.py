@@ -52,6 +52,13 @@ def test_the_replay_starts_the_node_and_a_player_for_what_the_bag_holds(tmp_path
     assert DDS_PROFILE in "".join(process.additional_env.values()), "it publishes the images"
 
 
+def test_a_recording_goes_where_the_shell_would_put_it(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    record(tmp_path / "drive", drive(1))
+    (process,) = launch(REPLAY, bag="~/drive", record="~/out").processes
+    assert process.command[process.command.index("--record") + 1] == str(tmp_path / "out")
+
+
 def test_the_replay_takes_every_parameter_that_the_bag_leaves_open(tmp_path):
     path = record(tmp_path / "drive", drive(1))
     decided = {"cameras", "image_transport", "image_sizes", "autostart", "build_only"}

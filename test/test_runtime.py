@@ -16,7 +16,7 @@ import pytest
 import torch
 from runtime_fixtures import TINY, TINY_SEGMENTATION, random_network, street_like, write_weights
 from safetensors import safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save, save_file
 
 from rain_removal_ros.errors import (
     BackendError,
@@ -45,7 +45,7 @@ from rain_removal_ros.runtime.cache import EngineCache, EngineKey
 from rain_removal_ros.runtime.checks import check_restored
 from rain_removal_ros.runtime.compiled import CompilingRestorer, as_restored
 from rain_removal_ros.runtime.graph import FrameGraph
-from rain_removal_ros.runtime.networks import Networks
+from rain_removal_ros.runtime.networks import Networks, unpacked, with_contents
 from rain_removal_ros.runtime.openvino import (
     OpenVINORestorer,
     computed_precisions,
@@ -491,6 +491,26 @@ def test_closing_does_not_wait_for_a_build(restorer, monkeypatch):
     assert not thread.is_alive() and "cancelled" in str(failure[0])
 
 
+def test_closing_does_not_wait_for_another_process_that_builds_the_same(restorer, tmp_path):
+    subject, failure = restorer("openvino", cache_dir=tmp_path), []
+
+    def prepare():
+        try:
+            subject.prepare(64, 1000, [Output.IMAGE])
+        except BackendError as error:
+            failure.append(error)
+
+    other = EngineCache(tmp_path, 1 << 30)
+    with other.building(subject.key(64, 1000, (Output.IMAGE,))):
+        thread = threading.Thread(target=prepare)
+        thread.start()
+        thread.join(0.3)
+        assert thread.is_alive(), "it waits"
+        subject.close()
+        thread.join(30)
+    assert not thread.is_alive() and "cancelled" in str(failure[0])
+
+
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_weights_that_are_no_numbers_are_refused(restorer, tmp_path, value):
     network = random_network(TINY)
@@ -533,11 +553,55 @@ def test_a_small_file_that_describes_a_huge_network_is_refused_before_it_is_buil
         restorer(weights=tmp_path / "forged.safetensors")
 
 
+def test_one_large_tensor_does_not_let_a_small_file_describe_a_huge_network(restorer, tmp_path):
+    huge = dataclasses.replace(TINY, channels=(16_000,) * 4, depths=(0, 0, 0, 1))
+    metadata = {"preset": json.dumps(dataclasses.asdict(huge))}
+    tensors = {"x": torch.zeros(16_000, 0)} | {str(n): torch.zeros(1) for n in range(20)}
+    (tmp_path / "forged.safetensors").write_bytes(save(tensors, metadata))
+    with pytest.raises(WeightsError, match="tensors are not those of its preset"):
+        restorer(weights=tmp_path / "forged.safetensors")
+
+
+@pytest.mark.parametrize("preset", [[], 5, "x", None])
+def test_a_preset_that_is_no_description_is_refused(restorer, tmp_path, preset):
+    content = save({"x": torch.zeros(1)}, {"preset": json.dumps(preset)})
+    (tmp_path / "forged.safetensors").write_bytes(content)
+    with pytest.raises(WeightsError, match="not a description"):
+        restorer(weights=tmp_path / "forged.safetensors")
+
+
+def test_networks_of_contents_that_were_read_once_need_no_file_any_more(folder, tmp_path):
+    own, mask = tmp_path / "own.safetensors", tmp_path / "mask.safetensors"
+    own.write_bytes((folder / "fast.safetensors").read_bytes())
+    mask.write_bytes((folder / "segmentation.safetensors").read_bytes())
+    settings = RuntimeSettings(weights=own, segmentation_weights=mask)
+    before = Networks(settings).identity([Output.LABELS])
+    settings = with_contents(settings, segmentation=True)
+    own.write_bytes(b"replaced")
+    mask.unlink()
+    assert Networks(settings).identity([Output.LABELS]) == before
+
+
+def test_a_build_process_of_other_code_than_that_of_who_asks_refuses(folder):
+    networks = Networks(RuntimeSettings(weights=folder / "fast.safetensors"))
+    files, options = networks.packed([Output.IMAGE])
+    assert unpacked(files, **options).identity([Output.IMAGE]) == networks.identity([Output.IMAGE])
+    with pytest.raises(BackendError, match="changed on disk since this process began; restart it"):
+        unpacked(files, **options | {"code": "0" * 16})
+
+
+def test_the_code_of_networks_that_others_brought_is_part_of_what_an_engine_depends_on(restorer, tmp_path):
+    write_weights(tmp_path / "paper.safetensors", "paper")
+    ours, theirs = restorer("torch-cpu"), restorer("torch-cpu", weights=tmp_path / "paper.safetensors")
+    codes = [subject.networks.identity([Output.IMAGE])["graph_code"] for subject in (ours, theirs)]
+    assert codes[1].startswith(codes[0]) and codes[1] != codes[0]
+
+
 def test_a_weights_file_that_may_not_be_read_is_not_called_damaged(restorer, folder, monkeypatch):
-    def refuse(path, framework):
+    def refuse(path):
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(weights_module, "safe_open", refuse)
+    monkeypatch.setattr(Path, "read_bytes", refuse)
     with pytest.raises(WeightsError, match="cannot be read by this user"):
         restorer()
 

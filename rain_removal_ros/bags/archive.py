@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -20,7 +21,7 @@ from typing import Any
 
 from rain_removal_ros.bags.convert import Options, convert
 from rain_removal_ros.bags.report import REPORT_FILE
-from rain_removal_ros.bags.storage import METADATA, SUFFIXES
+from rain_removal_ros.bags.storage import COMPRESSED, METADATA, SUFFIXES
 from rain_removal_ros.errors import BagError, RainRemovalError
 from rain_removal_ros.runtime import Restorer, RuntimeSettings
 
@@ -54,27 +55,32 @@ DONE, THERE, FAILED = "done", "there already", "failed"
 def find_jobs(inputs: Sequence[Path], output: Path) -> list[Job]:
     """The bags of files, folders and lists (.txt, a bag a line), each to become a bag in the folder `output`.
 
-    Bags of a folder keep their path in it. Raises BagError where there is none, or two would have one name.
+    Bags of a folder keep their path in it. A folder without metadata.yaml is one bag where all its files are
+    of one recording and no bag lies below it; else each of its files is a bag.
+    Raises BagError where there is none, or two would have one name.
     """
+    ours = output.resolve()
     found: list[tuple[Path, Path]] = []  # bag, its name in the output
     for path in inputs:
         if path.suffix == ".txt" and path.is_file():
             lines = [line.strip() for line in path.read_text("utf-8").splitlines()]
             listed = [Path(line).expanduser() for line in lines if line and not line.startswith("#")]
             bags = [each if each.is_absolute() else path.parent / each for each in listed]
-            found += [(bag, Path(bag.with_suffix("").name if bag.is_file() else bag.name)) for bag in bags]
+            found += [(bag, Path(_name(bag))) for bag in bags]
         elif not path.exists():
             raise BagError(
                 f"{path} does not exist; give bags, folders of bags, or a list of them in a .txt file"
             )
-        elif _is_bag(path):
-            found.append((path, Path(path.stem if path.is_file() else path.name)))
+        elif path.is_file() and not _is_storage(path):
+            raise BagError(f"{path} is no bag; give bags, folders of bags, or a list of them in a .txt file")
         else:
-            ours = output.resolve()
-            inside = [bag for bag in _bags_in(path) if ours not in bag.resolve().parents]
+            inside = [path] if path.is_file() else list(_bags_in(path, path.resolve(), {ours}))
             if not inside:
                 raise BagError(f"{path} holds no bags")
-            found += [(bag, bag.relative_to(path)) for bag in inside]
+            found += [
+                (bag, bag.relative_to(path).with_name(_name(bag)) if bag != path else Path(_name(bag)))
+                for bag in inside
+            ]
     jobs: dict[Path, Job] = {}
     for bag, name in found:
         job = Job(bag.absolute(), (output / name).absolute())
@@ -209,22 +215,52 @@ def table(outcomes: Sequence[Outcome]) -> list[str]:
     return [*lines, f"{', '.join(f'{count} {state}' for state, count in counts.items())}; {frames} frames"]
 
 
-def _is_bag(path: Path) -> bool:
-    if path.is_file():
-        return path.name.removesuffix(".zstd").endswith(tuple(SUFFIXES))
-    return (path / METADATA).is_file() or any(_is_bag(file) for file in path.iterdir() if file.is_file())
+def _is_storage(path: Path) -> bool:
+    return path.name.removesuffix(COMPRESSED).endswith(tuple(SUFFIXES)) and path.is_file()
 
 
-def _bags_in(folder: Path) -> Iterator[Path]:
-    """Bags in a folder and its subfolders; a folder that is a bag is one, whatever files it holds."""
-    for path in sorted(folder.iterdir()):
-        if path.name.startswith("."):
-            continue
-        if path.is_dir():
-            if _is_bag(path):
-                yield path
-            else:
-                yield from _bags_in(path)
+def _name(bag: Path) -> str:
+    """Of the new bag, which is a folder: the old one's without the suffix of a file."""
+    name = bag.absolute().name
+    stem = name.removesuffix(COMPRESSED)
+    return stem.removesuffix(Path(stem).suffix) if Path(stem).suffix in SUFFIXES else name
+
+
+def _bags_in(folder: Path, top: Path, seen: set[Path]) -> Iterator[Path]:
+    """The folder itself where it is a bag, else those in it and below it, each once.
+
+    top: where the search began, resolved; a link to what the search meets anyway is passed over.
+    seen: folders, resolved, that were searched already.
+    """
+    if folder.resolve() in seen:
+        return
+    seen.add(folder.resolve())
+    if (folder / METADATA).is_file():
+        yield folder
+        return
+    paths = [
+        path
+        for path in sorted(folder.iterdir())
+        if not path.name.startswith(".") and not (path.is_symlink() and _is_met(path, top))
+    ]
+    files = [path for path in paths if _is_storage(path)]
+    below = [bag for path in paths if path.is_dir() for bag in _bags_in(path, top, seen)]
+    if files and not below and _of_one_recording(files):
+        yield folder
+    else:
+        yield from sorted([*files, *below])
+
+
+def _is_met(link: Path, top: Path) -> bool:
+    """Whether a search from `top` meets what the link leads to by itself."""
+    path = Path(os.path.realpath(link))  # of a link to itself, too
+    return path.is_relative_to(top) and not any(part.startswith(".") for part in path.relative_to(top).parts)
+
+
+def _of_one_recording(files: Sequence[Path]) -> bool:
+    """Whether these are the parts of one bag, as rosbag2 numbers them: drive_0.mcap, drive_1.mcap."""
+    parts = [re.fullmatch(r"(.*)_\d+", _name(file)) for file in files]
+    return len(files) == 1 or (all(parts) and len({part[1] for part in parts if part is not None}) == 1)
 
 
 # -- in the workers --------------------------------------------------------------------------------

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from rain_removal_ros.bags.messages import CAMERA_INFO, COMPRESSED_IMAGE, IMAGE_TYPES, parse, read_picture
 from rain_removal_ros.bags.storage import Bag, Topic
+from rain_removal_ros.encodings import SUPPORTED
 from rain_removal_ros.errors import BagError, ImageError
 
 OUTPUT_NAMES = (
@@ -19,6 +21,10 @@ OUTPUT_NAMES = (
 )
 NO_CAMERA = ("depth", "disparity", "mask", "label", "segmentation", "semantic")
 """Words in the names of topics whose images are none of a camera's."""
+
+LEAST_LOOKED_AT, MOST_LOOKED_AT, LOOKED_AT_S = 10, 1000, 60.0
+"""A camera is given up after so many images that cannot be read, or so many seconds of them: a driver's first
+ones may be empty or cut short. A few are enough where they say themselves that they are no camera's."""
 
 
 @dataclass(frozen=True)
@@ -53,21 +59,26 @@ def find_cameras(bag: Bag, names: Sequence[str] = ()) -> list[Camera]:
     """
     images = [topic for topic in bag.topics if topic.type in IMAGE_TYPES]
     if names:
-        chosen = list(dict.fromkeys(topic for name in names for topic in _named(bag, images, name)))
-        cameras = [_look(bag, topic) for topic in chosen]
+        cameras = []
+        for topic in dict.fromkeys(topic for name in names for topic in _named(bag, images, name)):
+            try:
+                cameras.append(_look(bag, topic))
+            except (ImageError, BagError) as error:
+                raise BagError(f"{topic.name}: {error}") from error
     else:
         cameras, passed_over = [], []
         for topic in images:
-            try:
-                reason = _reason_against(topic, images)
-                if reason is None:
+            reason = _reason_against(topic, images)
+            if reason is None:
+                try:
                     camera = _look(bag, topic)
-                    if camera.encoding != "mono16":
-                        cameras.append(camera)
-                        continue
-                    reason = "mono16 may be a depth image"
-            except (ImageError, BagError) as error:
-                reason = str(error)
+                except (ImageError, BagError) as error:
+                    passed_over.append(f"{topic.name} is not taken ({error})")
+                    continue
+                if camera.encoding != "mono16":
+                    cameras.append(camera)
+                    continue
+                reason = "mono16 may be a depth image"
             passed_over.append(f"{topic.name} is not taken ({reason}); name it to take it all the same")
         bag.notices.extend(passed_over)
         if not cameras:
@@ -84,6 +95,7 @@ def _named(bag: Bag, images: list[Topic], name: str) -> list[Topic]:
         return [exact]
     within = [t for t in images if t.name.lstrip("/").startswith(name.strip("/") + "/")]
     found = [t for t in within if _reason_against(t, within) is None]
+    found = [t for t in found if t.count or not any(_are_twins(t, other) for other in found)]
     if not found:
         known = ", ".join(topic.name for topic in images) or "none"
         raise BagError(f"{bag.path} holds no camera {name}; its image topics: {known}")
@@ -97,28 +109,43 @@ def _reason_against(topic: Topic, images: list[Topic]) -> str | None:
     word = next((word for word in NO_CAMERA if word in name.lower()), None)
     if word is not None:
         return f"its name says {word}"
-    if name.endswith("/compressed") and any(
-        t.name.strip("/") == name.removesuffix("/compressed") for t in images
-    ):
+    raw = [t for t in images if _are_twins(t, topic)]
+    if any(t.count or not topic.count for t in raw):  # a raw topic may be listed without a message
         return "the bag holds the same images raw"
     return None
 
 
+def _are_twins(raw: Topic, compressed: Topic) -> bool:
+    """Whether the topics are by their names a camera's raw and its compressed images."""
+    return f"{raw.name.strip('/')}/compressed" == compressed.name.strip("/")
+
+
 def _look(bag: Bag, topic: Topic) -> Camera:
-    """The camera by its first image that can be read. Raises ImageError where none of the first ones can."""
+    """The camera by its first image that can be read. Raises ImageError where none of many can."""
     failure: Exception = BagError("it holds no message")
-    for number, record in enumerate(bag.messages([topic])):
+    others, began = 0, None
+    for number, record in enumerate(bag.messages([topic]), start=1):
+        began = record.log_time if began is None else began
         try:
             message = parse(record.data, topic.type)
+            others += _is_none_of_a_camera(message)
             picture = read_picture(message)
             height, width = picture.rgb.shape[:2]
             encoding = message.format if topic.type == COMPRESSED_IMAGE else message.encoding
             return Camera(topic, "", _info_of(bag, topic), encoding, height, width)
         except ImageError as error:
             failure = failure if isinstance(failure, ImageError) else error
-        if number == 9:
+        long = record.log_time - began > LOOKED_AT_S * 1e9
+        if others == LEAST_LOOKED_AT or (long and number >= LEAST_LOOKED_AT) or number == MOST_LOOKED_AT:
             break
     raise failure
+
+
+def _is_none_of_a_camera(message: Any) -> bool:
+    """Whether an image says itself that it is no camera's, rather than being empty or cut short."""
+    if message.__msgtype__ == COMPRESSED_IMAGE:
+        return "compressedDepth" in message.format
+    return message.encoding not in SUPPORTED and len(message.data) > 0
 
 
 def _info_of(bag: Bag, topic: Topic) -> Topic | None:

@@ -205,7 +205,7 @@ def convert(
             if not report.frames:
                 reasons = [*report.damage, *filter(None, [report.first_failure])]
                 raise BagError(f"{source}: no image can be read: {'; '.join(reasons)}")
-            report.write(writer.folder)
+            report.write(writer.folder, say)
     return report
 
 
@@ -298,8 +298,9 @@ class _Conversion:
         with self._clock("decoding"):
             message = parse(record.data, record.topic.type)
             picture = read_picture(message)
-            fits = info is not None and mismatch(info, message.header, picture.rgb.shape[:2]) is None
-            return _Decoded(message, picture, info, focal_length(info) if fits else None)
+            size = picture.rgb.shape[:2]
+            fits = info is not None and mismatch(info, message.header, size) is None
+            return _Decoded(message, picture, info, focal_length(info, size) if fits else None)
 
     def _encode(
         self, camera: Camera, record: Record, decoded: _Decoded, restored: Restored, seconds: float
@@ -419,7 +420,18 @@ def _outputs_of(camera: Camera, options: Options) -> _Outputs:
 def _copied(
     bag: Bag, cameras: list[Camera], outputs: dict[Camera, _Outputs], options: Options
 ) -> list[Topic]:
-    """The topics whose messages are copied. Raises BagError where an output's topic is there already."""
+    """The topics whose messages are copied.
+
+    Raises BagError where an output's topic is there already, or two cameras would share one.
+    """
+    by_base: dict[str, Camera] = {}
+    for camera in cameras:
+        other = by_base.setdefault(camera.base, camera)
+        if other is not camera:
+            raise BagError(
+                f"{other.topic.name} and {camera.topic.name} are one camera's, raw and compressed; "
+                "name one of the two"
+            )
     replaced = {camera.topic for camera in cameras} if options.replace else set()
     new = {topic.name for each in outputs.values() for topic in each.topics}
     old = {f"{camera.base}/{name}" for camera in cameras for name in (*OUTPUT_NAMES, "derained/camera_info")}

@@ -1,6 +1,7 @@
 """The messages that a bag's conversion reads and writes, between their bytes (CDR) and Python, without ROS.
 
-The definitions are those of ROS 2 Jazzy, which the types used here share with every other distribution.
+The definitions are those of ROS 2 Jazzy, which the types read and written here share with every other
+distribution.
 """
 
 from __future__ import annotations
@@ -28,9 +29,9 @@ IMAGE_TYPES: dict[str, Callable[[Any], Picture]] = {
 
 
 @cache
-def typestore() -> Typestore:
-    """The messages of ROS 2 Jazzy."""
-    return get_typestore(Stores.ROS2_JAZZY)
+def typestore(distribution: Stores = Stores.ROS2_JAZZY) -> Typestore:
+    """The messages of a distribution of ROS 2."""
+    return get_typestore(distribution)
 
 
 def parse(data: bytes, type_name: str) -> Any:
@@ -90,9 +91,9 @@ def stamp_ns(message: Any) -> int:
     return message.header.stamp.sec * 10**9 + message.header.stamp.nanosec
 
 
-def definition_of(type_name: str) -> tuple[str, str]:
-    """(definition, type hash) of a type of ROS 2 Jazzy; two empty texts for one that is none of its."""
-    store = typestore()
+def definition_of(type_name: str, distribution: Stores = Stores.ROS2_JAZZY) -> tuple[str, str]:
+    """(definition, type hash) of a type of that distribution; two empty texts for one that is none of its."""
+    store = typestore(distribution)
     if type_name not in store.types:
         return "", ""
     return store.generate_msgdef(type_name, ros_version=2)[0], store.hash_rihs01(type_name)

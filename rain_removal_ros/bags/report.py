@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from rain_removal_ros.frame_statistics import Distribution
 from rain_removal_ros.rain_monitor import Weather
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 MOST_NAMED = 6
 """A plot of more cameras has no legend: it would hide the curves."""
@@ -137,13 +141,33 @@ class Report:
             "network_share": self.network_share,
         }
 
-    def write(self, folder: Path) -> None:
-        """Write the report, and its plot where matplotlib is there. Raises OSError."""
-        (folder / REPORT_FILE).write_text(json.dumps(self.as_dict(), indent=1) + "\n")
+    def write(self, folder: Path, say: Callable[[str], None] = lambda text: None) -> None:
+        """Write the report, and its plot where matplotlib is there. Raises OSError.
+
+        say: told where the plot fails; a bag that is done is worth more than its plot.
+        """
+        plot = folder / PLOT_FILE
         try:
-            from matplotlib.figure import Figure
+            self._draw(plot)
         except ModuleNotFoundError:
-            return
+            pass
+        except Exception as error:  # matplotlib is broken, or the disk full, which the report will say
+            plot.unlink(missing_ok=True)
+            self.notices.append(
+                f"{PLOT_FILE} is missing: it cannot be drawn ({type(error).__name__}: {error})"
+            )
+            say(self.notices[-1])
+        (folder / REPORT_FILE).write_text(json.dumps(self.as_dict(), indent=1) + "\n")
+
+    def _draw(self, path: Path) -> None:
+        from matplotlib import rc_context
+
+        with rc_context({"text.parse_math": False}):  # a `$` in a name is a `$`
+            self._figure().savefig(path, dpi=100)
+
+    def _figure(self) -> Figure:
+        from matplotlib.figure import Figure
+
         figure = Figure(figsize=(10, 7), layout="constrained")
         weather, changes, latencies = figure.subplots(3, sharex=True)
         for camera in self.cameras:
@@ -163,7 +187,7 @@ class Report:
         if len(self.cameras) <= MOST_NAMED:
             weather.legend(loc="upper right")
             changes.legend(loc="upper right")
-        figure.savefig(folder / PLOT_FILE, dpi=100)
+        return figure
 
 
 def drive_seconds(frames: list[Frame]) -> np.ndarray:

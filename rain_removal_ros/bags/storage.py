@@ -24,13 +24,20 @@ from mcap.stream_reader import StreamReader
 from rosbags.interfaces import Qos
 from rosbags.rosbag2.errors import ReaderError
 from rosbags.rosbag2.metadata import parse_qos
+from rosbags.typesys import Stores
 from ruamel.yaml import YAML, YAMLError
 
+from rain_removal_ros.bags.messages import definition_of
 from rain_removal_ros.errors import BagError
 
 METADATA = "metadata.yaml"
 SUFFIXES = {".mcap": "mcap", ".db3": "sqlite3"}
 COMPRESSED = ".zstd"
+ZSTD = b"\x28\xb5\x2f\xfd"
+"""What compressed data begin with; CDR begins with a zero."""
+
+FOXYS_METADATA = 4
+"""The highest version of metadata.yaml that Foxy wrote; Humble wrote the next."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,6 +73,7 @@ class _Stored(NamedTuple):
 class _Metadata:
     files: tuple[str, ...]
     topics: tuple[Topic, ...]
+    version: int
     message_compression: bool
     custom_data: dict[str, str]
 
@@ -133,7 +141,7 @@ class Bag:
             read = 0
             try:
                 for key, log_time, data in file.messages(chosen, start, stop):
-                    if self._message_compression:
+                    if self._is_compressed(data):
                         data = zstandard.ZstdDecompressor().decompress(data)
                     read += 1
                     yield Record(chosen[key], log_time, data)
@@ -144,7 +152,7 @@ class Bag:
 
     def _open(self) -> None:
         metadata, paths = self._find()
-        self._message_compression = metadata is not None and metadata.message_compression
+        self._metadata = metadata
         self.custom_data = metadata.custom_data if metadata is not None else {}
         self._files = []
         for path in paths:
@@ -162,6 +170,12 @@ class Bag:
             if file.damage:
                 self._damaged(file.path.name, file.damage)
         self.topics = _merged([metadata.topics if metadata else (), *(file.topics for file in self._files)])
+
+    def _is_compressed(self, data: bytes) -> bool:
+        """Whether a message is; only metadata.yaml says so, and without it the message's first bytes."""
+        if self._metadata is not None:
+            return self._metadata.message_compression
+        return data[: len(ZSTD)] == ZSTD
 
     def _damaged(self, name: str, what: str) -> None:
         self._damage[name] = what
@@ -214,6 +228,7 @@ class Bag:
             return _Metadata(
                 files=tuple(content["relative_file_paths"]),
                 topics=tuple(_topic_of(each) for each in content["topics_with_message_count"]),
+                version=int(content.get("version", 0)),
                 message_compression=(content.get("compression_mode") or "").lower() == "message",
                 custom_data={str(k): str(v) for k, v in (content.get("custom_data") or {}).items()},
             )
@@ -224,7 +239,10 @@ class Bag:
     def _open_file(self, path: Path) -> _McapFile | _Sqlite3File:
         if path.suffix == COMPRESSED:
             path = self._unpack(path)
-        return _McapFile(path) if _kind(path) == "mcap" else _Sqlite3File(path)
+        if _kind(path) == "mcap":
+            return _McapFile(path)
+        old = self._metadata is not None and self._metadata.version <= FOXYS_METADATA
+        return _Sqlite3File(path, Stores.ROS2_FOXY if old else Stores.ROS2_HUMBLE)
 
     def _unpack(self, path: Path) -> Path:
         """The unpacked file, in a temporary folder. Raises BagError where there is no room for it."""
@@ -342,10 +360,13 @@ class _McapFile:
 
 
 class _Sqlite3File:
-    """One SQLite file, of any of rosbag2's schemas, with the write-ahead log that a recorder left."""
+    """One SQLite file, of any of rosbag2's schemas, with the write-ahead log that a recorder left.
 
-    def __init__(self, path: Path):
-        self.path = path
+    distribution: whose message definitions a file is taken to mean that is too old to hold any.
+    """
+
+    def __init__(self, path: Path, distribution: Stores = Stores.ROS2_HUMBLE):
+        self.path, self._distribution = path, distribution
         self.damage = ""
         with path.open("rb") as file:  # SQLite does not tell a missing permission from a missing file
             if file.read(16) != b"SQLite format 3\0":
@@ -407,14 +428,19 @@ class _Sqlite3File:
         optional = [c for c in ("offered_qos_profiles", "type_description_hash") if c in columns]
         chosen = ", ".join(["id", "name", "type", "serialization_format", *optional])
         rows = self._connection.execute(f"SELECT {chosen} FROM topics ORDER BY id").fetchall()
+        hashes: dict[str, str] = {}
         try:
             definitions = dict(
                 self._connection.execute(
                     "SELECT topic_type, encoded_message_definition FROM message_definitions"
                 )
             )
-        except sqlite3.Error:  # before Iron there were none
+        except sqlite3.Error:
             definitions = {}
+        if "type_description_hash" not in columns:  # before Iron a bag held neither definitions nor hashes
+            known = {row[2]: definition_of(row[2], self._distribution) for row in rows}
+            definitions = {kind: definition for kind, (definition, _) in known.items()}
+            hashes = {kind: type_hash for kind, (_, type_hash) in known.items()}
         try:
             counts = dict(
                 self._connection.execute("SELECT topic_id, count(*) FROM messages GROUP BY topic_id")
@@ -430,7 +456,7 @@ class _Sqlite3File:
                     name,
                     kind,
                     definitions.get(kind, ""),
-                    extra.get("type_description_hash") or "",
+                    extra.get("type_description_hash") or hashes.get(kind, ""),
                     serialization,
                     _qos(extra.get("offered_qos_profiles")),
                     counts.get(number, 0),

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
+import os
 import shutil
 import sqlite3
 from collections.abc import Iterable, Mapping
@@ -10,10 +12,11 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Literal
+from typing import Any, Literal
 
 from rosbags.interfaces import Connection
 from rosbags.rosbag2 import CompressionFormat, CompressionMode, StoragePlugin, Writer, WriterError
+from rosbags.rosbag2.storage_sqlite3 import Sqlite3Writer
 from ruamel.yaml import YAML
 
 from rain_removal_ros.bags.messages import definition_of, hash_of
@@ -27,6 +30,9 @@ METADATA_VERSIONS: Mapping[str, Literal[8, 9]] = {"jazzy": 9, "humble": 8}
 
 PARTS = "parts"
 INFORMATION = "rosbag2_bagfile_information"
+
+FAILURES = (OSError, sqlite3.Error, WriterError)
+"""What the disk, or the library that writes to it, may say."""
 
 UNKNOWN_HASH = "RIHS01_" + "0" * 64
 """Written for a type whose definition neither the bag nor ROS 2 Jazzy holds."""
@@ -45,6 +51,28 @@ class Split:
 
     def __bool__(self) -> bool:
         return bool(self.size or self.seconds)
+
+
+class _Sqlite3Writer(Sqlite3Writer):
+    """The library's own, for any path: that one takes `#`, `?` and `%` for parts of an address."""
+
+    def __init__(self, path: Path, compression: CompressionMode) -> None:
+        assert compression != CompressionMode.STORAGE  # SQLite has none
+        self.path = path / f"{path.name}.db3"
+        self.conn = sqlite3.connect(self.path.absolute())
+        try:
+            self.conn.executescript(self.SQLITE_SCHEMA)
+            self.cursor = self.conn.cursor()
+        except BaseException:
+            self.conn.close()
+            raise
+
+
+class _Writer(Writer):
+    STORAGE_PLUGINS: Mapping[StoragePlugin, type[Any]] = {
+        **Writer.STORAGE_PLUGINS,
+        StoragePlugin.SQLITE3: _Sqlite3Writer,
+    }
 
 
 class BagWriter:
@@ -74,21 +102,27 @@ class BagWriter:
             self._partial.mkdir(parents=True, exist_ok=True)
             self._lock = (self._partial / "lock").open("w")
             self._take_lock()
-            self._inside = self._partial / path.name
+        except OSError as error:
+            raise self._failed(error) from error
+        self._inside = self._partial / path.name
+        self._topics, self._split = tuple(topics), split or Split()
+        self._storage, self._version = storage, METADATA_VERSIONS[metadata]
+        self._zstd, self._custom_data = compression == "zstd", dict(custom_data or {})
+        self._parts: list[Path] = []
+        self._began: int | None = None  # of the first message in this file, ns
+        try:
             for old in (self._inside, self._partial / PARTS):
                 shutil.rmtree(old, ignore_errors=True)
-            self._topics, self._split = tuple(topics), split or Split()
-            self._storage, self._version = storage, METADATA_VERSIONS[metadata]
-            self._zstd, self._custom_data = compression == "zstd", dict(custom_data or {})
-            self._parts: list[Path] = []
-            self._began: int | None = None  # of the first message in this file, ns
             if self._split:
                 self._inside.mkdir()
                 self._open(self._partial / PARTS / f"{path.name}_0")
             else:
                 self._open(self._inside)
-        except OSError as error:
-            raise self._failed(error) from error
+        except BaseException as error:
+            self._discard()
+            if isinstance(error, FAILURES):
+                raise self._failed(error) from error
+            raise
 
     def __enter__(self) -> BagWriter:
         return self
@@ -99,13 +133,10 @@ class BagWriter:
         try:
             if kind is None:
                 self._finish()
-        except (OSError, sqlite3.Error, WriterError) as failure:
+        except FAILURES as failure:
             raise self._failed(failure) from failure
         finally:
-            with suppress(Exception):
-                self._writer.abort()
-            shutil.rmtree(self._partial, ignore_errors=True)
-            self._lock.close()
+            self._discard()
         return False
 
     @property
@@ -122,12 +153,12 @@ class BagWriter:
             self._writer.write(self._connections[topic], log_time, data)
             self._bytes += len(data)
             self._began = log_time if self._began is None else self._began
-        except (OSError, sqlite3.Error) as error:
+        except FAILURES as error:
             raise self._failed(error) from error
 
     def _open(self, folder: Path) -> None:
         """Begin a file, in a bag of its own."""
-        self._writer = Writer(folder, version=self._version, storage_plugin=STORAGES[self._storage])
+        self._writer = _Writer(folder, version=self._version, storage_plugin=STORAGES[self._storage])
         if self._zstd:  # chunks of MCAP, as every viewer reads them; SQLite has none
             mode = CompressionMode.STORAGE if self._storage == "mcap" else CompressionMode.MESSAGE
             self._writer.set_compression(mode, CompressionFormat.ZSTD)
@@ -151,6 +182,9 @@ class BagWriter:
         self._writer.close()
         if self._split:
             self._join()
+        for name in _information(self._inside)["relative_file_paths"]:
+            if not (self._inside / name).is_file():
+                raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), name)
         check_free(self.path)
         self._inside.rename(self.path)
 
@@ -158,7 +192,7 @@ class BagWriter:
         """Make one bag of the parts: their files, and a metadata.yaml of them all."""
         yaml = YAML(typ="safe")
         yaml.default_flow_style = False
-        parts = [yaml.load((part / METADATA).read_text("utf-8"))[INFORMATION] for part in self._parts]
+        parts = [_information(part) for part in self._parts]
         whole = dict(parts[0])
         whole["relative_file_paths"] = [name for part in parts for name in part["relative_file_paths"]]
         whole["files"] = [file for part in parts for file in part["files"]]
@@ -177,6 +211,13 @@ class BagWriter:
                 (part / name).rename(self._inside / name)
         with (self._inside / METADATA).open("w", encoding="utf-8") as file:
             yaml.dump({INFORMATION: whole}, file)
+
+    def _discard(self) -> None:
+        """Remove what has not come into being, and let others write the bag."""
+        with suppress(Exception):
+            self._writer.abort()
+        shutil.rmtree(self._partial, ignore_errors=True)
+        self._lock.close()
 
     def _take_lock(self) -> None:
         try:
@@ -206,6 +247,12 @@ class BagWriter:
             f"{self.path} cannot be written: {error}{free}. Nothing of it was kept; give a place with more "
             "room that you may write to"
         )
+
+
+def _information(folder: Path) -> dict[str, Any]:
+    """What the metadata.yaml of a bag says."""
+    content: dict[str, Any] = YAML(typ="safe").load((folder / METADATA).read_text("utf-8"))[INFORMATION]
+    return content
 
 
 def check_free(path: Path) -> None:

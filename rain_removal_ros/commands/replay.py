@@ -62,6 +62,7 @@ def run(arguments: argparse.Namespace) -> int:
         arguments.rate, arguments.loop, arguments.start, arguments.duration, arguments.every
     )
     signal.signal(signal.SIGTERM, signal.default_int_handler)
+    lost: replay.NodeEnded | None = None
     with ExitStack() as stack:
         bar = stack.enter_context(tqdm(total=0.0, desc="replay", file=sys.stderr, bar_format=BAR))
         say = partial(bar.write, file=sys.stderr)
@@ -88,10 +89,14 @@ def run(arguments: argparse.Namespace) -> int:
                 stack.enter_context(outputs)
             say("waiting for the node to be compiled for the bag's sizes")
             player.wait_until_ready(partial(_fate, process))
-            player.play(partial(_show, bar))
+            player.play(partial(_show, bar), partial(_fate, process))
             player.wait_for_outputs()
         except KeyboardInterrupt:
             say("interrupted")
+        except replay.NodeEnded as error:  # what was recorded until then is kept
+            lost = error
+    if lost is not None:
+        raise lost
     bar.close()
     for camera in cameras:
         sent = player.played.sent.get(replay.absolute(camera.camera.topic.name), 0)

@@ -8,7 +8,7 @@ frame rate and the number of frames of its source, also where the rate varies. W
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
@@ -100,11 +100,18 @@ class VideoSource:
             self._container.close()
             raise ImageError(f"{path} has no video stream")
         self._stream: VideoStream = self._container.streams.video[0]
+        if self._stream.codec_context is None:
+            self._container.close()
+            raise ImageError(
+                f"{path} holds a video of a codec that FFmpeg does not know; convert it to H.264 first"
+            )
         # threads by frame lose good frames next to a damaged one, and decoding is not what takes the time
         self._stream.thread_type = "SLICE"
         self.rate: Fraction = self._stream.average_rate or self._stream.guessed_rate or Fraction(30)
         self.time_base: Fraction = self._stream.time_base or 1 / self.rate
-        self.sound: tuple[AudioStream, ...] = tuple(self._container.streams.audio)
+        self.sound: tuple[AudioStream, ...] = tuple(
+            stream for stream in self._container.streams.audio if stream.codec_context is not None
+        )
         self.metadata = {
             key: value
             for key, value in self._container.metadata.items()
@@ -146,6 +153,7 @@ class VideoSource:
         streams = self._container.streams
         kinds = {
             "further video streams": len(streams.video) - 1,
+            "sounds of unknown codecs": len(streams.audio) - len(self.sound),
             "subtitles": len(streams.subtitles),
             "data streams": len(streams.data) + len(streams.attachments),
         }
@@ -199,9 +207,14 @@ class VideoSource:
     @property
     def quarter_turned(self) -> bool:
         """Whether the frames are stored lying and come out standing, by what the first of them says."""
-        with av.open(_address(self.path)) as container:
-            frame = next(container.decode(video=0), None)
-            return frame is not None and round(frame.rotation / 90) % 2 == 1
+        with av.open(_address(self.path)) as container, suppress(av.error.FFmpegError):  # they are told later
+            container.streams.video[0].thread_type = "SLICE"
+            for packet in container.demux(video=0):
+                with suppress(av.error.FFmpegError):
+                    for frame in packet.decode():
+                        assert isinstance(frame, av.VideoFrame)
+                        return round(frame.rotation / 90) % 2 == 1
+        return False
 
     def __enter__(self) -> VideoSource:
         return self

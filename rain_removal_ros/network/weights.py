@@ -10,8 +10,9 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, cast
 
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load, save
 from torch import Tensor, nn
 
 from rain_removal_ros.digests import sha256_of
@@ -33,6 +34,7 @@ __all__ = [
     "build_network",
     "load_network",
     "preset_of",
+    "read_weights",
     "register_family",
     "require_layers",
     "save_network",
@@ -94,26 +96,34 @@ def save_network(network: nn.Module, path: Path, training: Mapping[str, Any]) ->
     write_bytes(path, save(tensors, metadata))
 
 
-def load_network(path: Path) -> tuple[nn.Module, dict[str, Any]]:
-    """The network that a weights file describes, in evaluation mode, and the description of its training.
-
-    Raises WeightsError where the file is missing, damaged, or not one of ours.
-    """
+def read_weights(path: Path) -> bytes:
+    """The content of a weights file. Raises WeightsError where it is missing or may not be read."""
     path = Path(path)
     if not path.is_file():
         raise WeightsError(
             f"weights file {path} does not exist; give a .safetensors file, or none for the packaged one"
         )
     try:
-        path.open("rb").close()  # safetensors says of a file that may not be read that it is damaged
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        return path.read_bytes()
     except PermissionError as error:
         raise WeightsError(
             f"weights file {path} cannot be read by this user; let its owner allow it (chmod a+r)"
         ) from error
-    except (SafetensorError, OSError) as error:
+    except OSError as error:
+        raise WeightsError(f"weights file {path} is damaged ({error}); fetch or train it again") from error
+
+
+def load_network(path: Path, content: bytes | None = None) -> tuple[nn.Module, dict[str, Any]]:
+    """The network that a weights file describes, in evaluation mode, and the description of its training.
+
+    content: of the file, where it was read already. Raises WeightsError where the file is missing, damaged,
+    or not one of ours.
+    """
+    content = read_weights(path) if content is None else content
+    try:
+        tensors = load(content)
+        metadata = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")]).get("__metadata__", {})
+    except (SafetensorError, ValueError) as error:
         raise WeightsError(f"weights file {path} is damaged ({error}); fetch or train it again") from error
     try:
         fields = json.loads(metadata["preset"])
@@ -123,6 +133,7 @@ def load_network(path: Path) -> tuple[nn.Module, dict[str, Any]]:
         preset = kind(
             **{name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()}
         )
+        _check_shapes(preset, tensors)
         network = build_network(preset)
         network.load_state_dict(tensors)
         if "ranges" in metadata:
@@ -135,7 +146,9 @@ def load_network(path: Path) -> tuple[nn.Module, dict[str, Any]]:
 
 
 def _check_plausible(fields: Mapping[str, object], tensors: Mapping[str, Tensor]) -> None:
-    """Raise ValueError for a preset whose network would be far larger than the file, before it is built."""
+    """Raise ValueError for a preset of more layers, or larger numbers, than the file can have weights for."""
+    if not isinstance(fields, dict):
+        raise ValueError(f"its preset is {str(fields)[:80]!r}, and not a description")
     largest = max((side for tensor in tensors.values() for side in tensor.shape), default=0)
     for name, value in fields.items():
         numbers = [n for n in (value if isinstance(value, list) else [value]) if isinstance(n, int)]
@@ -143,6 +156,16 @@ def _check_plausible(fields: Mapping[str, object], tensors: Mapping[str, Tensor]
             name.endswith("depths") and sum(numbers) > len(tensors)
         ):
             raise ValueError(f"its preset has {name} of {numbers[:8]}, for which the file holds no weights")
+
+
+def _check_shapes(preset: Preset, tensors: Mapping[str, Tensor]) -> None:
+    """Raise ValueError where the network has not the file's tensors, before memory is taken for it."""
+    with torch.device("meta"):
+        wanted = {name: tensor.shape for name, tensor in build_network(preset).state_dict().items()}
+    given = {name: tensor.shape for name, tensor in tensors.items()}
+    wrong = sorted(name for name in wanted.keys() | given.keys() if wanted.get(name) != given.get(name))
+    if wrong:
+        raise ValueError(f"{len(wrong)} tensors are not those of its preset, {wrong[0][:80]} among them")
 
 
 def require_layers(network: nn.Module, layers: Iterable[str]) -> None:

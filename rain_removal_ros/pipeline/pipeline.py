@@ -557,7 +557,7 @@ class Pipeline:
             shown["image"], way = job.frame.picture.rgb, Way.BYPASSED
         return _Result(replace(restored, **shown), way)
 
-    def _publish(self, job: _Job, result: _Result, inference_s: float = 0.0) -> None:
+    def _publish(self, job: _Job, result: _Result, inference_s: float | None = None) -> None:
         camera, frame = job.camera, job.frame
         began = time.perf_counter()
         written = camera.handler.write(frame.message, frame.picture, result.restored)
@@ -569,7 +569,7 @@ class Pipeline:
         conversion, publishing = frame.reading_s + (converted - began), published - converted
         spent = published - frame.received
         times = StageTimes(
-            waiting=max(0.0, spent - conversion - inference_s - publishing),
+            waiting=max(0.0, spent - conversion - (inference_s or 0.0) - publishing),
             conversion=conversion,
             inference=inference_s,
             publishing=publishing,

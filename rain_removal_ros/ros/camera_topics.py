@@ -234,7 +234,7 @@ class CameraTopics:
         info = self._info_of(message.header)
         if info is None or mismatch(info, message.header, size) is not None:
             return None
-        return focal_length(info)
+        return focal_length(info, size)
 
     def write(self, message: InputMessage, picture: Picture, restored: Restored) -> list[Outgoing]:
         """The messages for what is in `restored`, with the input's header."""

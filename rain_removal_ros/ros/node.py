@@ -45,7 +45,7 @@ from rclpy.parameter import Parameter as RosParameter
 from rclpy.signals import SignalHandlerOptions
 
 from rain_removal_ros import runtime
-from rain_removal_ros.errors import ParameterError, RainRemovalError, WeightsError, bounded, shown
+from rain_removal_ros.errors import ParameterError, RainRemovalError, bounded, shown
 from rain_removal_ros.extras import missing
 from rain_removal_ros.pipeline import Build, OnFailure, Options, Pipeline, Problem
 from rain_removal_ros.rain_monitor import DryThresholds
@@ -62,7 +62,7 @@ from rain_removal_ros.ros.diagnostics import (
 from rain_removal_ros.ros.ending import Ending
 from rain_removal_ros.ros.parameters import PARAMETERS, Changes, Parameter
 from rain_removal_ros.runtime import Output, Progress, Restorer, RuntimeSettings
-from rain_removal_ros.share import dds_profile_environment, share_file
+from rain_removal_ros.share import dds_profile_environment
 
 MakeRestorer = Callable[[RuntimeSettings, Progress], Restorer]
 
@@ -275,12 +275,9 @@ class DerainNode(LifecycleNodeMixin, Node):
         graphs = max(settings.graphs_in_memory, 2 * len(values["cameras"]))
         settings = replace(settings, graphs_in_memory=graphs)
         segmentation = values["segmentation"]
-        if segmentation:  # the runtime would read it, and miss it, with the first frame only
-            weights = settings.segmentation_weights or share_file("models/segmentation.safetensors")
-            if not weights.is_file():
-                raise WeightsError(
-                    f"segmentation_weights file {weights} does not exist; give another, or none"
-                )
+        from rain_removal_ros.runtime.networks import with_contents  # PyTorch is loaded only from here on
+
+        settings = with_contents(settings, segmentation)  # what is made anew later is made of the same
         restorer = self._make_restorer(settings, self._on_load_progress)
         try:
             for name, transport in parameters.image_transports(values).items():

@@ -65,6 +65,12 @@ EVERY_QUEUE = 16
 EVERY_PATIENCE_S = 10.0
 """An image that has not come back after this long will not: it was refused, or its inference failed."""
 
+FATE_EVERY_S = 0.5
+"""How often it is asked whether the node still runs."""
+
+LONGEST_NAME = 247
+"""Characters of a topic's name in ROS."""
+
 NODE = "derain"
 CLOCK_QOS = QoSProfile(depth=1, reliability=ReliabilityPolicy.BEST_EFFORT)
 DEFAULT_QOS = QoSProfile(depth=10)
@@ -92,6 +98,10 @@ class ReplayOptions:
             raise RainRemovalError(
                 f"start is {self.start:g} and duration {self.duration}; give more than 0 s"
             )
+
+
+class NodeEnded(RainRemovalError):
+    """The node ended while the bag was played to it."""
 
 
 @dataclass(frozen=True)
@@ -138,8 +148,16 @@ def node_parameters(cameras: Sequence[PlayedCamera], every: bool = False) -> dic
 
 
 def absolute(topic: str) -> str:
-    """A topic of a bag as a name that no namespace changes."""
-    return "/" + topic.lstrip("/")
+    """A topic of a bag as a name that ROS takes and no namespace changes.
+
+    Bags may hold other names; `/cam-1/0` becomes `/cam_1/_0`.
+    """
+    parts = [re.sub(r"[^A-Za-z0-9_]", "_", part) for part in topic.split("/") if part]
+    return "/" + "/".join(f"_{part}" if part[0].isdigit() else part for part in parts)
+
+
+def _is_taken_by_ros(topic: str) -> bool:
+    return "/" + topic.lstrip("/") == absolute(topic) != "/" and len(absolute(topic)) <= LONGEST_NAME
 
 
 def _camera_name(base: str) -> str:
@@ -164,6 +182,11 @@ class _Item:
 
 
 Watcher = Callable[[str, Record], None]  # told a topic and its message
+Fate = Callable[[], str | None]  # what became of the node where it ended
+
+
+def _nothing() -> None:
+    return None
 
 
 class Player:
@@ -189,6 +212,8 @@ class Player:
         self._changed = threading.Condition()
         self._statuses: dict[str, DiagnosticStatus] = {}
         self._stopped = threading.Event()
+        self._fate: Fate = _nothing
+        self._asked = 0.0  # when it was last asked
         self.position = 0.0, 0.0  # seconds into the bag, and of how many
         self._came = False  # an output, since it was last asked
         self._by_topic = {camera.camera.topic: camera.name for camera in cameras}
@@ -242,7 +267,7 @@ class Player:
 
     # -- before it begins --------------------------------------------------------------------------
 
-    def wait_until_ready(self, fate: Callable[[], str | None] = lambda: None, timeout: float = 600.0) -> None:
+    def wait_until_ready(self, fate: Fate = _nothing, timeout: float = 600.0) -> None:
         """Wait until the node is active, compiled for the bag's sizes, and connected.
 
         fate: what became of the node where it ended. Raises RainRemovalError where it does not come about.
@@ -279,11 +304,17 @@ class Player:
 
     # -- playing -----------------------------------------------------------------------------------
 
-    def play(self, on_time: Callable[[float, float], None] = lambda seconds, total: None) -> Played:
+    def play(
+        self,
+        on_time: Callable[[float, float], None] = lambda seconds, total: None,
+        fate: Fate = _nothing,
+    ) -> Played:
         """Play until the bag or `stop` ends it.
 
-        on_time: told the seconds into the bag and their total, for every message. Raises what reading raises.
+        on_time: told the seconds into the bag and their total, for every message.
+        fate: what became of the node where it ended. Raises NodeEnded then, and what reading raises.
         """
+        self._fate = fate
         while not self._stopped.is_set():
             sent = sum(self.played.sent.values())
             self._play_once(on_time)
@@ -296,12 +327,22 @@ class Player:
         return self.played
 
     def wait_for_outputs(self, timeout: float = 2.0) -> None:
-        """Wait until no output has come for a moment, so that the last frame's are not missed."""
+        """Wait until no output has come for a moment, so that the last frame's are not missed.
+
+        Where every image is to come back, wait for those under way first, however long one takes.
+        """
         with self._changed:
+            while self._options.every and any(self._under_way.values()) and not self._stopped.is_set():
+                if not self._comes(EVERY_PATIENCE_S):
+                    break
             while not self._stopped.is_set():
-                self._came = False
-                if not self._changed.wait_for(lambda: self._came, timeout):
+                if not self._comes(timeout):
                     return
+
+    def _comes(self, timeout: float) -> bool:
+        """Whether an output comes within so many seconds."""
+        self._came = False
+        return self._changed.wait_for(lambda: self._came or self._stopped.is_set(), timeout)
 
     def _play_once(self, on_time: Callable[[float, float], None]) -> None:
         start, stop, total = self._span()
@@ -339,6 +380,7 @@ class Player:
     def _wait_until(self, due: float, log_time: int) -> bool:
         """Let simulated time run up to the next message. False: playing was stopped."""
         while True:
+            self._ask()
             left = due - time.monotonic()
             self._publish_time(log_time - int(max(0.0, left) * self._options.rate * 1e9))
             if left <= 0:
@@ -356,11 +398,24 @@ class Player:
             return 0.0
         began = time.monotonic()
         with self._changed:
-            there_is_room = self._changed.wait_for(
-                lambda: self._stopped.is_set() or self._under_way[name] < EVERY_AHEAD, EVERY_PATIENCE_S
-            )
+            there_is_room = False
+            while not there_is_room and (left := began + EVERY_PATIENCE_S - time.monotonic()) > 0:
+                there_is_room = self._changed.wait_for(
+                    lambda: self._stopped.is_set() or self._under_way[name] < EVERY_AHEAD,
+                    min(left, FATE_EVERY_S),
+                )
+                self._ask()
             self._under_way[name] = self._under_way[name] + 1 if there_is_room else 1
         return time.monotonic() - began
+
+    def _ask(self) -> None:
+        """Raise NodeEnded where the node does not run any more."""
+        now = time.monotonic()
+        if now < self._asked + FATE_EVERY_S:
+            return
+        self._asked, ended = now, self._fate()
+        if ended is not None:
+            raise NodeEnded(f"the node {ended} during the replay; its log says why")
 
     def _publish_time(self, nanoseconds: int) -> None:
         self._time = max(0, nanoseconds)
@@ -406,17 +461,32 @@ class Player:
         outputs = tuple(
             f"/{name}/{part}/" for name in names for part in ("derained", "depth", "segmentation")
         )
+        of_cameras = {
+            topic for each in self.cameras for topic in (each.camera.topic, each.camera.info) if topic
+        }
+        mended = {absolute(topic.name) for topic in of_cameras if not _is_taken_by_ros(topic.name)}
         for topic in self._bag.topics:
             name = absolute(topic.name)
+            if not _is_taken_by_ros(topic.name) and topic not in of_cameras:
+                say(f"{topic.name} is not played: ROS takes no such name")
+                continue
+            if name in mended and topic not in of_cameras:
+                say(f"{topic.name} is not played; a camera whose name ROS does not take has its name")
+                continue
+            if name in mended:
+                say(f"{topic.name} is played as {name}; ROS does not take its name")
             if name in ("/clock", "/diagnostics", "/rosout", "/parameter_events"):
                 say(f"{name} is not played; the replay has its own")
                 continue
             if name.startswith(outputs):
                 say(f"{name} is not played; the node makes it anew")
                 continue
+            if topic.serialization != "cdr":
+                say(f"{name} is not played: its messages are {topic.serialization}, not CDR")
+                continue
             message_type = message_class(topic.type)
-            if message_type is None or topic.serialization != "cdr":
-                say(f"{name} is not played: {topic.type} is not installed here")
+            if message_type is None:
+                say(f"{name} is not played: {topic.type or 'its type'} is not installed here")
                 continue
             profile = _profile(topic)
             if self._options.every and topic in self._by_topic:
@@ -563,11 +633,12 @@ def showing(player: Player, viewer: Viewer, segmentation: bool) -> Iterator[None
 
 
 def message_class(type_name: str) -> type | None:
-    """The class of a message type; None where it is not installed."""
-    package, _, name = type_name.partition("/")
-    kind, _, name = name.rpartition("/")
+    """The class of a message type; None where it is not installed, or the name is that of no type."""
+    named = re.fullmatch(r"(\w+)/(?:(msg|srv|action)/)?(\w+)", type_name)
+    if named is None:
+        return None
     try:
-        return getattr(importlib.import_module(f"{package}.{kind or 'msg'}"), name)
+        return getattr(importlib.import_module(f"{named[1]}.{named[2] or 'msg'}"), named[3])
     except (ImportError, AttributeError, ValueError):
         return None
 

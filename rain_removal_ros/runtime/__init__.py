@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
@@ -64,6 +64,8 @@ class RuntimeSettings:
     threads: int = 0  # CPU threads, 0 = the runtime's own choice
     device: int = 0  # CUDA device index
     graphs_in_memory: int = 8  # compiled graphs kept ready; the one used longest ago gives way
+    # of the weights files `derain` and `segmentation`, where they were read already: files may be replaced
+    contents: Mapping[str, bytes] = field(default_factory=dict, repr=False, compare=False)
 
 
 @dataclass(frozen=True)

@@ -19,8 +19,8 @@ import subprocess
 import sys
 import termios
 import threading
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import IO, Any, NoReturn
 
@@ -95,7 +95,7 @@ class BuildProcess:
         """The engine. Raises what the builder raised, BackendError where the child died, or
         BuildCancelledError.
         """
-        with self._turn:
+        with self._waiting_for_turn(cancellation):
             for last_try in (False, True):
                 server = self._start(cancellation)
                 try:
@@ -115,6 +115,16 @@ class BuildProcess:
                     with self._state:
                         self._current = None
         raise AssertionError("unreachable")
+
+    @contextmanager
+    def _waiting_for_turn(self, cancellation: Cancellation) -> Iterator[None]:
+        while not self._turn.acquire(timeout=POLLED_EVERY_S):
+            if cancellation.poll():
+                raise BuildCancelledError("the build was cancelled")
+        try:
+            yield
+        finally:
+            self._turn.release()
 
     def cancel(self, cancellation: Cancellation) -> None:
         """Give up the build with this cancellation, whether it waits or runs."""
@@ -182,7 +192,7 @@ def _start_server() -> subprocess.Popen[bytes]:
     path = json.dumps([entry for entry in sys.path if isinstance(entry, str)])
     try:
         return subprocess.Popen(
-            [sys.executable, "-c", program, path, str(IDLE_S), *PRELOADED],
+            [sys.executable, "-P", "-c", program, path, str(IDLE_S), *PRELOADED],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             env={**os.environ, "OPENBLAS_NUM_THREADS": "1"},  # its threads would not survive a fork

@@ -30,6 +30,9 @@ PARTIAL = ".partial-"
 PARTIAL_KEPT_S = 24 * 3600.0
 """A half-written engine that was not touched for so long was left by a builder that was killed."""
 
+POLLED_EVERY_S = 0.1
+"""So often a lock that another process holds is tried."""
+
 _NO_FILE_NAME = re.compile(r"[^A-Za-z0-9_.]")
 
 log = logging.getLogger(__name__)
@@ -171,22 +174,23 @@ class EngineCache:
         return blob
 
     @contextmanager
-    def building(self, key: EngineKey) -> Iterator[None]:
+    def building(self, key: EngineKey, given_up: Callable[[], bool] = lambda: False) -> Iterator[bool]:
         """Hold this entry's lock, so that of two processes that want one engine the second finds the first's.
 
-        Waits while another process holds it; one that dies lets go. Without a writable folder nothing is
-        shared and nothing locked; without locks two may build the same, and the later one's is kept.
+        Waits while another process holds it; one that dies lets go. Gives False where waiting was given up,
+        which is asked again and again. Without a writable folder nothing is shared and nothing locked;
+        without locks two may build the same, and the later one's is kept.
         """
         try:
             self._make_folder()
             handle = os.open(self._lock(key.name), os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
         except OSError:
-            yield
+            yield True
             return
         try:
-            with suppress(OSError):  # a file system without locks, as some that come over the network
-                fcntl.flock(handle, fcntl.LOCK_EX)
-            yield
+            while not (locked := _locked(handle)) and not given_up():
+                time.sleep(POLLED_EVERY_S)
+            yield locked
         finally:
             os.close(handle)
 
@@ -307,3 +311,14 @@ class EngineCache:
 
     def _lock(self, name: str) -> Path:
         return self.folder / f".{name}.lock"
+
+
+def _locked(handle: int) -> bool:
+    """Whether the file is locked now, or cannot be, as on some file systems that come over the network."""
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:
+        pass
+    return True

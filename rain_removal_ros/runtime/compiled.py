@@ -17,6 +17,7 @@ from typing import Protocol
 import cv2
 import numpy as np
 
+from rain_removal_ros.camera_info import FOCAL_LENGTHS, plausible
 from rain_removal_ros.errors import BackendError, ImageError, NotPreparedError
 from rain_removal_ros.runtime import (
     ASSUMED_FOCAL,
@@ -76,8 +77,12 @@ def as_restored(
 
     Raises ImageError for a focal length that is none.
     """
-    if not 0 < focal_px < float("inf"):
-        raise ImageError(f"focal length of {focal_px} pixels; a number above 0 is needed")
+    if not plausible(focal_px, size[1]):
+        shortest, longest = (bound * size[1] for bound in FOCAL_LENGTHS)
+        raise ImageError(
+            f"focal length of {focal_px:g} pixels for an image {size[1]} wide; cameras have {shortest:g} to "
+            f"{longest:g}"
+        )
     given = {output: result for output, result in zip(made, results, strict=False) if output in outputs}
     depth = given.get(Output.INVERSE_DEPTH)
     if depth is not None:  # at a quarter of the padded size: enlarged here, only for those who want it

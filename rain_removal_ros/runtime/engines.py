@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 from rain_removal_ros.errors import BackendError
 from rain_removal_ros.runtime import Progress, describe
-from rain_removal_ros.runtime.build_process import Cancellation
+from rain_removal_ros.runtime.build_process import BuildCancelledError, Cancellation
 from rain_removal_ros.runtime.cache import EngineCache, EngineKey
 from rain_removal_ros.runtime.compiled import CompiledFrame, CompilingRestorer, GraphKey, Outputs
 from rain_removal_ros.runtime.networks import Networks
@@ -72,7 +72,9 @@ class EngineRestorer(CompilingRestorer):
         what = f"{describe(*graph)} for {self.backend} {self.precision} on {self.device_name}"
         with reporting(what, on_progress) as stage:
             stage.text = "waiting for another process that is building it"
-            with self._cache.building(key):
+            with self._cache.building(key, cancellation.poll) as ours:
+                if not ours:
+                    raise BuildCancelledError("the build was cancelled")
                 stage.text = "looking in the cache"
                 frame = self._cached(key, *graph)
                 if frame is not None:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import importlib
-import os
 import re
-from collections.abc import Collection, Mapping
+import sys
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -15,9 +16,9 @@ import torch
 from torch import nn
 
 import rain_removal_ros
-from rain_removal_ros.errors import WeightsError, shown
+from rain_removal_ros.errors import BackendError, WeightsError, shown
 from rain_removal_ros.network import get_preset, load_network, preset_of, register_family
-from rain_removal_ros.network.weights import FAMILIES
+from rain_removal_ros.network.weights import FAMILIES, read_weights
 from rain_removal_ros.runtime import Output, RuntimeSettings
 from rain_removal_ros.share import share_folder
 
@@ -33,8 +34,8 @@ class Networks:
         Raises PresetError or WeightsError.
         """
         get_preset(settings.preset)
-        self.weights = settings.weights or share_folder() / "models" / f"{settings.preset}.safetensors"
-        self._files: dict[str, bytes] = {}
+        self.weights = settings.weights or packaged_weights(settings.preset)
+        self._files = dict(settings.contents)
         self.derain, self.weights_sha256 = self._load("derain", self.weights)
         preset = preset_of(self.derain)
         if preset.family == "segmentation":
@@ -52,7 +53,7 @@ class Networks:
         if Output.LABELS not in outputs:
             return None
         if self._segmentation is None:
-            path = self._segmentation_weights or share_folder() / "models" / "segmentation.safetensors"
+            path = self._segmentation_weights or packaged_weights("segmentation")
             network, digest = self._load("segmentation", path)
             preset = preset_of(network)
             if preset.family != "segmentation":
@@ -66,13 +67,14 @@ class Networks:
         """The weights files' contents as they were when they were read, and what `unpacked` needs beside."""
         self.segmentation(outputs)
         families = {name: f"{build.__module__}:{build.__qualname__}" for name, build in FAMILIES.items()}
-        return dict(self._files), {"families": families}
+        return dict(self._files), {"families": families, "code": graph_code()}
 
     def _load(self, name: str, path: Path) -> tuple[nn.Module, str]:
-        network, _ = load_network(path)
-        content = path.read_bytes()
+        content = self._files.get(name)
+        if content is None:
+            content = self._files[name] = read_weights(path)
+        network, _ = load_network(path, content)
         _check(network, path)
-        self._files[name] = content
         return network.requires_grad_(False), hashlib.sha256(content).hexdigest()
 
     def identity(self, outputs: Collection[Output]) -> dict[str, str]:
@@ -81,25 +83,43 @@ class Networks:
             "preset": self.preset,
             "weights_sha256": self.weights_sha256,
             "rain_removal_ros": rain_removal_ros.__version__,
-            "graph_code": graph_code(),
+            "graph_code": graph_code() + _builder_digest(preset_of(self.derain).family),
         }
         if self.segmentation(outputs) is not None and self._segmentation is not None:
             identity["segmentation_sha256"] = self._segmentation[1]
         return identity
 
 
-def unpacked(files: Mapping[str, bytes], families: Mapping[str, str]) -> Networks:
-    """The networks of another process, of what its `packed` gave."""
+def packaged_weights(name: str) -> Path:
+    """The weights file of this name that comes with the package."""
+    return share_folder() / "models" / f"{name}.safetensors"
+
+
+def with_contents(settings: RuntimeSettings, segmentation: bool) -> RuntimeSettings:
+    """The same settings with the contents of the weights files as they are now, so that a runtime which is
+    made later of them has the same networks. Raises PresetError or WeightsError.
+    """
+    get_preset(settings.preset)
+    files = {"derain": settings.weights or packaged_weights(settings.preset)}
+    if segmentation or settings.segmentation_weights is not None:
+        files["segmentation"] = settings.segmentation_weights or packaged_weights("segmentation")
+    return replace(settings, contents={name: read_weights(path) for name, path in files.items()})
+
+
+def unpacked(files: Mapping[str, bytes], families: Mapping[str, str], code: str) -> Networks:
+    """The networks of another process, of what its `packed` gave.
+
+    Raises BackendError where the code that it runs is not the one on disk any more.
+    """
+    if code != graph_code():
+        raise BackendError("the package has changed on disk since this process began; restart it")
     for name, where in families.items():
         module, builder = where.split(":")
         register_family(name, getattr(importlib.import_module(module), builder))
-    paths = {}
-    for name, content in files.items():
-        file = os.memfd_create(name)
-        with open(file, "wb", closefd=False) as stream:
-            stream.write(content)
-        paths[name] = Path(f"/proc/self/fd/{file}")
-    settings = RuntimeSettings(weights=paths["derain"], segmentation_weights=paths.get("segmentation"))
+    given = Path("given by another process")
+    settings = RuntimeSettings(
+        weights=given, segmentation_weights=given if "segmentation" in files else None, contents=files
+    )
     return Networks(settings)
 
 
@@ -123,11 +143,33 @@ def _check(network: nn.Module, path: Path) -> None:
         )
 
 
-@cache
-def graph_code() -> str:
-    """Digest of the source that makes a graph of weights: a changed network never runs an old engine."""
-    package = Path(__file__).resolve().parents[1]
+_PACKAGE = Path(__file__).resolve().parents[1]
+
+
+def _digest_of(paths: Iterable[Path]) -> str:
     digest = hashlib.sha256()
-    for path in (*sorted((package / "network").glob("*.py")), package / "runtime" / "graph.py"):
+    for path in paths:
         digest.update(path.read_bytes())
     return digest.hexdigest()[:16]
+
+
+def _source_digest() -> str:
+    backends = ("graph.py", "openvino.py", "pytorch.py", "tensorrt.py")
+    networks = sorted((_PACKAGE / "network").glob("*.py"))
+    return _digest_of([*networks, *(_PACKAGE / "runtime" / name for name in backends)])
+
+
+_SOURCE_DIGEST = _source_digest()  # now, of what is being imported; it may be replaced on disk later
+
+
+def graph_code() -> str:
+    """Digest of the source that makes an engine of weights: a changed network never runs an old engine."""
+    return _SOURCE_DIGEST
+
+
+@cache
+def _builder_digest(family: str) -> str:
+    """Digest of the folder of what builds a network that another package brought; empty for our own."""
+    source = sys.modules[FAMILIES[family].__module__].__file__
+    folder = Path(source or _PACKAGE / "network").resolve().parent
+    return "" if folder == _PACKAGE / "network" else _digest_of(sorted(folder.glob("*.py")))

@@ -96,6 +96,7 @@ def convert(
 def build(
     files: Mapping[str, bytes],
     families: Mapping[str, str],
+    code: str,
     height: int,
     width: int,
     outputs: Sequence[str],
@@ -105,7 +106,7 @@ def build(
 ) -> bytes:
     """In the build process: an exported engine, see `Networks.packed`."""
     asked = ordered([Output(name) for name in outputs])
-    model = convert(unpacked(files, families), height, width, asked, integers, frames)
+    model = convert(unpacked(files, families, code), height, width, asked, integers, frames)
     compiled = openvino.Core().compile_model(model, "CPU", dict(configuration))
     stream = io.BytesIO()
     compiled.export_model(stream)

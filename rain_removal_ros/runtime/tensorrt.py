@@ -260,6 +260,7 @@ class TensorRTEngine:
 def build(
     files: Mapping[str, bytes],
     families: Mapping[str, str],
+    code: str,
     height: int,
     width: int,
     outputs: Sequence[str],
@@ -268,7 +269,7 @@ def build(
 ) -> bytes:
     """In the build process: the plan of a network, see `Networks.packed`."""
     chosen = ordered([Output(name) for name in outputs])
-    graph = levels_graph(unpacked(files, families), height, width, chosen, PRECISION)
+    graph = levels_graph(unpacked(files, families, code), height, width, chosen, PRECISION)
     levels = torch.zeros(frames, 3, height, width, dtype=torch.float16)
     return TorchTensorRTCompiler(device).build(graph, levels)
 

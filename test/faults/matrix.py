@@ -227,6 +227,7 @@ def message_cases(log: Path, close: list[Callable[[], None]]) -> Iterator[Case]:
         "empty": {"height": 0, "width": 0, "d": [], "k": [0.0] * 9},
         "of another size": {"height": 480, "width": 640},
         "with a focal length of NaN": {"k": [float("nan")] * 9},
+        "with a focal length of nearly nothing": {"k": [6.9e-310] * 9},
         "with an infinite focal length": {"k": [float("inf")] * 9},
         "with a negative focal length": {"k": [-1.0] * 9},
         "with a distortion model of 100,000 characters": {"distortion_model": "x" * 100_000},
