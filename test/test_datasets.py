@@ -62,10 +62,14 @@ def test_a_folder_gives_image_metric_inverse_depth_labels_and_their_kinds(folder
     assert dataset[0].label_kind == "human"
 
 
-@pytest.mark.parametrize("kind", ["folder", "cityscapes", "drive"])
-def test_an_outline_is_an_example_without_what_has_to_be_read(kind, request):
+@pytest.mark.parametrize("kind", ["folder", "cityscapes", "drive", "paired"])
+def test_an_outline_is_an_example_without_what_has_to_be_read(kind, request, tmp_path):
     if kind == "drive":
         dataset = DriveDataset(width=64, height=64)
+    elif kind == "paired":
+        write(tmp_path / "rainy" / "1.png", picture(50))
+        write(tmp_path / "clean" / "1.png", picture(10))
+        dataset = PairedDataset(tmp_path)
     else:
         root = request.getfixturevalue(kind)
         dataset = FolderDataset(root / "val") if kind == "folder" else RainCityscapesDataset(root, "test")

@@ -661,7 +661,7 @@ class Pipeline:
         if stand_in.restorer is not None:
             stand_in.on_needed()
             return _Plan(stand_in.restorer, *key)
-        if stand_in.may_be_made:
+        if stand_in.may_be_made and not self._stopping:
             stand_in.on_being_made()
             self._start_thread("stand-in", self._make_stand_in)  # other cameras' frames do not wait for it
         elif stand_in.making_since is None and stand_in.failure is not None:

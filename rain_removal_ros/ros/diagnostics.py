@@ -264,7 +264,7 @@ def _why_silent(state: CameraState) -> str:
 
 def _focal(snapshot: CameraSnapshot) -> str:
     if snapshot.focal_px is None:
-        return "assumed, 0.8 x width: no camera_info with a focal length"
+        return "assumed, 0.8 x width: no camera_info with a camera's focal length"
     return f"{snapshot.focal_px:.1f}, of camera_info"
 
 

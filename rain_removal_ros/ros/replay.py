@@ -340,9 +340,12 @@ class Player:
                     return
 
     def _comes(self, timeout: float) -> bool:
-        """Whether an output comes within so many seconds."""
-        self._came = False
-        return self._changed.wait_for(lambda: self._came or self._stopped.is_set(), timeout)
+        """Whether an output comes within so many seconds. Raises NodeEnded where none can any more."""
+        self._came, deadline = False, time.monotonic() + timeout
+        while not (self._came or self._stopped.is_set()) and (left := deadline - time.monotonic()) > 0:
+            self._changed.wait(min(left, FATE_EVERY_S))
+            self._ask()
+        return self._came or self._stopped.is_set()
 
     def _play_once(self, on_time: Callable[[float, float], None]) -> None:
         start, stop, total = self._span()

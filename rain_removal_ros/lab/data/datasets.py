@@ -184,8 +184,11 @@ class PairedDataset:
             raise DatasetError(
                 f"{rainy} and {clean} are the same picture; one of them is in the wrong folder"
             )
-        number = self._numbers[index]
-        return check_sizes(Example(_pair_stem(rainy), clean_image, rainy=rainy_image, number=number))
+        return check_sizes(replace(self.outline(index), clean=clean_image, rainy=rainy_image))
+
+    def outline(self, index: int) -> Example:
+        """What is known of a pair without reading it."""
+        return Example(_pair_stem(self.pairs[index][0]), None, number=self._numbers[index])
 
 
 def _by_pair_stem(folder: Path, foreign: str) -> dict[str, Path]:

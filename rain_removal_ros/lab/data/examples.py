@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
@@ -56,7 +56,9 @@ class Outlined(Protocol):
 
 def outline_of(dataset: Dataset, index: int) -> Example:
     """What is known of an example beside its images and maps, which are read where there is no other way."""
-    return dataset.outline(index) if isinstance(dataset, Outlined) else dataset[index]
+    if isinstance(dataset, Outlined):
+        return dataset.outline(index)
+    return replace(dataset[index], clean=None, rainy=None, inverse_depth=None, labels=None)
 
 
 def read_image(path: Path) -> np.ndarray:
