@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -203,6 +204,8 @@ def derain_node(
         finished = node.close(PATIENCE)
         peer.close()
         rclpy.shutdown()
+        del node, executor, spinner
+        gc.collect()  # what rclpy holds of a node would take the next one's /rosout along
     assert finished
 
 

@@ -491,10 +491,10 @@ def test_frames_that_a_stand_in_serves_do_not_hide_that_the_runtime_fails(standi
     bench.restorer.build_gate.clear()
     bench.restorer.fail_frames = RuntimeError("CUDA error 719")
     for number in range(FAILURES_IN_A_ROW):
-        bench.pipeline.submit("front", (number, *SIZE))
-        bench.handler.wait_for(lambda number=number: len(bench.handler.problems) == number + 1)
         bench.pipeline.submit("rear", (number, 128, 128))
         bench.handler.wait_for(lambda number=number: len(bench.handler.published) == number + 1)
+        bench.pipeline.submit("front", (number, *SIZE))
+        bench.handler.wait_for(lambda number=number: len(bench.handler.problems) == number + 1)
     bench.handler.wait_for(lambda: bench.handler.recovered)
 
 

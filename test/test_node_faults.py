@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import sys
 import threading
 import time
@@ -400,6 +401,8 @@ def test_a_closed_node_is_gone_for_others_while_something_still_holds_it(make_re
     finally:
         peer.close()
         rclpy.shutdown()
+        del node
+        gc.collect()  # as `derain_node`
 
 
 def until_true(condition, seconds=10.0):
