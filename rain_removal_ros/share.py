@@ -46,6 +46,11 @@ def share_file(relative: str) -> Path:
     return path
 
 
+def packaged_weights(name: str) -> Path:
+    """Where the weights file of this name is that comes with the package, if it does."""
+    return share_folder() / "models" / f"{name}.safetensors"
+
+
 def dds_profile_environment(environment: Mapping[str, str]) -> dict[str, str]:
     """The variables that give Fast DDS the profile for large images; none where the user has set one."""
     if any(environment.get(variable) for variable in DDS_PROFILE_VARIABLES):

@@ -41,7 +41,7 @@ from rain_removal_ros.lab.evaluation.testbed import MASK, Testbed
 from rain_removal_ros.output import make_folder, write_text
 from rain_removal_ros.runtime import Restorer, create_restorer
 from rain_removal_ros.runtime.cache import default_folder
-from rain_removal_ros.share import share_folder
+from rain_removal_ros.share import packaged_weights
 
 RAIN_DESCRIPTION = (
     "RainCityscapes' imaging model, distances end at 300 m; image i of the whole split has pattern i mod 12 "
@@ -215,7 +215,7 @@ def _testbed(
     judges: dict[str, Judge],
 ) -> Testbed:
     kept = (arguments.cache_dir or default_folder()) / "judged"
-    packaged = share_folder() / "models" / "segmentation.safetensors"
+    packaged = packaged_weights("segmentation")
     mask = Judge(JudgeSpecification(packaged, MASK)) if packaged.is_file() else None
     stages = {name: streak_stage_of(path) for name, path in files.items()}
     return Testbed(
@@ -249,7 +249,7 @@ def _open_judges(texts: list[str]) -> dict[str, Judge]:
 def _open_networks(arguments: argparse.Namespace) -> tuple[dict[str, Restorer], dict[str, Path]]:
     """Restorers and weights files by the name that the tables give them."""
     if not arguments.weights:
-        packaged = share_folder() / "models" / f"{arguments.preset}.safetensors"
+        packaged = packaged_weights(arguments.preset)
         return {arguments.preset: create_restorer(settings_from(arguments))}, {arguments.preset: packaged}
     paths = arguments.weights
     # a training run's weights go by the name of the run's folder

@@ -20,7 +20,7 @@ from rain_removal_ros.errors import BackendError, WeightsError, shown
 from rain_removal_ros.network import get_preset, load_network, preset_of, register_family
 from rain_removal_ros.network.weights import FAMILIES, read_weights
 from rain_removal_ros.runtime import Output, RuntimeSettings
-from rain_removal_ros.share import share_folder
+from rain_removal_ros.share import packaged_weights
 
 _PRESET_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 
@@ -88,11 +88,6 @@ class Networks:
         if self.segmentation(outputs) is not None and self._segmentation is not None:
             identity["segmentation_sha256"] = self._segmentation[1]
         return identity
-
-
-def packaged_weights(name: str) -> Path:
-    """The weights file of this name that comes with the package."""
-    return share_folder() / "models" / f"{name}.safetensors"
 
 
 def with_contents(settings: RuntimeSettings, segmentation: bool) -> RuntimeSettings:

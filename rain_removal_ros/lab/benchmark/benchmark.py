@@ -28,7 +28,7 @@ from rain_removal_ros.network.quantisation import ranges_of
 from rain_removal_ros.runtime import OPENVINO, TORCH_CPU, Output, RuntimeSettings, create_restorer
 from rain_removal_ros.runtime.pytorch import CPU_PRECISIONS, CUDA_PRECISIONS
 from rain_removal_ros.runtime.selection import choose
-from rain_removal_ros.share import share_folder
+from rain_removal_ros.share import packaged_weights
 from rain_removal_ros.tables import markdown
 
 FRAME = (Output.IMAGE, Output.INVERSE_DEPTH)
@@ -60,7 +60,7 @@ def street_like(height: int, width: int, seed: int = 0) -> np.ndarray:
 
 def weights_of(preset: str, folder: Path) -> tuple[Path, str]:
     """A weights file of a preset, and whether it is the packaged one or a random one written to `folder`."""
-    packaged = share_folder() / "models" / f"{preset}.safetensors"
+    packaged = packaged_weights(preset)
     if packaged.is_file():
         return packaged, "packaged"
     path = folder / f"{preset}.safetensors"

@@ -24,7 +24,7 @@ from rain_removal_ros.lab.training.trainer import (
     train,
 )
 from rain_removal_ros.network.presets import get_preset
-from rain_removal_ros.share import share_folder
+from rain_removal_ros.share import packaged_weights
 
 EARLY = ("trunk.stem", "trunk.blocks.0", "trunk.blocks.1", "trunk.blocks.2")
 """Layers that know edges and textures from ImageNet; leaving them so saves more than half of the time."""
@@ -197,8 +197,7 @@ def run_recipe(
         raise PresetError(f"unknown recipe {name!r}; the recipes are {', '.join(RECIPES)}")
     began = time.monotonic()
     processes = int(os.environ.get("WORLD_SIZE", 1))
-    models = share_folder() / "models"
-    weights = {name: models / f"{name.removeprefix('packaged ')}.safetensors" for name in PACKAGED}
+    weights = {name: packaged_weights(name.removeprefix("packaged ")) for name in PACKAGED}
     for stage in RECIPES[name]:
         stage = scaled(stage, batch) if batch else stage
         settings = replace(stage.settings, seed=stage.settings.seed + seed)
