@@ -39,7 +39,7 @@ until_said() {
 
 start() {
     # a process group of its own, which Ctrl-C reaches as a terminal would send it
-    setsid ros2 launch "$PWD/launch/derain.launch.py" "$@" >"$work/log" 2>&1 &
+    setsid ros2 launch "$PWD/launch/$1.launch.py" "${@:2}" >"$work/log" 2>&1 &
     launched=$!
 }
 
@@ -59,7 +59,7 @@ for argument in cameras backend segmentation params_file remap log_level; do
 done
 echo "ok: --show-args names the arguments"
 
-start cameras:=front,rear segmentation:=true "cache_dir:=$work/cache" threads:=1 \
+start derain cameras:=front,rear segmentation:=true "cache_dir:=$work/cache" threads:=1 \
     diagnostics.max_latency_ms:=75 remap:=front/image_raw:=/sensors/front namespace:=car log_level:=info
 until_said '^active' ros2 lifecycle get /car/derain
 until_said 'Integer value is: 1$' ros2 param get /car/derain threads
@@ -87,8 +87,33 @@ fi
 grep -q "must be one of auto" "$work/log" || fail "the reason was not said"
 echo "ok: an argument that cannot be ends the launch with the reason"
 
-start "params_file:=$PWD/config/derain.yaml" "cache_dir:=$work/cache" cameras:=side
+start derain "params_file:=$PWD/config/derain.yaml" "cache_dir:=$work/cache" cameras:=side
 until_said '^active' ros2 lifecycle get /derain
 until_said "side" ros2 param get /derain cameras
 interrupt
+
+"${VIRTUAL_ENV:+$VIRTUAL_ENV/bin/}python3" - "$work/drive" <<'END' || fail "no bag could be written; the environment needs rosbags (docs/bags.md)"
+import sys
+from pathlib import Path
+
+sys.path.insert(0, "test")
+from bag_fixtures import drive, record
+
+record(Path(sys.argv[1]), drive(8))
+END
+start replay "bag:=$work/drive" every:=true "record:=$work/derained" "cache_dir:=$work/cache" threads:=1
+wait "$launched" && status=0 || status=$?
+launched=
+[ "$status" = 0 ] || fail "the replay ended with exit status $status"
+"${VIRTUAL_ENV:+$VIRTUAL_ENV/bin/}python3" - "$work/derained" <<'END' || fail "the replay did not record an output for every image"
+import sys
+from pathlib import Path
+
+from rosbags.highlevel import AnyReader
+
+with AnyReader([Path(sys.argv[1])]) as bag:
+    count = bag.topics["/front/derained/image"].msgcount
+sys.exit(count != 8)
+END
+echo "ok: a bag was replayed to its end, and every image came back"
 echo "all held"
