@@ -6,6 +6,10 @@ VENV ?= .venv
 PIP = $(VENV)/bin/python -m pip
 DERAIN = $(VENV)/bin/derain
 
+# What takes and writes pixels, once more with the NumPy and OpenCV of Ubuntu 24.04, which has Python 3.12.
+UBUNTU = $(VENV)/ubuntu-24.04
+UBUNTU_TESTS = $(addprefix test/test_,messages.py image_header.py node.py files.py)
+
 .PHONY: demo test environment benchmark faults clean
 
 demo: $(VENV)/.demo
@@ -17,6 +21,7 @@ test: $(VENV)/.test
 	$(VENV)/bin/mypy
 	$(VENV)/bin/python test/audit.py
 	RAIN_REMOVAL_TEST_EVERYTHING=1 $(VENV)/bin/python -m pytest $(TEST_ARGS)
+	if test -d $(UBUNTU); then PYTHONPATH=$(UBUNTU) $(VENV)/bin/python -m pytest $(UBUNTU_TESTS); fi
 
 benchmark: $(VENV)/.demo
 	$(DERAIN) benchmark $(BENCHMARK_ARGS)
@@ -38,6 +43,10 @@ $(VENV)/.demo: setup.py constraints.txt | $(VENV)/bin/python
 
 $(VENV)/.test: setup.py constraints.txt | $(VENV)/bin/python
 	$(PIP) install $(PIP_ARGS) --constraint constraints.txt --editable '.[ros,bags,archives,scenes,training,test]'
+	rm -rf $(UBUNTU)
+	if $(VENV)/bin/python -c 'import sys; sys.exit(sys.version_info >= (3, 13))'; then \
+	    $(PIP) install $(PIP_ARGS) --constraint constraints-ubuntu-24.04.txt --no-deps --target $(UBUNTU) \
+	        numpy opencv-python-headless; fi
 	touch $@ $(VENV)/.demo
 
 clean:

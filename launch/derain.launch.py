@@ -23,7 +23,11 @@ OTHER_ARGUMENTS = (
     ("params_file", "", "A parameter file such as config/derain.yaml; launch arguments come before it."),
     ("remap", "", "Remappings with a space between two: camera/image_raw:=/front/image_raw ..."),
     ("use_sim_time", "", "true: take the time from /clock, as a bag's player publishes it."),
-    ("respawn", "false", "true: start the node again when it ends by itself."),
+    (
+        "respawn",
+        "false",
+        "true: start the node again when it ends, by itself or because its runtime is broken.",
+    ),
     ("required", "false", "true: end the whole launch with the node."),
     ("log_level", "info", "Log level of the node: debug, info, warn, error or fatal."),
 )
@@ -55,12 +59,18 @@ def _start(context: LaunchContext) -> list:
         notice = f"DDS profile for large images: {next(iter(profile.values()))}"
     else:
         notice = "DDS profile: the user's own"
+    respawn, required = (launch_switch(name, text(name)) for name in ("respawn", "required"))
+    if respawn and (required or launch_switch("build_only", text("build_only") or "false")):
+        other = "required" if required else "build_only"
+        raise ParameterError(f"respawn:=true and {other}:=true contradict each other; give one of them")
     parameters: list = []
     if text("params_file"):
         file = Path(text("params_file")).expanduser()
         if not file.is_file():  # launch would warn, and start a node with other parameters than were meant
             raise ParameterError(f"params_file {file} does not exist")
         parameters.append(str(file))
+    if respawn:
+        parameters.append({"exit_when_broken": True})
     parameters.append(launch_parameters({parameter.name: text(parameter.name) for parameter in PARAMETERS}))
     if text("use_sim_time"):
         parameters.append({"use_sim_time": launch_switch("use_sim_time", text("use_sim_time"))})
@@ -78,8 +88,8 @@ def _start(context: LaunchContext) -> list:
             output="screen",
             emulate_tty=True,
             additional_env=profile,
-            respawn=launch_switch("respawn", text("respawn")),
+            respawn=respawn,
             respawn_delay=RESPAWN_DELAY_S,
-            on_exit=Shutdown() if launch_switch("required", text("required")) else None,
+            on_exit=Shutdown() if required else None,
         ),
     ]

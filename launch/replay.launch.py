@@ -99,6 +99,8 @@ def _start(context: LaunchContext) -> list:
         player += [f"--{name}", text(name)] if text(name) else []
     player += ["--record", str(Path(text("record")).expanduser())] if text("record") else []
     every = launch_switch("every", text("every"))
+    if every and text("queue_length"):
+        said.append("queue_length is not used with every:=true, which has a queue of its own")
     player += ["--every"] if every else []
     player += ["--loop"] if launch_switch("loop", text("loop")) else []
     player += ["--segmentation"] if launch_switch("segmentation", segmentation) else []
@@ -110,6 +112,8 @@ def _start(context: LaunchContext) -> list:
             launch_arguments={
                 **{name: text(name) for name in HANDED_ON},
                 **node_parameters(cameras, every),
+                "namespace": "",  # a launch that includes this one may have set them for others
+                "respawn": "false",
                 "autostart": "true",
                 "required": "true",
                 "remap": remap,

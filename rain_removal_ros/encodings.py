@@ -152,7 +152,8 @@ def read_compressed(message: CompressedImage) -> Picture:
 
     `format` is read as image_transport writes it ("bgr8; jpeg compressed bgr8"). The encoding that it names
     first is published where it is rgb8, bgr8 or mono8, and rgb8 otherwise. A Bayer mosaic that was compressed
-    as it is, is a mosaic again. "compressed rgb8" says that red and blue were swapped before compression.
+    as it is, is a mosaic again; "compressed mono8" says that it was made grey before compression, "compressed
+    rgb8" that red and blue were swapped.
     Raises ImageError for a size that no network takes, which the header tells before anything is decoded, and
     where the data end early or cannot be decoded.
     """
@@ -172,7 +173,8 @@ def read_compressed(message: CompressedImage) -> Picture:
     if decoded is None or decoded.dtype != np.uint8 or decoded.shape[:2] != (header.height, header.width):
         raise ImageError(f"{what} of {data.size} bytes cannot be decoded")
     named, _, compressed = (part.strip() for part in message.format.partition(";"))
-    if decoded.ndim == 2 and named.startswith("bayer_") and named[6:10] in MOSAICS:
+    mosaic = named.startswith("bayer_") and named[6:10] in MOSAICS and "compressed mono" not in compressed
+    if decoded.ndim == 2 and mosaic:
         if decoded.shape[0] % 2 or decoded.shape[1] % 2:
             raise ImageError(f"{what} of {header.width}x{header.height}: a mosaic's pixels come in pairs")
         return Picture(cv2.cvtColor(decoded, MOSAICS[named[6:10]]), "rgb8")

@@ -87,7 +87,7 @@ class CameraSnapshot:
     idle: int  # not computed, because nobody subscribes
     problems: dict[Problem, int]
     recent_problems: dict[Problem, int]  # within the window
-    last_problem: str | None
+    last_problems: dict[Problem, str]  # of each kind, the newest last
     rate_in: float  # Hz
     rate_out: float  # Hz
     stages: dict[Stage, Distribution]  # seconds; empty before the first frame
@@ -114,7 +114,7 @@ class CameraStatistics:
     together: int = 0
     problems: dict[Problem, int] = field(default_factory=lambda: dict.fromkeys(Problem, 0))
     ways: dict[Way, int] = field(default_factory=lambda: dict.fromkeys(Way, 0))
-    last_problem: str | None = None
+    last_problems: dict[Problem, str] = field(default_factory=dict)
     last_way: Way | None = None
     weather: Weather | None = None
     focal_px: float | None = None
@@ -143,13 +143,15 @@ class CameraStatistics:
     def on_problem(self, now: float, problem: Problem, error: BaseException) -> None:
         self.problems[problem] += 1
         self.problem_times.append((now, problem))
-        self.last_problem = bounded(f"{problem.value}: {str(error) or type(error).__name__}")
+        self.last_problems.pop(problem, None)
+        self.last_problems[problem] = bounded(f"{problem.value}: {str(error) or type(error).__name__}")
 
     def copy(self) -> CameraStatistics:
         """One that another thread may take its time with."""
         fields = vars(self) | {
             "problems": dict(self.problems),
             "ways": dict(self.ways),
+            "last_problems": dict(self.last_problems),
             "arrivals": deque(self.arrivals),
             "departures": deque(self.departures),
             "problem_times": deque(self.problem_times),
@@ -173,7 +175,7 @@ class CameraStatistics:
             idle=self.idle,
             problems=dict(self.problems),
             recent_problems=recent,
-            last_problem=self.last_problem,
+            last_problems=dict(self.last_problems),
             rate_in=len(self.arrivals) / span,
             rate_out=len(self.departures) / span,
             stages={

@@ -2,6 +2,11 @@
 second; OpenCV would write a line for each.
 """
 
-from cv2.utils import logging
+import cv2
 
-logging.setLogLevel(logging.LOG_LEVEL_SILENT)
+try:
+    from cv2.utils import logging
+except ImportError:  # OpenCV 4.6, which Ubuntu 24.04 has
+    cv2.setLogLevel(0)  # type: ignore[attr-defined]
+else:
+    logging.setLogLevel(logging.LOG_LEVEL_SILENT)

@@ -96,3 +96,7 @@ class DryWatch:
     def must_look(self, now: float) -> bool:
         """Whether it is time for the network to look again."""
         return self._looked is None or now - self._looked >= LOOK_AGAIN_S
+
+    def may_look_later(self, now: float) -> bool:
+        """Whether the last look is fresh enough to go by, where the network cannot look now."""
+        return self._looked is not None and now - self._looked <= UNSEEN_S

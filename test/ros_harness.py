@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 from unittest import mock
@@ -182,6 +182,8 @@ def values_of(status: DiagnosticStatus) -> dict[str, str]:
 def derain_node(
     make_restorer: MakeRestorer | None = None,
     on_built: Callable[[bool], None] = lambda _: None,
+    on_broken: Callable[[], None] = lambda: None,
+    cli_args: Sequence[str] = (),
     **parameters: Any,
 ) -> Iterator[Peer]:
     """The node under test, started as its parameters say, and a peer that talks to it.
@@ -192,12 +194,12 @@ def derain_node(
     overrides = [Parameter(name.replace("__", "."), value=value) for name, value in parameters.items()]
     peer = Peer()
     with mock.patch.object(node_module, "DIAGNOSTICS_EVERY_S", 0.1):
-        node = DerainNode(make_restorer, parameter_overrides=overrides)
+        node = DerainNode(make_restorer, parameter_overrides=overrides, cli_args=[*cli_args])
     executor = SingleThreadedExecutor()
     executor.add_node(node)
     spinner = Spinner(executor, on_failure=failed)
     try:
-        node.start(on_built)
+        node.start(on_built, on_broken)
         yield peer
     finally:
         spinner.stop()

@@ -34,7 +34,7 @@ def snapshot(*totals: float, since_received: float | None = 0.1, rate_out: float
         idle=0,
         problems=recent,
         recent_problems=recent,
-        last_problem="bad input: cut" if any(recent.values()) else None,
+        last_problems={problem: f"{problem.value}: cut" for problem in Problem if recent[problem]},
         rate_in=30.0,
         rate_out=rate_out,
         stages={} if total is None else {Stage.TOTAL: total},
@@ -89,6 +89,27 @@ def state(active: bool = True, publishers: int = 1, connected: int = 1, active_f
             replace(state(), other_publishers=("/derain",)),
             DiagnosticStatus.WARN,
             "published by /derain as well",
+        ),
+        (
+            snapshot(*[0.2] * 10),
+            replace(state(), other_publishers=("/derain",)),
+            DiagnosticStatus.ERROR,
+            "every frame passes the limit",
+        ),
+        (
+            replace(
+                snapshot(0.05, FAILED=1, BAD_INPUT=1),
+                last_problems={Problem.FAILED: "processing failed: ill", Problem.BAD_INPUT: "bad input: cut"},
+            ),
+            state(),
+            DiagnosticStatus.ERROR,
+            "processing failed: ill",
+        ),
+        (
+            snapshot(0.05),
+            replace(state(wanted=False), info_problem="camera_info is of 640x480"),
+            DiagnosticStatus.OK,
+            "nobody subscribes",
         ),
         (
             replace(snapshot(0.05), image_age=Distribution.of([0.7] * 3)),
@@ -186,7 +207,7 @@ def test_the_runtime_is_judged_by_what_matters_most(more, level, message):
 
 def test_texts_of_others_are_bounded_and_printable_in_every_status():
     wild = "\x1b[2J" + "x" * 1_000_000
-    seen = replace(snapshot(0.05, BAD_INPUT=1), last_problem=wild)
+    seen = replace(snapshot(0.05, BAD_INPUT=1), last_problems={Problem.BAD_INPUT: wild})
     camera = replace(state(), info_problem=wild)
     for status in (
         camera_status("derain: front", seen, camera, LIMITS),
@@ -200,10 +221,10 @@ def test_a_throttle_lets_one_event_of_a_kind_through_in_a_second_and_counts_the_
     now = 100.0
     monkeypatch.setattr(diagnostics.time, "perf_counter", lambda: now)
     throttle = Throttle()
-    assert throttle.pass_("cut") == 0
-    assert throttle.pass_("cut") is None and throttle.pass_("cut") is None
-    assert throttle.pass_("unknown") == 0
+    assert throttle.admit("cut") == 0
+    assert throttle.admit("cut") is None and throttle.admit("cut") is None
+    assert throttle.admit("unknown") == 0
     now = 101.0
-    assert throttle.pass_("cut") == 2
+    assert throttle.admit("cut") == 2
     now = 103.0
-    assert throttle.pass_("cut") == 0
+    assert throttle.admit("cut") == 0

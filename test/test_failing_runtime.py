@@ -11,10 +11,11 @@ from pipeline_fakes import PATIENCE, FakeHandler, FakeRestorer
 
 from rain_removal_ros.errors import InferenceError, NotPreparedError
 from rain_removal_ros.frame_statistics import Way
-from rain_removal_ros.pipeline import MAX_STUCK, OnFailure, Options, Pipeline, Problem, failures
+from rain_removal_ros.pipeline import OnFailure, Options, Pipeline, Problem, failures
 from rain_removal_ros.pipeline import stand_in as stand_in_module
 from rain_removal_ros.pipeline.batches import Batches
 from rain_removal_ros.pipeline.builds import Builds
+from rain_removal_ros.pipeline.failures import MAX_STUCK
 from rain_removal_ros.pipeline.pipeline import FAILURES_IN_A_ROW
 from rain_removal_ros.pipeline.stand_in import StandIn
 from rain_removal_ros.runtime import Output

@@ -128,8 +128,21 @@ def test_what_is_launched_beside_the_node_goes_on_without_it_unless_asked_otherw
     node = only_node(launch(DERAIN))
     assert (node.on_exit, node.respawn, node.output) == (None, False, "screen")
     assert isinstance(only_node(launch(DERAIN, required="true")).on_exit, Shutdown)
+
+
+def test_a_node_that_is_started_again_ends_where_its_runtime_is_broken():
     node = only_node(launch(DERAIN, respawn="true"))
-    assert node.respawn is True and node.respawn_delay > 0
+    assert (
+        node.respawn is True and node.respawn_delay > 0 and node.parameters[0] == {"exit_when_broken": True}
+    )
+    overridden = only_node(launch(DERAIN, respawn="true", exit_when_broken="false")).parameters
+    assert overridden[-1] == {"exit_when_broken": False}
+
+
+@pytest.mark.parametrize("other", ["required", "build_only"])
+def test_a_node_that_is_started_again_is_neither_required_nor_there_to_build_only(other):
+    with pytest.raises(ParameterError, match=f"respawn:=true and {other}:=true"):
+        launch(DERAIN, respawn="true", **{other: "true"})
 
 
 @pytest.mark.parametrize(("sizes", "status"), [("96x72", 0), ("", 1)])

@@ -268,6 +268,12 @@ def test_a_compressed_mosaic_is_a_colour_image_and_no_checkerboard(pattern):
     assert (picture.rgb[2:-2, 2:-2] == (200, 120, 40)).all()
 
 
+def test_a_mosaic_that_was_made_grey_before_compression_stays_grey():
+    grey = np.ascontiguousarray(colours()[..., 0])
+    picture = read_compressed(compressed(".png", "bayer_rggb8; jpeg compressed mono8", grey))
+    np.testing.assert_array_equal(picture.rgb, np.repeat(grey[..., None], 3, axis=2))
+
+
 def test_data_that_are_said_to_be_rgb_have_their_colours_in_their_places():
     swapped = np.ascontiguousarray(colours()[..., ::-1])
     picture = read_compressed(compressed(".png", "rgb8; png compressed rgb8", swapped))

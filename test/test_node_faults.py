@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 import rclpy
 from diagnostic_msgs.msg import DiagnosticStatus
-from pipeline_fakes import FakeRestorer, streak_light_of
+from lifecycle_msgs.msg import Transition
+from pipeline_fakes import PATIENCE, FakeRestorer, streak_light_of
 from rcl_interfaces.msg import Parameter, ParameterValue
 from rcl_interfaces.srv import SetParameters, SetParametersAtomically
 from rclpy.qos import DurabilityPolicy, QoSProfile
@@ -34,6 +35,7 @@ from sensor_msgs.msg import CameraInfo, Image
 from std_msgs.msg import Float32
 
 from rain_removal_ros import rain_monitor
+from rain_removal_ros.pipeline import Health, Pipeline
 from rain_removal_ros.ros.node import DerainNode
 from rain_removal_ros.runtime import Output
 
@@ -378,6 +380,37 @@ def test_another_node_that_publishes_the_same_images_is_named(make_restorer):
         peer.node.create_publisher(Image, "camera/derained/image", 10)
         status = peer.status("derain: camera", lambda s: "published by" in s.message)
         assert status.level == DiagnosticStatus.WARN and "/peer as well" in status.message
+
+
+def test_a_node_that_takes_the_drivers_topic_over_does_not_take_the_driver_for_another(make_restorer):
+    rules = ("camera/image_raw:=/camera/rainy", "camera/derained/image:=/camera/image_raw")
+    remapped = ["--ros-args", *(word for rule in rules for word in ("-r", rule))]
+    with derain_node(make_restorer, cli_args=remapped, diagnostics__stale_after_s=60.0) as peer:
+        peer.node.create_publisher(Image, "/camera/rainy", 10)
+        peer.node.create_subscription(Image, "/camera/image_raw", lambda _: None, 10)
+        peer.status("derain: camera", lambda s: values_of(s)["outputs with subscribers"] == "image")
+        status = peer.status("derain: camera", lambda s: s.level != DiagnosticStatus.STALE)
+        assert "published by" not in status.message
+        peer.node.create_publisher(Image, "/camera/image_raw", 10)
+        peer.status("derain: camera", lambda s: "published by /peer as well" in s.message)
+
+
+def test_a_failed_transition_is_told_until_another_succeeds(make_restorer):
+    with derain_node(make_restorer, autostart=False, weights="/nowhere.safetensors") as peer:
+        assert not peer.change_state(CONFIGURE)
+        peer.status("derain: runtime", lambda s: s.level == DiagnosticStatus.ERROR)
+        assert peer.change_state(Transition.TRANSITION_UNCONFIGURED_SHUTDOWN)
+        peer.status("derain: runtime", lambda s: s.level != DiagnosticStatus.ERROR)
+
+
+def test_a_node_whose_runtime_does_not_come_back_ends_where_it_may(make_restorer, monkeypatch):
+    broken = Health("it hangs", remade=0, stuck=3, busy=None, rebuilt=0)
+    monkeypatch.setattr(Pipeline, "health", broken)
+    for may, ends in ((False, False), (True, True)):
+        ended = threading.Event()
+        with derain_node(make_restorer, on_broken=ended.set, exit_when_broken=may) as peer:
+            peer.status("derain: runtime", lambda s: "restart the node" in s.message)
+            assert ended.wait(PATIENCE if ends else 0.5) is ends
 
 
 def test_a_second_node_of_the_same_name_is_a_warning(make_restorer):

@@ -359,7 +359,7 @@ def test_a_long_or_wild_text_of_an_error_is_told_short_and_printable(make, handl
     pipeline.submit("front", ImageError("\x1b[2J\0" + "x" * 1_000_000))
     handler.wait_for(lambda: handler.problems)
     pipeline.clear()
-    told = pipeline.snapshot()["front"].last_problem
+    told = pipeline.snapshot()["front"].last_problems[Problem.BAD_INPUT]
     assert len(told) < 3000 and told.isprintable()
 
 
@@ -453,6 +453,67 @@ def test_while_it_is_dry_frames_go_out_as_they_came_and_the_network_looks_now_an
     assert wet[-10:] == [10] * 10
 
 
+@pytest.mark.parametrize("trouble", ["recompiled", "does not compile", "failed"])
+def test_a_dry_camera_goes_on_while_the_network_cannot_look_but_not_for_ever(
+    make, restorer, handler, monkeypatch, trouble
+):
+    now = [1000.0]
+    monkeypatch.setattr(pipeline_module.time, "perf_counter", lambda: now[0])
+    pipeline = built(make(options=lambda: Options(bypass_when_dry=True)))
+    restorer.streak_light, restorer.extinction = 1e-4, 1e-5
+    for number in range(2):
+        now[0] += 4
+        pipeline.submit("front", (number, *SIZE))
+        handler.wait_for(lambda n=number: len(handler.published) == n + 1)
+    wait_until_idle(pipeline)
+    assert pipeline.snapshot()["front"].dry
+    restorer.made.clear()  # gave way to others
+    restorer.build_gate.clear()
+    if trouble == "does not compile":
+        restorer.fail_builds = RuntimeError("out of memory")
+        restorer.build_gate.set()
+    elif trouble == "failed":
+        with pipeline._changed:
+            pipeline._fail("it hangs")
+    for number in range(2, 12):
+        now[0] += 0.9
+        pipeline.submit("front", (number, *SIZE))
+        handler.wait_for(lambda n=number: len(handler.published) == n + 1)
+        assert int(handler.images[-1].max()) == 0, "as it came"
+    now[0] += 2  # the last look is too old to go by
+    before = len(handler.problems)
+    pipeline.submit("front", (12, *SIZE))
+    if trouble == "recompiled":
+        restorer.build_gate.set()
+        handler.wait_for(lambda: len(handler.published) == 13)
+    else:
+        handler.wait_for(lambda: len(handler.problems) > before)
+        assert len(handler.published) == 12
+
+
+def test_a_build_that_nobody_wants_any_more_is_told_of_no_longer(make, restorer, handler, monkeypatch):
+    pipeline = built(make())
+    restorer.fail_builds = RuntimeError("out of memory")
+    handler.outputs = BOTH
+    pipeline.submit("front", (0, *SIZE))
+    handler.wait_for(lambda: handler.problems)
+    handler.outputs = IMAGE
+    assert pipeline.failed_builds == ["96x72: out of memory"]
+    later = time.perf_counter() + failures.RETRY_AFTER_S + failures.UNWANTED_AFTER_S + 1
+    monkeypatch.setattr(failures.time, "perf_counter", lambda: later)
+    assert pipeline.failed_builds == []
+
+
+def test_a_build_ahead_that_failed_is_told_of_until_it_succeeds(make, restorer, handler, monkeypatch):
+    pipeline = make()
+    restorer.fail_builds = RuntimeError("out of memory")
+    pipeline.build((80, 96), IMAGE)
+    handler.wait_for(lambda: handler.problems)
+    later = time.perf_counter() + failures.RETRY_AFTER_S + failures.UNWANTED_AFTER_S + 1
+    monkeypatch.setattr(failures.time, "perf_counter", lambda: later)
+    assert pipeline.failed_builds == ["96x80: out of memory"]
+
+
 def test_the_focal_length_reaches_the_network_and_is_told(make, restorer, handler, monkeypatch):
     monkeypatch.setattr(type(handler.of("front")), "focal_px", lambda self, message, size: 0.5 * size[1])
     pipeline = built(make())
@@ -472,7 +533,7 @@ def test_a_bad_image_is_counted_and_the_next_good_one_comes_out(make, handler):
     assert handler.problems == [("front", Problem.BAD_INPUT, "cut on its way")]
     snapshot = pipeline.snapshot()["front"]
     assert snapshot.problems[Problem.BAD_INPUT] == snapshot.recent_problems[Problem.BAD_INPUT] == 1
-    assert snapshot.last_problem == "bad input: cut on its way"
+    assert snapshot.last_problems == {Problem.BAD_INPUT: "bad input: cut on its way"}
 
 
 def test_a_network_that_raises_is_reported_and_the_next_frame_is_tried(make, restorer, handler):

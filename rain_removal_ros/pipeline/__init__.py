@@ -5,7 +5,6 @@ a `Restorer` restores.
 """
 
 from rain_removal_ros.frame_statistics import CameraSnapshot, Distribution, Problem, Stage, StageTimes, Way
-from rain_removal_ros.pipeline.failures import MAX_STUCK
 from rain_removal_ros.pipeline.interfaces import (
     Build,
     FrameHandler,
@@ -18,7 +17,6 @@ from rain_removal_ros.pipeline.interfaces import (
 from rain_removal_ros.pipeline.pipeline import Pipeline
 
 __all__ = [
-    "MAX_STUCK",
     "Build",
     "CameraSnapshot",
     "Distribution",

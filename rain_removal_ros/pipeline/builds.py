@@ -25,6 +25,7 @@ class Builds:
     def __init__(self) -> None:
         self.current: Build | None = None
         self.asked: deque[Key] = deque()
+        self._ahead: set[Key] = set()  # of what failed, what was asked for
         self._failed: OrderedDict[Key, Failure] = OrderedDict()
         self._built_at: OrderedDict[Key, float] = OrderedDict()
         self._rebuilt: deque[float] = deque(maxlen=100)
@@ -41,8 +42,12 @@ class Builds:
     def on_ended(self, key: Key, failure: Failure | None, known: bool) -> None:
         """A build ended; `known`: its graph had been in memory before it began."""
         now = time.perf_counter()
+        ahead = key in self.asked or key in self._ahead
         self.asked = deque(asked for asked in self.asked if asked != key)
+        self._ahead.discard(key)
         before = self._failed.pop(key, None)
+        if failure is not None and ahead:
+            self._ahead.add(key)
         if failure is not None:
             self._failed[key] = failure.after(before)
         elif not known:
@@ -61,15 +66,20 @@ class Builds:
     def failures(self) -> list[str]:
         """What could not be compiled, and why, until it is tried again with success.
 
-        A size that no network takes is the images' fault: it is told until it may be tried again only.
+        What a frame wants is tried again as soon as it may. Where that is long past, no frame wants it any
+        more, and it is told of no longer. A size that no network takes is the images' fault: it is told until
+        it may be tried again only.
         """
         return [
             f"{width}x{height}: {failure.error}"
-            for ((height, width), _), failure in self._failed.items()
-            if not failure.may_be_tried_again or failure.problem is Problem.BUILD
+            for key, failure in self._failed.items()
+            for (height, width), _ in (key,)
+            if not failure.may_be_tried_again
+            or (failure.problem is Problem.BUILD and (key in self._ahead or not failure.is_unwanted))
         ]
 
     def forget(self) -> None:
         """Another runtime is in the place of the one that all this was about."""
         self._failed.clear()
+        self._ahead.clear()
         self._built_at.clear()

@@ -20,6 +20,17 @@ MOST_DOUBLINGS = 5
 MAX_STUCK = 3
 """With so many inferences that never came back, making another runtime would only lose more memory."""
 
+MAX_NOT_REMADE = 3
+"""A runtime that could not be made anew so often does not come back by itself: where a driver has given up on
+a process, it has for good.
+"""
+
+LONGEST_REMAKING_S = 300.0
+"""A device that hangs may hang whoever makes it anew; compiling anew takes no longer on most machines."""
+
+UNWANTED_AFTER_S = 60.0
+"""What has been free to be tried again for so long, and was not, is not wanted any more."""
+
 
 @dataclass(frozen=True)
 class Failure:
@@ -31,8 +42,15 @@ class Failure:
 
     @property
     def may_be_tried_again(self) -> bool:
-        doublings = min(self.attempts - 1, MOST_DOUBLINGS)
-        return time.perf_counter() - self.when > RETRY_AFTER_S * 2**doublings
+        return time.perf_counter() > self._due
+
+    @property
+    def is_unwanted(self) -> bool:
+        return time.perf_counter() > self._due + UNWANTED_AFTER_S
+
+    @property
+    def _due(self) -> float:
+        return self.when + RETRY_AFTER_S * 2 ** min(self.attempts - 1, MOST_DOUBLINGS)
 
     def after(self, before: object) -> Failure:
         """This one, counted after what came of the attempt before."""

@@ -8,6 +8,7 @@ from enum import StrEnum
 from typing import Any, Protocol
 
 from rain_removal_ros.frame_statistics import Problem
+from rain_removal_ros.pipeline.failures import LONGEST_REMAKING_S, MAX_NOT_REMADE, MAX_STUCK
 from rain_removal_ros.rain_monitor import DryThresholds
 from rain_removal_ros.runtime import Output, Restored, Restorer, describe
 
@@ -94,6 +95,15 @@ class Health:
     remaking_s: float | None = None
     patience_s: float | None = None
     stand_in: str | None = None
+
+    @property
+    def broken(self) -> bool:
+        """Whether the runtime has failed and does not come back by itself."""
+        return self.failure is not None and (
+            self.stuck >= MAX_STUCK
+            or self.not_remade >= MAX_NOT_REMADE
+            or (self.remaking_s or 0.0) > LONGEST_REMAKING_S
+        )
 
 
 class FrameHandler(Protocol):

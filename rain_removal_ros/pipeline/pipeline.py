@@ -409,15 +409,22 @@ class Pipeline:
             frame.reading_s = time.perf_counter() - started
         rgb = frame.picture.rgb
         size = rgb.shape[:2]
-        bypassing = options.bypass_when_dry and camera.watch.dry
-        if bypassing and job.wanted == IMAGE_ONLY and not camera.watch.must_look(time.perf_counter()):
-            return _Result(_input_of(rgb), Way.BYPASSED)
+        now = time.perf_counter()
+        bypassing = options.bypass_when_dry and camera.watch.dry and job.wanted == IMAGE_ONLY
+        as_it_came = _Result(_input_of(rgb), Way.BYPASSED)
+        if bypassing and not camera.watch.must_look(now):
+            return as_it_came
+        check_size(*size)
+        may_look_later = bypassing and camera.watch.may_look_later(now)
         with self._changed:
             failure = self._failure
+        chosen: _Plan | _Unserved | None
         if failure is not None:
-            return self._lost(job, options, Problem.FAILED, InferenceError(failure))
-        check_size(*size)
-        chosen = self._choose(camera, frame, size, job.wanted, options)
+            chosen = _Unserved(Problem.FAILED, InferenceError(failure))
+        else:
+            chosen = self._choose(camera, None if may_look_later else frame, size, job.wanted, options)
+        if may_look_later and not isinstance(chosen, _Plan):
+            return as_it_came
         if isinstance(chosen, _Unserved):
             return self._lost(job, options, chosen.problem, chosen.error)
         if chosen is not None:
@@ -626,9 +633,10 @@ class Pipeline:
         return None
 
     def _choose(
-        self, camera: _Camera, frame: _Frame, size: Size, wanted: Outputs, options: Options
+        self, camera: _Camera, frame: _Frame | None, size: Size, wanted: Outputs, options: Options
     ) -> _Plan | _Unserved | None:
-        """What serves this frame now; None where it has to wait.
+        """What serves this frame now; None where it has to wait, or would have to, as one of a dry camera
+        (None) does not.
 
         What is compiled for other outputs of the same size serves while the exact one is being compiled, so
         that a new subscriber never makes a stream stop.
@@ -655,7 +663,7 @@ class Pipeline:
             self._block(camera, frame)
             return None
 
-    def _choose_stand_in(self, camera: _Camera, frame: _Frame, key: Key) -> _Plan | _Unserved | None:
+    def _choose_stand_in(self, camera: _Camera, frame: _Frame | None, key: Key) -> _Plan | _Unserved | None:
         """As `_choose`, the lock held, of a frame for which nothing is compiled yet."""
         stand_in = self._stand_in
         if stand_in.restorer is not None:
@@ -680,9 +688,11 @@ class Pipeline:
             self._stand_in.on_made(outcome)
             self._unblock_all()
 
-    def _block(self, camera: _Camera, frame: _Frame) -> None:
-        """Have a frame wait for the next build, unless a newer one has come."""
-        if len(camera.waiting) < self._options().queue_length:
+    def _block(self, camera: _Camera, frame: _Frame | None) -> None:
+        """Have a frame wait for the next build, unless there is none or a newer one has come."""
+        if frame is None:
+            pass
+        elif len(camera.waiting) < self._options().queue_length:
             camera.waiting.appendleft(frame)
             camera.blocked_since = time.perf_counter()
         else:

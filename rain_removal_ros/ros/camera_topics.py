@@ -143,9 +143,7 @@ class CameraTopics:
         """Nodes that publish this camera's derained images as well, as `/other` (a second node of this one's
         own name is named too).
         """
-        found = self._node.get_publishers_info_by_topic(
-            self._node.resolve_topic_name(f"{self._name}/derained/image")
-        )
+        found = self._node.get_publishers_info_by_topic(f"{self._name}/derained/image")  # which it remaps
         names = [f"{info.node_namespace.rstrip('/')}/{info.node_name}" for info in found]
         own = self._node.get_fully_qualified_name()
         if own in names:
@@ -194,7 +192,7 @@ class CameraTopics:
         with self._opening:
             if self._hears_latched_info or not self._subscriptions:
                 return
-            found = self._node.get_publishers_info_by_topic(self._node.resolve_topic_name(self._info_topic))
+            found = self._node.get_publishers_info_by_topic(self._info_topic)  # which it remaps
             if any(info.qos_profile.durability is DurabilityPolicy.TRANSIENT_LOCAL for info in found):
                 self._hears_latched_info = True
                 self._subscribe(CameraInfo, self._info_topic, self._on_info, copy(LATCHED_INFO_QOS))

@@ -10,7 +10,6 @@ from diagnostic_msgs.msg import DiagnosticStatus, KeyValue
 
 from rain_removal_ros.errors import bounded
 from rain_removal_ros.pipeline import (
-    MAX_STUCK,
     CameraSnapshot,
     Distribution,
     Health,
@@ -21,14 +20,6 @@ from rain_removal_ros.pipeline import (
     Way,
 )
 from rain_removal_ros.runtime import Output, RuntimeInfo
-
-MAX_NOT_REMADE = 3
-"""A runtime that could not be made anew so often does not come back by itself: where a driver has given up on
-a process, it has for good.
-"""
-
-LONGEST_REMAKING_S = 300.0
-"""A device that hangs may hang whoever makes it anew; compiling anew takes no longer on most machines."""
 
 STEADY_FRAMES = 10
 """So many frames, all of them too slow, are more than a hiccup."""
@@ -96,7 +87,7 @@ def camera_status(
         *((problem.value, problems[problem]) for problem in Problem),
         *((f"published {way.value}", snapshot.ways[way]) for way in Way),
         ("restored together with other cameras", snapshot.together),
-        ("last problem", snapshot.last_problem or "none"),
+        ("last problem", next(reversed(snapshot.last_problems.values()), "none")),
         ("camera_info", state.info_problem or "no problem"),
         ("focal length (px)", _focal(snapshot)),
         *_weather(snapshot),
@@ -157,13 +148,8 @@ def _judge_runtime(state: RuntimeState) -> tuple[bytes, str]:
     if health is not None and health.failure is not None:
         fate = "dropped" if state.on_failure is OnFailure.DROP else "published as they came"
         remaking_s = health.remaking_s or 0.0
-        beyond = (
-            health.stuck >= MAX_STUCK
-            or health.not_remade >= MAX_NOT_REMADE
-            or remaking_s > LONGEST_REMAKING_S
-        )
         remedy = f"; being made anew for {remaking_s:.0f} s" if remaking_s > 1 else ""
-        remedy += "; restart the node" if beyond else ""
+        remedy += "; restart the node" if health.broken else ""
         return DiagnosticStatus.ERROR, f"runtime failed, images are {fate}: {health.failure}{remedy}"
     if health is not None and health.busy is not None:
         stage, seconds = health.busy
@@ -198,7 +184,7 @@ class Throttle:
         self._last: dict[Hashable, float] = {}
         self._held: dict[Hashable, int] = {}
 
-    def pass_(self, kind: Hashable) -> int | None:
+    def admit(self, kind: Hashable) -> int | None:
         """The number of events held back before this one; None where this one is held back too."""
         now = time.perf_counter()
         if now - self._last.get(kind, -self._period) < self._period:
@@ -217,21 +203,22 @@ def _judge_camera(snapshot: CameraSnapshot, state: CameraState, limits: Limits) 
     if silent_for > limits.stale_after_s:
         return DiagnosticStatus.STALE, f"no image for {silent_for:.1f} s; {_why_silent(state)}"
     recent = snapshot.recent_problems
-    if recent[Problem.FAILED] or recent[Problem.BUILD]:
+    last = [(problem, text) for problem, text in snapshot.last_problems.items() if recent[problem]]
+    of_runtime = [text for problem, text in last if problem is not Problem.BAD_INPUT]
+    if of_runtime:
         passed = snapshot.last_way is Way.PASSED_THROUGH
-        return DiagnosticStatus.ERROR, f"{'passed through, ' if passed else ''}{snapshot.last_problem}"
+        return DiagnosticStatus.ERROR, f"{'passed through, ' if passed else ''}{of_runtime[-1]}"
+    if recent[Problem.BAD_INPUT]:
+        level = DiagnosticStatus.WARN if snapshot.rate_out else DiagnosticStatus.ERROR
+        return level, snapshot.last_problems[Problem.BAD_INPUT]
+    total = snapshot.stages.get(Stage.TOTAL)
+    limit = f"the limit of {limits.max_latency_s * 1e3:.0f} ms"
+    if total is not None and total.minimum > limits.max_latency_s and total.count >= STEADY_FRAMES:
+        return DiagnosticStatus.ERROR, f"every frame passes {limit}: {total.median * 1e3:.1f} ms median"
     if state.other_publishers:
         others = ", ".join(state.other_publishers)
         return DiagnosticStatus.WARN, f"its derained images are published by {others} as well"
-    if recent[Problem.BAD_INPUT]:
-        level = DiagnosticStatus.WARN if snapshot.rate_out else DiagnosticStatus.ERROR
-        return level, snapshot.last_problem or ""
-    total = snapshot.stages.get(Stage.TOTAL)
     if total is not None and total.maximum > limits.max_latency_s:
-        steady = total.minimum > limits.max_latency_s and total.count >= STEADY_FRAMES
-        limit = f"the limit of {limits.max_latency_s * 1e3:.0f} ms"
-        if steady:
-            return DiagnosticStatus.ERROR, f"every frame passes {limit}: {total.median * 1e3:.1f} ms median"
         return DiagnosticStatus.WARN, f"latency of up to {total.maximum * 1e3:.1f} ms passed {limit}"
     age = snapshot.image_age
     if limits.max_age_s and age is not None and age.median > limits.max_age_s:
@@ -240,10 +227,10 @@ def _judge_camera(snapshot: CameraSnapshot, state: CameraState, limits: Limits) 
             f"images are {age.median * 1e3:.0f} ms old when they are published; the limit is "
             f"{limits.max_age_s * 1e3:.0f} ms",
         )
-    if state.info_problem is not None:
-        return DiagnosticStatus.WARN, f"{state.info_problem}; it is not published"
     if not state.wanted:
         return DiagnosticStatus.OK, "nobody subscribes, so nothing is computed"
+    if state.info_problem is not None:  # of the last frame that was published
+        return DiagnosticStatus.WARN, f"{state.info_problem}; it is not published"
     if not snapshot.rate_out and active_for_s > limits.stale_after_s:
         return DiagnosticStatus.WARN, "images come in, but none comes out; the runtime's status may say why"
     bypassed = ", dry: images are published as they came" if snapshot.last_way is Way.BYPASSED else ""

@@ -27,9 +27,13 @@ def read_image(message: Image) -> Picture:
     encoding = message.encoding
     if encoding in SUPPORTED or counts_numbers(encoding) or CvBridge is None:
         return encodings.read_image(message)
+    if len(message.data) < message.step * message.height:
+        raise ImageError(
+            f"{len(message.data)} bytes are too few for {message.height} rows of {message.step} bytes"
+        )
     try:
         rgb = CvBridge().imgmsg_to_cv2(message, "rgb8")
-    except CvBridgeError as error:
+    except (CvBridgeError, TypeError, ValueError) as error:
         raise ImageError(
             f"encoding '{encoding}' is not known; known are {', '.join(SUPPORTED)} ({error})"
         ) from error

@@ -47,7 +47,7 @@ from rclpy.signals import SignalHandlerOptions
 from rain_removal_ros import runtime
 from rain_removal_ros.errors import ParameterError, RainRemovalError, bounded, shown
 from rain_removal_ros.extras import missing
-from rain_removal_ros.pipeline import Build, OnFailure, Options, Pipeline, Problem
+from rain_removal_ros.pipeline import Build, Health, OnFailure, Options, Pipeline, Problem
 from rain_removal_ros.rain_monitor import DryThresholds
 from rain_removal_ros.ros import parameters
 from rain_removal_ros.ros.camera_topics import CameraTopics, InputMessage, TopicOptions
@@ -121,6 +121,7 @@ class DerainNode(LifecycleNodeMixin, Node):
         self._throttle = Throttle()
         self._pipeline_options = Options()
         self._progress_told = time.perf_counter()
+        self._on_broken: Callable[[], None] = lambda: None
         self._declare_parameters()
         self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", 10)
         steady = Clock(clock_type=ClockType.STEADY_TIME)  # simulated time may stand still
@@ -128,11 +129,15 @@ class DerainNode(LifecycleNodeMixin, Node):
 
     # -- starting and ending -----------------------------------------------------------------------
 
-    def start(self, on_built: Callable[[bool], None]) -> Future[Any]:
+    def start(
+        self, on_built: Callable[[bool], None], on_broken: Callable[[], None] = lambda: None
+    ) -> Future[Any]:
         """Do what `autostart` or `build_only` ask for, off the executor's thread.
 
-        on_built: told whether everything was built, once, with `build_only`.
+        on_built: told whether everything was built, once, with `build_only`. on_broken: called where the
+        runtime has failed and does not come back by itself, with `exit_when_broken`.
         """
+        self._on_broken = on_broken
         return self._transitions.submit(self._start, on_built)
 
     def _start(self, on_built: Callable[[bool], None]) -> None:
@@ -245,20 +250,20 @@ class DerainNode(LifecycleNodeMixin, Node):
     def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Close the inputs and publish nothing more; the network stays loaded."""
         self._deactivate()
-        self._state = "inactive"
+        self._state, self._failure = "inactive", None
         return super().on_deactivate(state)
 
     def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Let go of network and topics."""
         self._release()
-        self._state = "unconfigured"
+        self._state, self._failure = "unconfigured", None
         return super().on_cleanup(state)
 
     def on_shutdown(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Let go of everything, whatever the state."""
         self._deactivate()
         self._release()
-        self._state = "finalized"
+        self._state, self._failure = "finalized", None
         return super().on_shutdown(state)
 
     def on_error(self, state: LifecycleState) -> TransitionCallbackReturn:
@@ -399,7 +404,7 @@ class DerainNode(LifecycleNodeMixin, Node):
         )
 
     def on_problem(self, camera: str | None, problem: Problem, error: BaseException) -> None:
-        held_back = self._throttle.pass_((camera, problem))
+        held_back = self._throttle.admit((camera, problem))
         if held_back is not None:
             more = f" (and {held_back} like it since the last message)" if held_back else ""
             what = bounded(str(error) or type(error).__name__)
@@ -425,9 +430,15 @@ class DerainNode(LifecycleNodeMixin, Node):
             self.get_logger().info(f"building {building}")
         for topics in list(self._topics.values()):
             topics.hear_latched_info()
-        self._publish_diagnostics(pipeline, building)
+        health = pipeline.health if pipeline is not None else None
+        self._publish_diagnostics(pipeline, building, health)
+        if health is not None and health.broken and self._value("exit_when_broken"):
+            self.get_logger().fatal(f"the runtime does not come back, so the node ends: {health.failure}")
+            self._on_broken()
 
-    def _publish_diagnostics(self, pipeline: Pipeline | None, building: Build | None) -> None:
+    def _publish_diagnostics(
+        self, pipeline: Pipeline | None, building: Build | None, health: Health | None
+    ) -> None:
         name = self.get_fully_qualified_name().lstrip("/")
         snapshots = pipeline.snapshot() if pipeline is not None else {}
         outputs = [
@@ -439,7 +450,7 @@ class DerainNode(LifecycleNodeMixin, Node):
             info=pipeline.restorer.info if pipeline is not None else None,
             building=None if building is None or building.frames > 1 else f"building {building}",
             failed_builds=tuple(pipeline.failed_builds) if pipeline is not None else (),
-            health=pipeline.health if pipeline is not None else None,
+            health=health,
             batching=tuple(pipeline.batching) if pipeline is not None else (),
             on_failure=self._pipeline_options.on_failure,
             inference_timeout_s=self._pipeline_options.inference_timeout_s,
@@ -560,7 +571,7 @@ class Spinner:
                 self._report(error)
 
     def _report(self, error: Exception) -> None:
-        held_back = self._throttle.pass_(type(error).__name__)
+        held_back = self._throttle.admit(type(error).__name__)
         if held_back is not None:
             more = f" (and {held_back} like it)" if held_back else ""
             text = "".join(traceback.format_exception(error))
@@ -595,7 +606,7 @@ def run(ending: Ending, arguments: list[str] | None, make_restorer: MakeRestorer
     executor = SingleThreadedExecutor()
     executor.add_node(node)
     spinner = Spinner(executor, on_failure=lambda: ending.ask(1))
-    node.start(lambda built: ending.ask(0 if built else 1))
+    node.start(lambda built: ending.ask(0 if built else 1), on_broken=lambda: ending.ask(1))
     status = ending.wait()
     if status is None:  # a signal; what `build_only` was to build is not there
         status = int(node.get_parameter("build_only").value)

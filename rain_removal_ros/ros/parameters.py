@@ -67,6 +67,7 @@ PARAMETERS: tuple[Parameter, ...] = (
         "Images of a camera that may wait. 1: the newest wins. More: every image is processed in its turn "
         "while no more than these wait, which trades age for completeness; the subscription then is "
         "reliable.",
+        Changes.NEVER,  # rclpy keeps the QoS that a topic had first
         minimum=1,
         maximum=1000,
     ),
@@ -132,6 +133,13 @@ PARAMETERS: tuple[Parameter, ...] = (
         Changes.ANY_TIME,
         minimum=0.1,
         maximum=600.0,
+    ),
+    Parameter(
+        "exit_when_broken",
+        False,
+        "Exit, with status 1, where the runtime has failed and does not come back by itself, so that a "
+        "supervisor starts the node again; respawn:=true sets it.",
+        Changes.ANY_TIME,
     ),
     Parameter(
         "batching",

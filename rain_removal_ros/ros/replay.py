@@ -190,10 +190,7 @@ def _nothing() -> None:
 
 
 class Player:
-    """A ROS node that plays one bag; made before the node to play to, closed after it.
-
-    context: rclpy's, where others share the process; None: one of its own.
-    """
+    """A ROS node that plays one bag; made before the node to play to, closed after it."""
 
     def __init__(
         self,
@@ -288,9 +285,8 @@ class Player:
                     raise RainRemovalError(f"the node was not ready after {timeout:.0f} s; {said}")
 
     def _runtime(self) -> DiagnosticStatus | None:
-        return next(
-            (s for name, s in self._statuses.items() if name.endswith(f"{self._node_name}: runtime")), None
-        )
+        wanted = f"/{self._node_name.strip('/')}: runtime"
+        return next((s for name, s in self._statuses.items() if f"/{name}".endswith(wanted)), None)
 
     def _ready(self) -> bool:
         status = self._runtime()
