@@ -6,8 +6,10 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import resource
 import signal
+import struct
 import zlib
 from fractions import Fraction
 from pathlib import Path
@@ -19,11 +21,13 @@ import pytest
 from runtime_fixtures import street_like, write_weights
 
 from rain_removal_ros.commands.main import main
-from rain_removal_ros.errors import ImageError, OutputError, ParameterError
+from rain_removal_ros.errors import BackendError, ImageError, OutputError, ParameterError
+from rain_removal_ros.files.embedded import EXIF, PICTURES, PROFILE, XMP, held_in
 from rain_removal_ros.files.images import plan, read_image, read_image_file, write_image, write_image_file
-from rain_removal_ros.files.video import Look, TimedFrame, VideoSink, VideoSource
+from rain_removal_ros.files.video import COPIED_SOUND, Look, TimedFrame, VideoSink, VideoSource
 from rain_removal_ros.image_header import read_header
 from rain_removal_ros.runtime import Output, RuntimeSettings, create_restorer
+from rain_removal_ros.runtime.pytorch import TorchCpuRestorer
 
 HEIGHT, WIDTH = 72, 96
 
@@ -188,21 +192,148 @@ def test_what_a_format_cannot_hold_is_told(tmp_path, options, capsys):
     )
     cv2.imwrite(str(tmp_path / "in.png"), pixels)
     assert run("image", tmp_path / "in.png", tmp_path / "out.jpg", *options) == 0
-    assert ".jpg cannot hold the lower 8 of 16 bits and its transparency of" in capsys.readouterr().err
+    told = capsys.readouterr().err
+    assert "out.jpg is without the lower 8 of 16 bits, the transparency of" in told
     assert cv2.imread(str(tmp_path / "out.jpg"), cv2.IMREAD_UNCHANGED).shape == (HEIGHT, WIDTH, 3)
 
 
-@pytest.mark.parametrize("suffix", [".png", ".jpg", ".webp"])
-def test_an_image_keeps_its_metadata(tmp_path, options, suffix):
-    exif = b"MM\0*\0\0\0\x08\0\x01\x01\x0f\0\x02\0\0\0\x03ab\0\0\0\0\0\0"  # make: ab
-    profile = bytes(range(200)) * 3
-    kinds = [cv2.IMAGE_METADATA_EXIF] + [cv2.IMAGE_METADATA_ICCP] * (suffix == ".webp")
-    contents = [np.frombuffer(exif, np.uint8)] + [np.frombuffer(profile, np.uint8)] * (suffix == ".webp")
-    cv2.imwriteWithMetadata(str(tmp_path / f"in{suffix}"), street_like(HEIGHT, WIDTH), kinds, contents)
-    assert run("image", tmp_path / f"in{suffix}", tmp_path / f"out{suffix}", *options) == 0
-    found = read_image_file(tmp_path / f"out{suffix}").metadata
-    assert [kind for kind, _ in found] == kinds
-    assert b"ab\0" in found[0][1]
+EXIF_DATA = b"MM\0*\0\0\0\x08\0\x01\x01\x0f\0\x02\0\0\0\x03ab\0\0\0\0\0\0"  # make: ab
+XMP_DATA = b"<x:xmpmeta xmlns:x='adobe:ns:meta/'/>"
+
+
+def profile_of(space: bytes) -> bytes:
+    """What begins as a colour profile for pixels of such a colour space does."""
+    return struct.pack(">I12s4s4s", 600, b"", space, b"XYZ ") + bytes(range(144)) * 4
+
+
+def with_metadata(suffix: str, profile: bytes) -> bytes:
+    """An image file that holds EXIF, a colour profile, and XMP."""
+    image = street_like(HEIGHT, WIDTH)
+    plain = cv2.imencode(suffix, image, [cv2.IMWRITE_WEBP_QUALITY, 90])[1].tobytes()
+
+    def png_chunk(kind: bytes, content: bytes) -> bytes:
+        return (
+            struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+        )
+
+    if suffix == ".png":
+        chunks = (b"eXIf", EXIF_DATA), (b"iCCP", b"name\0\0" + zlib.compress(profile))
+        text = b"iTXt", b"XML:com.adobe.xmp\0\0\0\0\0" + XMP_DATA
+        return plain[:33] + b"".join(png_chunk(*chunk) for chunk in (*chunks, text)) + plain[33:]
+    if suffix == ".jpg":
+        parts = (
+            (b"\xff\xe1", b"Exif\0\0" + EXIF_DATA),
+            (b"\xff\xe1", b"http://ns.adobe.com/xap/1.0/\0" + XMP_DATA),
+            (b"\xff\xe2", b"ICC_PROFILE\0\x01\x01" + profile),
+        )
+        segments = (kind + struct.pack(">H", 2 + len(content)) + content for kind, content in parts)
+        return plain[:2] + b"".join(segments) + plain[2:]
+    if suffix == ".webp":
+        size = b"".join(struct.pack("<I", side - 1)[:3] for side in (WIDTH, HEIGHT))
+        chunks = (b"VP8X", bytes([0b101100, 0, 0, 0]) + size), (b"ICCP", profile), None, (b"EXIF", EXIF_DATA)
+        riff = b"WEBP"
+        for chunk in (*chunks, (b"XMP ", XMP_DATA)):
+            if chunk is None:
+                riff += plain[12:]
+            else:
+                kind, content = chunk
+                riff += kind + struct.pack("<I", len(content)) + content + bytes(len(content) % 2)
+        return b"RIFF" + struct.pack("<I", len(riff)) + riff
+    return tiff_of([image[..., ::-1]], {34665: (4, EXIF_DATA), 34675: (7, profile), 700: (1, XMP_DATA)})
+
+
+def tiff_of(images: list[np.ndarray], tags: dict[int, tuple[int, bytes]], reduced: bool = False) -> bytes:
+    """An uncompressed TIFF of uint8 (H, W, 3) RGB images; `tags` of the first, by number: type and content.
+
+    reduced: all but the first are called smaller copies of it.
+    """
+    data = bytearray(b"II*\0")
+    link = len(data)
+    data += bytes(4)
+    for number, image in enumerate(images):
+        height, width = image.shape[:2]
+        strip = len(data)
+        data += image.tobytes()
+        entries = {
+            254: (4, 1, int(reduced and number > 0)), 256: (4, 1, width), 257: (4, 1, height),
+            258: (3, 3, len(data)), 259: (3, 1, 1), 262: (3, 1, 2), 273: (4, 1, strip), 277: (3, 1, 3),
+            278: (4, 1, height), 279: (4, 1, image.size), 284: (3, 1, 1),
+        }  # fmt: skip
+        data += struct.pack("<3H", 8, 8, 8)
+        for tag, (kind, content) in tags.items() if number == 0 else ():
+            entries[tag] = kind, 1 if kind == 4 else len(content), len(data)
+            data += content
+        data += bytes(len(data) % 2)
+        struct.pack_into("<I", data, link, len(data))
+        data += struct.pack("<H", len(entries))
+        data += b"".join(struct.pack("<HHII", tag, *entries[tag]) for tag in sorted(entries))
+        link = len(data)
+        data += bytes(4)
+    return bytes(data)
+
+
+@pytest.mark.parametrize("target", [".png", ".jpg", ".webp", ".tiff"])
+@pytest.mark.parametrize("source", [".png", ".jpg", ".webp", ".tiff"])
+def test_an_image_keeps_its_metadata_or_the_command_says_what_is_not_kept(
+    tmp_path, options, capsys, source, target
+):
+    (tmp_path / f"in{source}").write_bytes(with_metadata(source, profile_of(b"RGB ")))
+    assert run("image", tmp_path / f"in{source}", tmp_path / f"out{target}", *options) == 0
+    told, result = capsys.readouterr().err, (tmp_path / f"out{target}").read_bytes()
+    kept = held_in(result)
+    for what in (EXIF, PROFILE, XMP):
+        assert (what in told) == (what not in kept), what
+    if hasattr(cv2, "imencodeWithMetadata") and ".tiff" not in (source, target):  # OpenCV from 4.12 on
+        assert EXIF in kept and b"ab\0" in result
+    if ".tiff" in (source, target):
+        assert f"out{target} is without" in told and EXIF in told
+
+
+def test_a_profile_of_inks_is_not_written_into_a_picture_of_lights(tmp_path, options, capsys):
+    (tmp_path / "in.jpg").write_bytes(with_metadata(".jpg", profile_of(b"CMYK")))
+    assert run("image", tmp_path / "in.jpg", tmp_path / "out.jpg", *options) == 0
+    assert PROFILE not in held_in((tmp_path / "out.jpg").read_bytes())
+    assert PROFILE in capsys.readouterr().err
+
+
+def test_further_pictures_of_a_file_are_told(tmp_path, options, capsys):
+    images = [street_like(HEIGHT, WIDTH, seed) for seed in range(2)]
+    (tmp_path / "pages.tiff").write_bytes(tiff_of(images, {}))
+    (tmp_path / "preview.tiff").write_bytes(tiff_of(images, {}, reduced=True))
+    assert run("image", tmp_path / "pages.tiff", tmp_path / "out.png", *options) == 0
+    assert "out.png is without all pictures but the first of" in capsys.readouterr().err
+    assert run("image", tmp_path / "preview.tiff", tmp_path / "out.png", *options) == 0
+    assert "is without" not in capsys.readouterr().err
+    frame = struct.pack("<4sI", b"ANMF", 4) + bytes(4)
+    webp = b"WEBP" + struct.pack("<4sI", b"VP8X", 10) + bytes(10) + 2 * frame
+    assert held_in(b"RIFF" + struct.pack("<I", len(webp)) + webp) == [PICTURES]
+    plain = cv2.imencode(".png", images[0])[1].tobytes()
+    animated = struct.pack(">I4sIII", 8, b"acTL", 2, 0, zlib.crc32(b"acTL" + struct.pack(">II", 2, 0)))
+    assert held_in(plain[:33] + animated + plain[33:]) == [PICTURES] and held_in(plain) == []
+
+
+@pytest.mark.parametrize("suffix", [".png", ".jpg", ".webp", ".tiff"])
+def test_what_a_damaged_file_holds_is_told_as_far_as_it_goes(suffix):
+    whole = with_metadata(suffix, profile_of(b"RGB "))
+    for end in range(len(whole)):
+        assert set(held_in(whole[:end])) <= {EXIF, PROFILE, XMP, PICTURES}
+    assert set(held_in(whole)) == {EXIF, PROFILE, XMP}
+
+
+def test_a_size_that_cannot_be_compiled_does_not_end_a_batch(tmp_path, options, capsys, monkeypatch):
+    picture(tmp_path / "in" / "b.png")
+    write_image(tmp_path / "in" / "a.png", street_like(64, 64))
+    prepare = TorchCpuRestorer.prepare
+
+    def fail_for_small_ones(self, height, width, outputs, on_progress=None):
+        if height == 64:
+            raise BackendError("no memory for 64x64")
+        prepare(self, height, width, outputs, on_progress)
+
+    monkeypatch.setattr(TorchCpuRestorer, "prepare", fail_for_small_ones)
+    assert run("image", tmp_path / "in", tmp_path / "out", *options) == 1
+    printed = capsys.readouterr()
+    assert "a.png: no memory for 64x64" in printed.err and "1 of 2 images restored" in printed.out
 
 
 def test_an_output_that_looks_like_a_file_but_cannot_be_one_is_refused_before_any_work(
@@ -474,9 +605,9 @@ def test_colours_survive_the_way_through_a_video(tmp_path):
     assert np.abs(seen[40, [16, 48, 80]].astype(int) - bars[40, [16, 48, 80]]).max() <= 4
 
 
-def video_with_sound(path: Path, codec: str, frames: int = 10) -> None:
-    """A video of so many tenths of a second and a tone of 440 Hz."""
-    rate, moments = 48000, np.arange(4800 * frames)
+def video_with_sound(path: Path, codec: str, frames: int = 10, rate: int = 48000) -> None:
+    """A video of so many tenths of a second and a tone of 440 Hz, sampled `rate` times a second."""
+    moments = np.arange(rate // 10 * frames)
     with av.open(str(path), "w") as container:
         video, audio = container.add_stream("libx264", rate=10), container.add_stream(codec, rate=rate)
         video.width, video.height, video.pix_fmt = WIDTH, HEIGHT, "yuv420p"
@@ -491,6 +622,20 @@ def video_with_sound(path: Path, codec: str, frames: int = 10) -> None:
         for piece in [*resampler.resample(sound), *resampler.resample(None)]:
             container.mux(audio.encode(piece))
         container.mux([*audio.encode(), *video.encode()])
+
+
+def remux(source: Path, target: Path, chapters=(), language: str | None = None, options=None) -> None:
+    """The same streams in another file, with chapters and the language of the sound."""
+    with av.open(str(source)) as plain, av.open(str(target), "w", options=options or {}) as container:
+        streams = {each.index: container.add_stream_from_template(each) for each in plain.streams}
+        if chapters:
+            container.set_chapters(list(chapters))
+        if language:
+            container.streams.audio[0].metadata["language"] = language
+        for packet in plain.demux():
+            if packet.size:  # the last one of a stream is empty
+                packet.stream = streams[packet.stream.index]
+                container.mux(packet)
 
 
 def sound_of(path: Path) -> tuple[str, float, np.ndarray]:
@@ -510,6 +655,9 @@ def sound_of(path: Path) -> tuple[str, float, np.ndarray]:
         ("libopus", "in.mkv", "out.mp4", True),
         ("pcm_s16le", "in.mkv", "out.mkv", True),
         ("pcm_s16le", "in.mkv", "out.mp4", False),
+        ("libmp3lame", "in.avi", "out.mp4", True),
+        ("libmp3lame", "in.avi", "out.mov", True),
+        ("mp2", "in.avi", "out.mp4", False),
     ],
 )
 def test_a_video_keeps_its_sound(tmp_path, options, capsys, codec, source, target, kept):
@@ -521,8 +669,71 @@ def test_a_video_keeps_its_sound(tmp_path, options, capsys, codec, source, targe
     assert len(after[2]) == pytest.approx(len(before[2]), rel=0.1)
     spectrum = np.abs(np.fft.rfft(after[2]))
     assert np.argmax(spectrum) / len(after[2]) * 48000 == pytest.approx(440, abs=5)
-    assert ("takes no pcm_s16le sound" in capsys.readouterr().err) != kept
+    assert (f"takes no {codec} sound" in capsys.readouterr().err) != kept
     assert len(frames_of(tmp_path / target)[0]) == 10
+
+
+def test_sound_whose_times_are_coarse_is_encoded_anew(tmp_path, options, monkeypatch):
+    monkeypatch.setitem(COPIED_SOUND, ".mp4", ("aac",))
+    video_with_sound(
+        tmp_path / "in.avi", "libmp3lame"
+    )  # AVI counts MP3 in frames of 1152 samples, AAC has 1024
+    assert run("video", tmp_path / "in.avi", tmp_path / "out.mp4", *options) == 0
+    codec, begin, samples = sound_of(tmp_path / "out.mp4")
+    assert (codec, begin) == ("aac", 0) and len(samples) == pytest.approx(48_000, rel=0.1)
+
+
+def test_sound_of_a_rate_that_aac_has_not_is_sampled_anew(tmp_path, options):
+    video_with_sound(tmp_path / "in.mkv", "pcm_s16le", rate=192_000)
+    assert run("video", tmp_path / "in.mkv", tmp_path / "out.mp4", *options) == 0
+    codec, _, samples = sound_of(tmp_path / "out.mp4")
+    assert codec == "aac" and len(samples) == pytest.approx(48_000, rel=0.1)
+
+
+def test_a_damaged_packet_of_sound_that_is_encoded_anew_is_skipped_and_told(tmp_path, options, capsys):
+    video_with_sound(tmp_path / "in.avi", "adpcm_ima_wav")
+    with av.open(str(tmp_path / "in.avi")) as container:
+        packets = [bytes(packet) for packet in container.demux(audio=0) if packet.size]
+    content = (tmp_path / "in.avi").read_bytes()
+    (tmp_path / "in.avi").write_bytes(content.replace(packets[9], b"\xff" * len(packets[9])))
+    assert run("video", tmp_path / "in.avi", tmp_path / "out.mp4", *options) == 1
+    assert "1 damaged packets of its sound were skipped" in capsys.readouterr().err
+    assert len(frames_of(tmp_path / "out.mp4")[0]) == 10
+    assert len(sound_of(tmp_path / "out.mp4")[2]) == pytest.approx(48_000, rel=0.1)
+
+
+@pytest.mark.parametrize(("codec", "suffix"), [("aac", ".mp4"), ("pcm_s16le", ".mov"), ("mp2", ".mp4")])
+def test_a_video_keeps_its_chapters_and_the_language_of_its_sound(tmp_path, options, codec, suffix):
+    video_with_sound(tmp_path / "plain.mov", codec)
+    chapters = [
+        {
+            "id": n,
+            "start": 5 * n,
+            "end": 5 * n + 5,
+            "time_base": Fraction(1, 10),
+            "metadata": {"title": f"part {n}"},
+        }
+        for n in range(2)
+    ]
+    remux(tmp_path / "plain.mov", tmp_path / "in.mkv", chapters, "fin")
+    assert run("video", tmp_path / "in.mkv", tmp_path / f"out{suffix}", *options) == 0
+    with av.open(str(tmp_path / f"out{suffix}")) as container:
+        assert container.streams.audio[0].language == "fin"
+        chapters = [
+            (float(each["start"] * each["time_base"]), each["metadata"]["title"])
+            for each in container.chapters()
+        ]
+    assert [title for _, title in chapters] == ["part 0", "part 1"]
+    assert [begin for begin, _ in chapters] == pytest.approx([0, 0.4], abs=0.11)
+
+
+def test_transparent_pixels_of_a_video_are_told(tmp_path, options, capsys):
+    encode_video(tmp_path / "in.mkv", [street_like(HEIGHT, WIDTH)] * 2, "ffv1", "bgra")
+    assert run("video", tmp_path / "in.mkv", tmp_path / "out.mp4", *options) == 0
+    assert "transparent pixels of the input are not kept" in capsys.readouterr().err
+    encode_video(tmp_path / "opaque.mkv", [street_like(HEIGHT, WIDTH)] * 2, "ffv1", "bgr0")
+    assert run("video", tmp_path / "opaque.mkv", tmp_path / "out.mp4", *options) == 0
+    assert "not kept" not in capsys.readouterr().err
 
 
 def test_a_full_disk_is_told_and_leaves_no_half_video(tmp_path, options, capsys, monkeypatch):
@@ -604,12 +815,22 @@ def test_a_codec_that_nobody_knows_is_named(tmp_path, options, capsys):
     assert "sounds of unknown codecs of the input are not kept" in capsys.readouterr().err
 
 
-def test_a_video_that_breaks_off_is_restored_up_to_there(tmp_path, options):
-    write_video(tmp_path / "in.mkv", [40 * i for i in range(40)])
-    whole = (tmp_path / "in.mkv").read_bytes()
-    (tmp_path / "cut.mkv").write_bytes(whole[: len(whole) // 2])
-    run("video", tmp_path / "cut.mkv", tmp_path / "out.mp4", *options)
-    assert 0 < len(frames_of(tmp_path / "out.mp4")[0]) < 40
+@pytest.mark.parametrize("suffix", [".mkv", ".mp4", ".mov", ".avi"])
+def test_a_video_that_breaks_off_is_restored_up_to_there_and_told(tmp_path, options, capsys, suffix):
+    video_with_sound(tmp_path / f"in{suffix}", "libmp3lame", 40)
+    if suffix in (".mp4", ".mov"):  # with the index at the front, as cameras' and downloads are cut
+        (tmp_path / f"in{suffix}").rename(tmp_path / f"plain{suffix}")
+        remux(tmp_path / f"plain{suffix}", tmp_path / f"in{suffix}", options={"movflags": "+faststart"})
+    assert run("video", tmp_path / f"in{suffix}", tmp_path / "out.mp4", *options) == 0
+    assert len(frames_of(tmp_path / "out.mp4")[0]) == 40
+    assert "cut off" not in capsys.readouterr().err
+    whole = (tmp_path / f"in{suffix}").read_bytes()
+    (tmp_path / f"cut{suffix}").write_bytes(whole[: len(whole) // 2])
+    assert run("video", tmp_path / f"cut{suffix}", tmp_path / "out.mp4", *options) == 1
+    left = len(frames_of(tmp_path / "out.mp4")[0])
+    assert 10 < left < 30
+    told = re.search(r"cut off: it ends (\d+) frames early", capsys.readouterr().err)
+    assert told is not None and int(told[1]) == pytest.approx(40 - left, abs=3)
 
 
 def test_what_is_no_video_is_named_and_leaves_nothing_behind(tmp_path, options, capsys):

@@ -16,7 +16,7 @@ from rain_removal_ros.commands.runtime_options import (
     add_weights_arguments,
     settings_from,
 )
-from rain_removal_ros.errors import ImageError, OutputError
+from rain_removal_ros.errors import BackendError, ImageError, OutputError
 from rain_removal_ros.files.images import plan, read_image_file, write_image_file
 from rain_removal_ros.output import make_folder
 from rain_removal_ros.runtime import Output, create_restorer
@@ -54,9 +54,8 @@ def run(arguments: argparse.Namespace) -> int:
                     assert restored is not None  # it was asked for
                     lost = write_image_file(job.target, image, restored)
                     if lost:
-                        what = " and ".join(lost)
-                        tell(f"derain image: {job.target.suffix} cannot hold {what} of {job.source}")
-                except (ImageError, OutputError) as error:
+                        tell(f"derain image: {job.target} is without {', '.join(lost)} of {job.source}")
+                except (ImageError, OutputError, BackendError) as error:
                     failed += 1
                     text = str(error)
                     tell(f"derain image: {text if str(job.source) in text else f'{job.source}: {text}'}")

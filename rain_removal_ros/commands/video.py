@@ -52,7 +52,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Restore. Exit status 1 where part of the video could not be decoded."""
+    """Restore. Exit status 1 where part of the video is missing or could not be decoded."""
     from rain_removal_ros.files.video import TimedFrame, VideoSink, VideoSource, upright_look
 
     if arguments.output.exists() and arguments.input.exists() and arguments.output.samefile(arguments.input):
@@ -69,6 +69,7 @@ def run(arguments: argparse.Namespace) -> int:
             upright_look(source),
             source.sound,
             source.metadata,
+            source.chapters,
         )
         with sink:
             restorer = create_restorer(settings_from(arguments))
@@ -93,10 +94,16 @@ def run(arguments: argparse.Namespace) -> int:
                 raise ImageError(f"{arguments.input} holds no frame that can be decoded")
         for said in (*sink.says, *(f"{what} of the input are not kept" for what in source.left_behind)):
             print(f"derain video: {said}", file=sys.stderr)
-        if source.damaged:
-            print(f"{source.damaged} damaged packets of {arguments.input} were skipped.", file=sys.stderr)
+        troubles = {
+            f"{source.damaged} damaged packets of {arguments.input} were skipped": source.damaged,
+            f"{sink.damaged_sound} damaged packets of its sound were skipped": sink.damaged_sound,
+            f"{arguments.input} is cut off: it ends {source.cut_off} frames early": source.cut_off,
+        }
+        told = [text for text, count in troubles.items() if count]
+        for text in told:
+            print(f"derain video: {text}", file=sys.stderr)
     print(f"{written} frames at {float(source.rate):g} frames a second written to {arguments.output}")
-    return 1 if source.damaged else 0
+    return 1 if told else 0
 
 
 def _picture(image: np.ndarray) -> Picture:

@@ -13,6 +13,7 @@ from rain_removal_ros.decoding import check_decodable, decode
 from rain_removal_ros.encodings import Picture, interleaved_picture
 from rain_removal_ros.encodings import write_image as write_picture
 from rain_removal_ros.errors import ImageError, ParameterError
+from rain_removal_ros.files.embedded import held_in
 from rain_removal_ros.image_header import upright_exif
 from rain_removal_ros.output import write_bytes
 from rain_removal_ros.runtime.sizes import check_size
@@ -111,10 +112,13 @@ def _jobs_of(path: Path, output: Path) -> list[Job]:
 
 @dataclass(frozen=True)
 class ImageFile:
-    """What an image file brings: its pixels as a message would, upright, and what else OpenCV hands over."""
+    """What an image file brings: its pixels as a message would, upright, what else OpenCV hands over, and
+    what it holds beside its pixels, whether OpenCV knows of it or not.
+    """
 
     picture: Picture
     metadata: tuple[tuple[int, bytes], ...] = ()  # OpenCV's kind (EXIF, XMP, ICC profile, ...) and content
+    holds: tuple[str, ...] = ()  # by the names of `embedded`
 
 
 def read_image_file(path: Path) -> ImageFile:
@@ -129,6 +133,7 @@ def read_image_file(path: Path) -> ImageFile:
     return ImageFile(
         interleaved_picture(pixels.reshape(*pixels.shape[:2], channels), f"{kind}{8 * depth}"),
         _metadata(data),
+        tuple(held_in(data)),
     )
 
 
@@ -156,8 +161,8 @@ def read_map(path: Path, check: Callable[[int, int], None] = check_decodable) ->
 def write_image_file(path: Path, image: ImageFile, restored: np.ndarray) -> list[str]:
     """Write what the network made of an image in the format of the suffix, with all that the image brought.
 
-    restored: uint8 (H, W, 3) RGB. Gives what the format cannot hold, in words. Raises OutputError or
-    ImageError, naming the file.
+    restored: uint8 (H, W, 3) RGB. Gives what is not in the result, in words: what the format cannot hold, or
+    this OpenCV does not carry over. Raises OutputError or ImageError, naming the file.
     """
     form = FORMATS.get(path.suffix.lower())
     if form is None:
@@ -172,12 +177,12 @@ def write_image_file(path: Path, image: ImageFile, restored: np.ndarray) -> list
         lost.append("the lower 8 of 16 bits")
     if pixels.shape[2] == 4 and not form.alpha:
         pixels = pixels[..., :3]
-        lost.append("its transparency")
+        lost.append("the transparency")
     metadata = image.metadata if form.metadata else ()
-    if image.metadata and not form.metadata:
-        lost.append("its metadata (EXIF, colour profile)")
-    _encode(path, np.ascontiguousarray(pixels), metadata)
-    return lost
+    encoded = _encoded(path, np.ascontiguousarray(pixels), metadata)
+    write_bytes(path, encoded)
+    kept = held_in(encoded)
+    return lost + [what for what in image.holds if what not in kept]
 
 
 def write_image(path: Path, image: np.ndarray) -> None:
@@ -185,7 +190,7 @@ def write_image(path: Path, image: np.ndarray) -> None:
 
     Raises OutputError or ImageError, naming the file.
     """
-    _encode(path, image if image.ndim == 2 else cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
+    write_bytes(path, _encoded(path, image if image.ndim == 2 else cv2.cvtColor(image, cv2.COLOR_RGB2BGR)))
 
 
 def _content(path: Path) -> bytes:
@@ -213,15 +218,16 @@ def _metadata(data: bytes) -> tuple[tuple[int, bytes], ...]:
         return ()
     buffer = np.frombuffer(data, np.uint8)
     _, kinds, contents = cv2.imdecodeWithMetadata(buffer, cv2.IMREAD_REDUCED_GRAYSCALE_8)
-    found = [(kind, np.asarray(content).tobytes()) for kind, content in zip(kinds, contents, strict=True)]
-    return tuple(
-        (kind, upright_exif(content) if kind == cv2.IMAGE_METADATA_EXIF else content)
-        for kind, content in found
-        if content
-    )
+    found = {kind: np.asarray(content).tobytes() for kind, content in zip(kinds, contents, strict=True)}
+    if cv2.IMAGE_METADATA_EXIF in found:
+        found[cv2.IMAGE_METADATA_EXIF] = upright_exif(found[cv2.IMAGE_METADATA_EXIF])
+    profile = found.get(cv2.IMAGE_METADATA_ICCP, b"")
+    if profile[16:20] == b"CMYK":  # the colour space of a profile's numbers; pixels are decoded to RGB
+        del found[cv2.IMAGE_METADATA_ICCP]
+    return tuple((kind, content) for kind, content in found.items() if content)
 
 
-def _encode(path: Path, pixels: np.ndarray, metadata: tuple[tuple[int, bytes], ...] = ()) -> None:
+def _encoded(path: Path, pixels: np.ndarray, metadata: tuple[tuple[int, bytes], ...] = ()) -> bytes:
     suffix = path.suffix.lower()
     options = [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY] if suffix in (".jpg", ".jpeg") else []
     try:
@@ -235,4 +241,4 @@ def _encode(path: Path, pixels: np.ndarray, metadata: tuple[tuple[int, bytes], .
         raise ImageError(f"{path} cannot be written: {path.suffix} is no format of OpenCV's") from error
     if not done:
         raise ImageError(f"{path} cannot be written as {path.suffix}")
-    write_bytes(path, encoded.tobytes())
+    return encoded.tobytes()

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import av
 import av.error
@@ -27,6 +27,9 @@ from av.video.stream import VideoStream
 
 from rain_removal_ros.errors import ImageError, OutputError, ParameterError
 from rain_removal_ros.output import appearing
+
+if TYPE_CHECKING:
+    from av.container.core import Chapter  # it stands in PyAV's types alone
 
 CONTAINERS = (".mp4", ".mov", ".mkv")
 QUALITY = "18"  # x264's constant rate factor: hardly to be told from the source
@@ -59,6 +62,13 @@ LAYOUTS = {1: "mono", 2: "stereo", 6: "5.1", 8: "7.1"}
 AAC_FRAME = 1024
 """Samples of a frame of AAC."""
 
+AAC_RATES = tuple(av.Codec("aac", "w").audio_rates or ())
+USUAL_RATE = 48_000
+"""Hz, of sound whose own rate AAC has not."""
+
+STATING_FORMATS = ("mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm", "avi")
+"""FFmpeg's names of the formats whose header says how long the video is; of others FFmpeg guesses it."""
+
 
 @dataclass(frozen=True)
 class Look:
@@ -86,12 +96,14 @@ class TimedFrame:
 class VideoSource:
     """The first video stream of a file, and its sound.
 
-    Iterate once; `damaged` counts the packets that could not be decoded.
+    Iterate once; `damaged` counts the packets that could not be decoded, `cut_off` says afterwards how many
+    frames are missing at the end.
     """
 
     def __init__(self, path: Path):
         """Raises ImageError, naming the file, where it is missing, damaged or without a video stream."""
         self.path, self.damaged = path, 0
+        self._ends: dict[int, Fraction] = {}  # of what has been read of every stream, in seconds
         try:
             self._container: InputContainer = av.open(_address(path))
         except (av.error.FFmpegError, OSError) as error:
@@ -117,6 +129,37 @@ class VideoSource:
             for key, value in self._container.metadata.items()
             if key.lower() not in ("major_brand", "minor_version", "compatible_brands", "encoder")
         }
+
+    @property
+    def chapters(self) -> list[Chapter]:
+        """With times that begin where the video begins, as those of its frames and its sound do."""
+        began = (self._stream.start_time or 0) * self.time_base
+        chapters: list[Chapter] = []
+        for chapter in self._container.chapters():
+            shift = round(began / chapter["time_base"]) if chapter["time_base"] else 0
+            start, end = (max(0, moment - shift) for moment in (chapter["start"], chapter["end"]))
+            chapters.append({**chapter, "start": start, "end": end})
+        return chapters
+
+    @property
+    def cut_off(self) -> int:
+        """How many frames are missing of what the header states, once all has been read.
+
+        0 where that is no more than two frames or 2 %, and where the format states nothing.
+        """
+        if not self._ends or self._container.format.name not in STATING_FORMATS:
+            return 0
+        stream, container = self._stream, self._container
+        # FFmpeg shortens the duration of an AVI to what is there; a frame is its unit of time
+        duration = stream.frames if container.format.name == "avi" else stream.duration
+        if duration:
+            stated = ((stream.start_time or 0) + duration) * self.time_base
+            ended = self._ends.get(stream.index, Fraction(0))
+        else:
+            stated = Fraction((container.start_time or 0) + (container.duration or 0), 1_000_000)
+            ended = max(self._ends.values())
+        missing = round((stated - ended) * self.rate)
+        return missing if missing > max(2, 0.02 * (self.frame_count or 0)) else 0
 
     @property
     def frame_count(self) -> int | None:
@@ -156,8 +199,15 @@ class VideoSource:
             "sounds of unknown codecs": len(streams.audio) - len(self.sound),
             "subtitles": len(streams.subtitles),
             "data streams": len(streams.data) + len(streams.attachments),
+            "transparent pixels": self._has_alpha,
         }
         return [kind for kind, count in kinds.items() if count > 0]
+
+    @property
+    def _has_alpha(self) -> bool:
+        form = self._stream.codec_context.format
+        stored = form is not None and any(component.is_alpha for component in form.components)
+        return stored or self._stream.metadata.get("alpha_mode") == "1"  # WebM's, decoded apart
 
     def __iter__(self) -> Iterator[TimedFrame | Packet[Any]]:
         """Frames, and between them the packets of sound, with times that begin where the video begins.
@@ -202,6 +252,10 @@ class VideoSource:
                 raise ImageError(f"{self.path} cannot be read to its end ({error.strerror})") from error
             if packet is None:
                 return
+            time = packet.dts if packet.pts is None else packet.pts
+            if time is not None:
+                index, end = packet.stream.index, (time + (packet.duration or 0)) * packet.time_base
+                self._ends[index] = max(end, self._ends.get(index, end))
             yield packet
 
     @property
@@ -247,6 +301,7 @@ class VideoSink:
 
     4:2:0 needs even sides; a video with an odd one is 4:4:4 instead, which fewer players show (`says` tells).
     What is written appears under its name when the block ends without an error, and not at all otherwise.
+    `damaged_sound` counts the packets of sound that could not be decoded to be encoded anew.
     """
 
     def __init__(
@@ -257,6 +312,7 @@ class VideoSink:
         look: Look | None = None,
         sound: tuple[AudioStream, ...] = (),
         metadata: dict[str, str] | None = None,
+        chapters: list[Chapter] | None = None,
     ):
         """`sound`: streams of a source whose packets will be given to `write_sound`.
 
@@ -266,9 +322,9 @@ class VideoSink:
             raise ParameterError(
                 f"{path} ends in {path.suffix or 'nothing'}; H.264 is written to {', '.join(CONTAINERS)}"
             )
-        self.path, self.says = path, list[str]()
+        self.path, self.says, self.damaged_sound = path, list[str](), 0
         self._rate, self._time_base, self._look = rate, time_base, look or Look()
-        self._inputs, self._metadata = sound, metadata or {}
+        self._inputs, self._metadata, self._chapters = sound, metadata or {}, chapters
         self._sound: dict[int, tuple[AudioStream, bool]] = {}  # output stream, and whether packets are copied
         self._resamplers: dict[int, av.AudioResampler] = {}  # of sound that is encoded anew
         self._early: list[
@@ -284,6 +340,8 @@ class VideoSink:
             with self._system_errors():
                 self._container: OutputContainer = av.open(_address(partial), "w", options=options)
             self._container.metadata.update(self._metadata)
+            if self._chapters:
+                self._container.set_chapters(self._chapters)
             self._exit = stack.pop_all()
         return self
 
@@ -337,17 +395,20 @@ class VideoSink:
                 f"{width}x{height} has an odd side, so the video is 4:4:4, which not every player shows"
             )
         for stream in self._inputs:
-            name = stream.codec_context.name
+            name = stream.codec_context.codec.canonical_name
             copied = name in COPIED_SOUND.get(self.path.suffix.lower(), (name,))
             if copied:
                 output = self._container.add_stream_from_template(stream)
             else:
-                output = self._container.add_stream("aac", rate=stream.codec_context.sample_rate)
+                rate = stream.codec_context.sample_rate
+                rate = rate if rate in AAC_RATES else USUAL_RATE
+                output = self._container.add_stream("aac", rate=rate)
                 layout = LAYOUTS.get(stream.codec_context.channels, "stereo")
                 output.layout = layout
-                rate = stream.codec_context.sample_rate
                 self._resamplers[stream.index] = av.AudioResampler("fltp", layout, rate, AAC_FRAME)
                 self.says.append(f"{self.path.suffix} takes no {name} sound, so it is AAC in the result")
+            if stream.language:
+                output.metadata["language"] = stream.language
             self._sound[stream.index] = output, copied
 
     def _write_sound(self, packet: Packet[Any]) -> None:
@@ -356,9 +417,18 @@ class VideoSink:
             packet.stream = output
             self._container.mux(packet)
             return
+        try:
+            frames = packet.decode()
+        except av.error.FFmpegError:
+            self.damaged_sound += 1
+            return
         resampler = self._resamplers[packet.stream.index]
-        for frame in packet.decode():
+        for frame in frames:
             assert isinstance(frame, av.AudioFrame)
+            if frame.pts is not None:  # a packet's units may be too coarse for pieces of another length
+                sample = Fraction(1, frame.sample_rate)
+                frame.pts = round(frame.pts * frame.time_base / sample)
+                frame.time_base = sample
             for piece in resampler.resample(frame):
                 self._container.mux(output.encode(piece))
 
