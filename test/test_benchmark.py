@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import re
+import subprocess
+import sys
+import threading
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from unittest import mock
@@ -15,15 +20,21 @@ import torch
 from runtime_fixtures import write_weights
 
 from rain_removal_ros.commands.main import main
-from rain_removal_ros.errors import BackendError
+from rain_removal_ros.errors import BackendError, RainRemovalError
 from rain_removal_ros.lab.benchmark import gpu as gpu_benchmark
+from rain_removal_ros.lab.benchmark import load as load_benchmark
+from rain_removal_ros.lab.benchmark import machine
+from rain_removal_ros.lab.benchmark import node as node_benchmark
 from rain_removal_ros.lab.benchmark.benchmark import (
     Failure,
     Quantiles,
     benchmark_inference,
+    failure_lines,
     inference_table,
     isolated,
+    peak_resident_mib,
     precisions_of,
+    rate_of,
     resident_mib,
 )
 from rain_removal_ros.lab.benchmark.gpu import (
@@ -33,8 +44,11 @@ from rain_removal_ros.lab.benchmark.gpu import (
     gpu_table,
     too_far_from_float32,
 )
+from rain_removal_ros.lab.benchmark.load import Ledger, LoadRow, load_table, soak_lines, sweep
+from rain_removal_ros.lab.benchmark.node import NodeRun, benchmark_node, node_lines, saturating_rate
 from rain_removal_ros.network import load_network, save_network
 from rain_removal_ros.network.quantisation import calibrate
+from rain_removal_ros.ros import process as node_process
 from rain_removal_ros.runtime import RuntimeSettings
 from rain_removal_ros.runtime import openvino as openvino_backend
 from rain_removal_ros.runtime.device_frames import DeviceTimes
@@ -128,6 +142,176 @@ def test_resident_memory_grows_with_what_is_held():
     assert held.any()
 
 
+def test_the_peak_of_a_process_is_its_own_and_not_that_of_who_started_it():
+    held = np.ones((256, 1 << 20), np.uint8)  # what a child's getrusage tells, too
+    here = peak_resident_mib()
+    assert here > 256 and held.any()
+    child = "from rain_removal_ros.lab.benchmark.benchmark import peak_resident_mib as p; print(p(), end=' ')"
+    child += (
+        "; import numpy; a = numpy.ones((32, 1 << 20), numpy.uint8); first = p(); del a; print(first, p())"
+    )
+    done = subprocess.run([sys.executable, "-c", child], capture_output=True, text=True, check=True)
+    begin, full, after = map(float, done.stdout.split())
+    assert begin + 20 < full == pytest.approx(after, abs=1)
+    assert isolated("it", peak_resident_mib) < here - 100
+
+
+def test_a_rate_is_that_of_the_time_between_events():
+    assert rate_of([5.0, 5.1, 5.2, 5.3]) == pytest.approx(10)
+    assert rate_of([5.0]) == rate_of([]) == 0
+
+
+def test_of_a_failure_the_line_is_shown_that_says_what_went_wrong():
+    traced = 'self.x()\n  File "a.py", line 3, in x\nValueError: no'
+    logged = "the node ended with status 1; the end of its log:\n[INFO] something else"
+    lines = failure_lines([Failure("a", traced), Failure("b", logged)])
+    assert lines[0] == "not measured: a: ValueError: no"
+    assert lines[1] == "not measured: b: the node ended with status 1; the end of its log:"
+
+
+@pytest.mark.parametrize("device", [0, 1])
+def test_the_machine_is_described_with_the_gpu_that_is_used(device, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda index=0: f"GPU {index}")
+    assert machine.describe_machine(device)["gpu"] == f"GPU {device}"
+    assert "gpu" not in machine.describe_machine(2)
+
+
+def test_every_setting_of_the_runtime_reaches_the_node():
+    settings = RuntimeSettings("openvino", "bf16", "paper", Path("w"), None, Path("c"), threads=3, device=1)
+    said = {"backend": "openvino", "precision": "bf16", "preset": "paper", "weights": "w", "cache_dir": "c"}
+    assert node_process.node_parameters(settings) == said | {"threads": "3", "device": "1"}
+    assert "weights" not in node_process.node_parameters(RuntimeSettings())
+
+
+def test_a_node_that_ends_or_reports_an_error_is_not_waited_for(tmp_path):
+    log = tmp_path / "node.log"
+    log.write_text("[ERROR] no camera")
+    ended = SimpleNamespace(poll=lambda: 3)
+    waiting = threading.Condition(), lambda: False
+    with pytest.raises(RainRemovalError, match=r"ended with status 3; the end of its log .*\n.*no camera"):
+        node_process.wait_until_ready(*waiting, dict, ended, log)
+    status = {"level": "error", "message": "no network"}
+    with pytest.raises(RainRemovalError, match="the node says: no network"):
+        node_process.wait_until_ready(*waiting, lambda: status, SimpleNamespace(poll=lambda: None), log)
+
+
+def test_an_answer_counts_however_many_images_are_under_way_until_it_is_given_up():
+    ledger = Ledger(["a", "b"])
+    for serial in range(300):
+        for name in ("a", "b"):
+            ledger.send(name, serial, serial / 20)
+    ledger.receive("b", 0, 15.0)
+    ledger.receive("b", 1, 15.5)
+    ledger.receive("b", 1, 15.6)
+    ledger.receive("a", 999, 15.6)
+    assert ledger.latencies == pytest.approx([15.0, 15.45]) and ledger.back == {"a": [], "b": [15.0, 15.5]}
+    ledger.send("a", 300, 31.0)
+    ledger.receive("a", 5, 31.1)
+    assert len(ledger.latencies) == 2 and ("a", 25) in ledger.outstanding
+
+
+def load_row(**changes) -> LoadRow:
+    row = LoadRow(
+        "fast", "packaged", 2, "96x64", 5.0, 1.0, 10, 8, (4.0, 3.5), 20.0, 30.0, 29.0, 31.0, 0.5,
+        (100.0, 101.0), 9, 9, 4, 4, 1, 1, "openvino", "fp32", 0.0, "not tried",
+    )  # fmt: skip
+    return replace(row, **changes)
+
+
+def test_a_cell_that_fails_leaves_the_rest_of_a_sweep_standing(monkeypatch):
+    asked, kept = [], []
+
+    def pretend(settings, cameras, size, rate, frames, batching):
+        asked.append((cameras, rate, frames))
+        if cameras == 2:
+            raise RainRemovalError("none of 4 images came back; the end of its log:\nline")
+        return load_row(cameras=cameras)
+
+    monkeypatch.setattr(load_benchmark, "run_load", pretend)
+    rows = sweep(
+        RuntimeSettings(),
+        [1, 2, 3],
+        [0.1],
+        [(64, 96)],
+        2.0,
+        lambda what: None,
+        lambda rows: kept.append(len(rows)),
+    )
+    assert asked == [(1, 0.1, 1), (2, 0.1, 1), (3, 0.1, 1)] and kept == [1, 2, 3]
+    table = squeezed(load_table(rows))
+    assert "| 3 | 96x64 | 5.0 | 3.5 to 4.0 |" in table
+    assert "not measured: 2 cameras of 96x64 at 0.1 Hz: none of 4 images came back" in table
+    assert "not measured: it: why" in soak_lines(Failure("it", "why"))
+
+
+def node_run(**changes) -> NodeRun:
+    stages = dict.fromkeys(node_benchmark.STAGES, 5.0) | {"total": 10.0}
+    run = NodeRun(
+        "fast", "packaged", "96x64", 10.0, 10.0, 100, 100, 10.0, stages, stages, 15.0, 12.0, 12.0,
+        100.0, 100.0, 100.0, "openvino", "fp32",
+    )  # fmt: skip
+    return replace(run, **changes)
+
+
+def test_the_node_is_given_twice_what_its_own_time_allows_and_the_preset_that_was_asked_for(monkeypatch):
+    asked = []
+
+    def pretend(settings, weights, size, frames, rate):
+        asked.append((settings.preset, settings.weights.name, weights, rate))
+        return node_run(preset=settings.preset, camera_rate=rate)
+
+    monkeypatch.setattr(node_benchmark, "_run", pretend)
+    rows = benchmark_node(RuntimeSettings(), "paper", (64, 96), 10, 10.0, lambda what: None)
+    assert asked == [
+        ("paper", "paper.safetensors", "random", 10.0),
+        ("paper", "paper.safetensors", "random", 200.0),
+    ]
+    first, second = "\n".join(node_lines(rows[:1])), "\n".join(node_lines(rows))
+    assert "node paper 96x64 (openvino fp32, packaged weights)" in first
+    assert "the camera was the limit" not in first and "10.0 of 200.0 images a second" in second
+    saturated = [rows[0], node_run(frames_back=60)]
+    assert "the camera was the limit" not in "\n".join(node_lines(saturated))
+    assert saturating_rate(node_run(rate_in=500.0)) == 500.0
+
+
+def test_a_node_that_fails_is_not_given_more(monkeypatch):
+    def fail_always(*arguments):
+        raise RainRemovalError("the node ended with status 1")
+
+    monkeypatch.setattr(node_benchmark, "_run", fail_always)
+    (row,) = benchmark_node(RuntimeSettings(), "fast", (64, 96), 10, 10.0, lambda what: None)
+    assert row == Failure("node fast 96x64 at 10 Hz", "the node ended with status 1")
+
+
+@pytest.mark.skipif(importlib.util.find_spec("rclpy") is None, reason="the node needs rclpy")
+def test_the_node_is_measured_over_dds(weights, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(load_benchmark, "SETTLE_S", 0.1)
+    path = tmp_path / "figures.json"
+    common = f"--weights {weights} --backend torch-cpu --cache-dir {tmp_path} --json {path}".split()
+    assert (
+        main(
+            [
+                "benchmark",
+                *common,
+                *["--sizes", "96x64", "--load", "1", "--load-rates", "5", "--load-seconds", "2"],
+            ]
+        )
+        == 0
+    )
+    (row,) = json.loads(path.read_text())["load"]
+    assert (row["weights"], row["sent"], row["backend"]) == ("given", 10, "torch-cpu")
+    assert 0 < row["back"] <= 10 and row["rate_in_hz"] <= 5.1
+    small = "--sizes 64x64 --frames 1 --node --node-size 96x64 --node-frames 40 --node-rate 5"
+    assert main(["benchmark", *common, *small.split()]) == 0
+    first, second = json.loads(path.read_text())["node"]
+    assert 0 < first["frames_back"] <= 40 and first["rate_in"] <= 5.1
+    allowed = 1e3 / first["stage_median_ms"]["total"]
+    assert second["camera_rate"] == pytest.approx(max(2 * allowed, first["rate_in"]), rel=0.01)
+    assert "node fast 96x64 (torch-cpu fp32, given weights)" in capsys.readouterr().out
+
+
 def test_a_markdown_table_is_aligned_unless_it_is_to_be_compact():
     rows = [(1, 22222), ("abc", 3)]
     header, rule, *lines = markdown(("a", "long"), rows).splitlines()
@@ -144,9 +328,25 @@ def test_a_markdown_table_is_aligned_unless_it_is_to_be_compact():
     [
         (
             "--backend tensorrt",
-            ["--node", "--every-precision", "--memory-frames 9", "--weights w", "--batches 2", "--load 2"],
+            [
+                *[
+                    "--node",
+                    "--every-precision",
+                    "--memory-frames 9",
+                    "--weights w",
+                    "--batches 2",
+                    "--load 2",
+                ],
+                *["--precision fp32", "--threads 2", "--cache-dir c"],
+            ],
         ),
-        ("--batches 2", ["--node", "--every-precision", "--memory-frames 9", "--load 2", "--soak 9"]),
+        (
+            "--batches 2",
+            [
+                *["--node", "--every-precision", "--memory-frames 9", "--load 2", "--soak 9", "--device 1"],
+                "--cache-dir c",
+            ],
+        ),
         ("--load 2", ["--node", "--every-precision", "--memory-frames 9", "--presets paper"]),
         ("--soak 9", ["--presets paper"]),
     ],

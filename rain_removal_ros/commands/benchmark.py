@@ -1,4 +1,4 @@
-"""`derain benchmark`: latency, throughput and memory as a table and as JSON. Knows no backend by itself."""
+"""`derain benchmark`: latency and memory as a table and as JSON. Knows no backend by itself."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ def run(arguments: argparse.Namespace) -> int:
     from rain_removal_ros.lab.benchmark.machine import describe_machine, versions
 
     say = benchmark.say_on_stderr
-    results: dict[str, Any] = {"machine": describe_machine(), "versions": versions()}
+    results: dict[str, Any] = {"machine": describe_machine(arguments.device), "versions": versions()}
 
     def keep(part: str, rows: list[Any]) -> None:
         results[part] = benchmark.as_data(rows)
@@ -123,7 +123,9 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.node:
         from rain_removal_ros.lab.benchmark.node import benchmark_node, node_lines
 
-        node = benchmark_node(settings, arguments.node_size, arguments.node_frames, arguments.node_rate, say)
+        node = benchmark_node(
+            settings, presets[0], arguments.node_size, arguments.node_frames, arguments.node_rate, say
+        )
         keep("node", node)
         print("\n".join(node_lines(node)))
         rows += node
@@ -137,14 +139,16 @@ def _check_together(arguments: argparse.Namespace) -> None:
     if arguments.backend == "tensorrt":
         what = "the table that --backend tensorrt makes"
         ignored = "--weights --every-precision --batches --memory-frames --node --load --soak"
+        ignored += " --precision --threads --cache-dir"
     elif arguments.batches:
         what, ignored = "what --batches measures", "--every-precision --memory-frames --node --load --soak"
+        ignored += " --device --cache-dir"
     elif arguments.load or arguments.soak:
         what, ignored = "the node under load", "--presets --every-precision --memory-frames --node"
     else:
         return
     for option in ignored.split():
-        if getattr(arguments, option[2:].replace("-", "_")):
+        if getattr(arguments, option[2:].replace("-", "_")) not in (None, False, 0, "auto"):
             raise ParameterError(f"{option} is not part of {what}; leave one of them out")
 
 
@@ -174,21 +178,24 @@ def _run_load(
     keep: Keep,
 ) -> int:
     from rain_removal_ros.lab.benchmark import load
+    from rain_removal_ros.lab.benchmark.benchmark import Failure
 
     sizes = arguments.sizes or SIZES
+    rows: list[Any] = []
     if arguments.load:
-        rows = load.sweep(
+        rows += load.sweep(
             settings, arguments.load, arguments.load_rates, sizes, arguments.load_seconds, say,
-            batching=not arguments.no_batching,
+            lambda rows: keep("load", rows), batching=not arguments.no_batching,
         )  # fmt: skip
-        keep("load", rows)
         print(load.load_table(rows))
     if arguments.soak:
-        say(f"soak: {arguments.soak} frames at {arguments.soak_rate:g} Hz")
-        row = load.run_load(settings, 1, sizes[0], arguments.soak_rate, arguments.soak)
+        what = f"soak: {arguments.soak} frames at {arguments.soak_rate:g} Hz"
+        say(what)
+        row = load.measured(what, settings, 1, sizes[0], arguments.soak_rate, arguments.soak)
         keep("soak", [row])
         print(load.soak_lines(row))
-    return 0
+        rows.append(row)
+    return int(any(isinstance(row, Failure) for row in rows))
 
 
 def _import_ros() -> None:

@@ -15,7 +15,11 @@ import numpy as np
 from tqdm import tqdm
 
 from rain_removal_ros.colours import colour_inverse_depth
-from rain_removal_ros.commands.runtime_options import add_runtime_arguments, add_weights_arguments
+from rain_removal_ros.commands.runtime_options import (
+    add_runtime_arguments,
+    add_weights_arguments,
+    settings_from,
+)
 from rain_removal_ros.commands.values import positive
 from rain_removal_ros.domain import keep_apart
 from rain_removal_ros.errors import RainRemovalError
@@ -24,14 +28,12 @@ from rain_removal_ros.lab.evaluation.metrics import depth_errors, psnr, ssim
 from rain_removal_ros.lab.evaluation.sheet import SheetRow, draw_sheet
 from rain_removal_ros.lab.weather import PAPER_LEVELS, Rain, level_parameters
 from rain_removal_ros.output import make_folder, write_text
+from rain_removal_ros.runtime.sizes import check_size
 from rain_removal_ros.tables import plain
 
 if TYPE_CHECKING:
     from rain_removal_ros.lab.demo.playback import Recording
     from rain_removal_ros.lab.scenes import DriveFrame
-
-READY_WITHIN = 900.0
-"""Seconds in which the node must be ready, a TensorRT engine built included."""
 
 SHEET, VIDEO, FRAME, FIGURES = "sheet.png", "side_by_side.mp4", "before_after.png", "summary.json"
 SHEET_ROWS = 4
@@ -94,8 +96,9 @@ def run(arguments: argparse.Namespace) -> int:
     # rclpy comes before all work: its wheels start the interpreter once more when they are first imported
     from rain_removal_ros.lab.demo.playback import CAMERA, CAMERA_STATUS, RUNTIME_STATUS, Player
     from rain_removal_ros.lab.scenes import Drive, render_frames
-    from rain_removal_ros.ros.process import running_node
+    from rain_removal_ros.ros.process import check_runs, node_parameters, running_node
 
+    check_size(arguments.height, arguments.width)  # before the drive is rendered for it
     output: Path = make_folder(arguments.output)
     drive = Drive(arguments.width, arguments.height, arguments.frames, arguments.rate, arguments.seed)
     with tqdm(total=len(drive), desc="render the drive", unit="frame") as bar:
@@ -109,23 +112,20 @@ def run(arguments: argparse.Namespace) -> int:
     parameters = {
         "cameras": f"[{CAMERA}]",
         "image_sizes": f"{arguments.width}x{arguments.height}",
-        "backend": arguments.backend,
-        "precision": arguments.precision,
-        "preset": arguments.preset,
-        "threads": str(arguments.threads),
-        "device": str(arguments.device),
+        **node_parameters(settings_from(arguments)),
     }
-    if arguments.weights:
-        parameters["weights"] = str(arguments.weights)
-    if arguments.cache_dir:
-        parameters["cache_dir"] = str(arguments.cache_dir)
     player = Player()
     try:
         with running_node(parameters, log) as process:
             print("start the node (the network is compiled the first time) ...", flush=True)
-            player.wait_until_ready(process, log, READY_WITHIN)
+            player.wait_until_ready(process, log)
             with tqdm(total=len(rainy), desc=f"drive at {arguments.rate:g} Hz", unit="frame") as bar:
-                player.play(rainy, drive.camera, arguments.rate, lambda _: bar.update())
+
+                def progress(_: int) -> None:
+                    check_runs(process, log)
+                    bar.update()
+
+                player.play(rainy, drive.camera, arguments.rate, progress)
     finally:
         player.close()
     recording = player.recording

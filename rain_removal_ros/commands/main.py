@@ -40,7 +40,10 @@ SUBCOMMANDS = {
         "render a procedural drive with depth and labels to a folder",
     ),
     "build": ("rain_removal_ros.commands.build", "build, list, verify or clear the compiled networks"),
-    "benchmark": ("rain_removal_ros.commands.benchmark", "measure latency, throughput and memory"),
+    "benchmark": (
+        "rain_removal_ros.commands.benchmark",
+        "measure latency and memory of networks, and of the node",
+    ),
     "train": ("rain_removal_ros.commands.train", "train a network"),
     "evaluate": (
         "rain_removal_ros.commands.evaluate",

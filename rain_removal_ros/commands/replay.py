@@ -13,7 +13,11 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from rain_removal_ros.commands.runtime_options import add_runtime_arguments, add_weights_arguments
+from rain_removal_ros.commands.runtime_options import (
+    add_runtime_arguments,
+    add_weights_arguments,
+    settings_from,
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -56,7 +60,7 @@ def run(arguments: argparse.Namespace) -> int:
     from rain_removal_ros.bags.storage import Bag
     from rain_removal_ros.bags.viewer import Viewer
     from rain_removal_ros.ros import replay
-    from rain_removal_ros.ros.process import running_node
+    from rain_removal_ros.ros.process import node_parameters, running_node
 
     options = replay.ReplayOptions(
         arguments.rate, arguments.loop, arguments.start, arguments.duration, arguments.every
@@ -76,7 +80,11 @@ def run(arguments: argparse.Namespace) -> int:
         process: subprocess.Popen[bytes] | None = None
         try:
             if not arguments.no_node:
-                parameters = {**replay.node_parameters(cameras, arguments.every), **_node_options(arguments)}
+                parameters = {
+                    **replay.node_parameters(cameras, arguments.every),
+                    **node_parameters(settings_from(arguments)),
+                    "segmentation": str(arguments.segmentation).lower(),
+                }
                 remappings = [rule for camera in cameras for rule in camera.remappings]
                 process = stack.enter_context(running_node(parameters, None, remappings))
             if arguments.serve is not None:
@@ -120,17 +128,3 @@ def _fate(process: subprocess.Popen[bytes] | None) -> str | None:
 def _show(bar: tqdm, seconds: float, total: float) -> None:
     bar.total = max(total, seconds)
     bar.update(seconds - bar.n)
-
-
-def _node_options(arguments: argparse.Namespace) -> dict[str, str]:
-    values = {
-        "backend": arguments.backend,
-        "precision": arguments.precision,
-        "preset": arguments.preset,
-        "weights": arguments.weights,
-        "cache_dir": arguments.cache_dir,
-        "threads": arguments.threads,
-        "device": arguments.device,
-        "segmentation": str(arguments.segmentation).lower(),
-    }
-    return {name: str(value) for name, value in values.items() if value is not None}

@@ -1,4 +1,4 @@
-"""Runs the node in a process of its own and ends it as a user would. Needs no rclpy itself."""
+"""Runs the node in a process of its own, waits for it, and ends it as a user would. Needs no rclpy itself."""
 
 from __future__ import annotations
 
@@ -6,14 +6,26 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from rain_removal_ros.errors import RainRemovalError
+from rain_removal_ros.runtime import RuntimeSettings
 from rain_removal_ros.share import dds_profile_environment, node_program
 
 ENDS_WITHIN_S = 20.0
+READY_WITHIN_S = 900.0
+"""Seconds in which the node must be ready, a TensorRT engine built included."""
+
+
+def node_parameters(settings: RuntimeSettings) -> dict[str, str]:
+    """The node's parameters that say of the network, and of what runs it, what the settings say."""
+    names = ("backend", "precision", "preset", "weights", "cache_dir", "threads", "device")
+    values = {name: getattr(settings, name) for name in names}
+    return {name: str(value) for name, value in values.items() if value is not None}
 
 
 @contextmanager
@@ -49,3 +61,38 @@ def running_node(
     if status != 0:
         where = f"its log is {log}" if log is not None else "its log is above"
         raise RainRemovalError(f"the node ended with status {status}; {where}")
+
+
+def check_runs(process: subprocess.Popen[bytes], log: Path) -> None:
+    """Raise RainRemovalError, with the end of its log, where the node's process has ended."""
+    if process.poll() is not None:
+        raise RainRemovalError(f"the node ended with status {process.poll()}; {end_of(log)}")
+
+
+def wait_until_ready(
+    changed: threading.Condition,
+    ready: Callable[[], bool],
+    status: Callable[[], Mapping[str, str]],
+    process: subprocess.Popen[bytes],
+    log: Path,
+) -> None:
+    """Wait until `ready()`, which is asked whenever `changed` is notified, and twice a second.
+
+    status: what the node's diagnostics last said of its runtime, with their `level` and `message`.
+    Raises RainRemovalError, with the end of the node's log, where the node ends, says of its runtime that it
+    is an error, or takes longer than READY_WITHIN_S.
+    """
+    deadline = time.monotonic() + READY_WITHIN_S
+    with changed:
+        while not changed.wait_for(ready, timeout=0.5):
+            check_runs(process, log)
+            if status().get("level") == "error":
+                raise RainRemovalError(f"the node says: {status()['message']}; {end_of(log)}")
+            if time.monotonic() > deadline:
+                raise RainRemovalError(f"the node was not ready after {READY_WITHIN_S:.0f} s; {end_of(log)}")
+
+
+def end_of(log: Path) -> str:
+    """The last lines of a node's log, and where it is, for a message."""
+    lines = log.read_text(errors="replace").splitlines()[-12:]
+    return "\n".join([f"the end of its log {log}:", *lines])

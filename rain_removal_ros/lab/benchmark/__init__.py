@@ -1,1 +1,1 @@
-"""Latency, throughput and memory of networks, backends and the node."""
+"""Latency and memory of networks, backends and the node."""

@@ -1,4 +1,4 @@
-"""Latency, throughput and memory of the networks on this machine, each configuration in a process of its own.
+"""Latency and memory of the networks on this machine, each configuration in a process of its own.
 
 Knows runtimes, not ROS; what needs the node or a GPU lies in files of their own beside this one.
 """
@@ -79,6 +79,11 @@ class Quantiles:
     @classmethod
     def of(cls, milliseconds: Sequence[float]) -> Quantiles:
         return cls(*(round(float(value), 3) for value in np.percentile(milliseconds, (50, 95, 99))))
+
+
+def rate_of(moments: Sequence[float]) -> float:
+    """Events a second, of the moments of events in seconds, in order; 0 where there are fewer than two."""
+    return (len(moments) - 1) / (moments[-1] - moments[0]) if len(moments) > 1 else 0.0
 
 
 @dataclass(frozen=True)
@@ -172,7 +177,7 @@ def measure_inference(
         size=f"{width}x{height}",
         frames=frames,
         milliseconds=Quantiles.of(durations),
-        peak_memory_mib=round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, 1),
+        peak_memory_mib=round(peak_resident_mib(), 1),
         prepare_seconds=round(prepared, 2),
     )
 
@@ -181,6 +186,15 @@ def resident_mib(process: str = "self") -> float:
     """Resident memory of a process (its id) now, in MiB."""
     pages = int(Path(f"/proc/{process}/statm").read_text().split()[1])
     return pages * resource.getpagesize() / 2**20
+
+
+def peak_resident_mib() -> float:
+    """The most resident memory that this process had since its program began, in MiB.
+
+    getrusage's maximum is also that of the process that forked it.
+    """
+    status = Path("/proc/self/status").read_text()
+    return int(status.split("VmHWM:")[1].split()[0]) / 1024  # in kB
 
 
 def measure_memory(settings: RuntimeSettings, height: int, width: int, frames: int) -> MemoryCourse:
@@ -273,11 +287,14 @@ def inference_table(rows: Sequence[Inference | Failure]) -> str:
 
 def failure_lines(rows: Sequence[object]) -> list[str]:
     """One line for each Failure among the rows."""
-    return [
-        f"not measured: {row.what}: {row.error.strip().splitlines()[-1]}"
-        for row in rows
-        if isinstance(row, Failure)
-    ]
+    return [f"not measured: {row.what}: {_gist(row.error)}" for row in rows if isinstance(row, Failure)]
+
+
+def _gist(error: str) -> str:
+    """The line that says what went wrong: a traceback's last, and the first of what else there is."""
+    lines = error.strip().splitlines()
+    traced = lines[0].startswith("Traceback") or any(line.startswith('  File "') for line in lines)
+    return lines[-1 if traced else 0]
 
 
 def as_data(value: Any) -> Any:

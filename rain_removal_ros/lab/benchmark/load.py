@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import functools
 import os
+import subprocess
 import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,15 +22,24 @@ import numpy as np
 
 from rain_removal_ros.domain import keep_apart
 from rain_removal_ros.errors import RainRemovalError
-from rain_removal_ros.lab.benchmark.benchmark import street_like, weights_of
+from rain_removal_ros.lab.benchmark.benchmark import (
+    Failure,
+    failure_lines,
+    rate_of,
+    street_like,
+    weights_of,
+)
 from rain_removal_ros.runtime import RuntimeSettings
+from rain_removal_ros.tables import markdown
 
-READY_WITHIN_S = 300.0
 DRAIN_S = 3.0
 """So long is waited for the last frames to come back."""
 
 SETTLE_S = 12.0
 """What keeps a window of ten seconds has filled it before anything is measured."""
+
+LOST_AFTER_S = 30.0
+"""An image that has not come back by then was dropped by the node, as newer ones came."""
 
 MEMORY_SAMPLES = 12
 
@@ -38,6 +48,8 @@ MEMORY_SAMPLES = 12
 class LoadRow:
     """One run. Latencies are from publishing an image to receiving the derained one, over all cameras."""
 
+    preset: str
+    weights: str  # packaged | random | given
     cameras: int
     size: str
     rate_in_hz: float  # of each camera, as it was really published
@@ -70,16 +82,39 @@ def sweep(
     sizes: Sequence[tuple[int, int]],
     seconds: float,
     say: Callable[[str], None],
+    keep: Callable[[list[LoadRow | Failure]], None],
     batching: bool = True,
-) -> list[LoadRow]:
-    """Every combination for so many seconds. sizes: (height, width); batching: the node's parameter."""
-    rows = []
+) -> list[LoadRow | Failure]:
+    """Every combination for so many seconds, and at least one image; `keep(rows)` is called after every one.
+
+    sizes: (height, width); batching: the node's parameter.
+    """
+    rows: list[LoadRow | Failure] = []
     for size in sizes:
         for count in cameras:
             for rate in rates:
-                say(f"{count} cameras of {size[1]}x{size[0]} at {rate:g} Hz")
-                rows.append(run_load(settings, count, size, rate, int(seconds * rate), batching))
+                what = f"{count} cameras of {size[1]}x{size[0]} at {rate:g} Hz"
+                say(what)
+                frames = max(1, round(seconds * rate))
+                rows.append(measured(what, settings, count, size, rate, frames, batching))
+                keep(rows)
     return rows
+
+
+def measured(
+    what: str,
+    settings: RuntimeSettings,
+    cameras: int,
+    size: tuple[int, int],
+    rate: float,
+    frames: int,
+    batching: bool = True,
+) -> LoadRow | Failure:
+    """`run_load`, or why it could not be measured."""
+    try:
+        return run_load(settings, cameras, size, rate, frames, batching)
+    except RainRemovalError as error:
+        return Failure(what, str(error))
 
 
 def run_load(
@@ -90,49 +125,56 @@ def run_load(
     frames: int,
     batching: bool = True,
 ) -> LoadRow:
-    """`frames` of every camera at `rate` a second. Raises RainRemovalError where the node is not ready."""
+    """`frames` of every camera at `rate` a second.
+
+    Raises RainRemovalError where the node does not become ready, ends, or gives nothing back.
+    """
     keep_apart()
-    from rain_removal_ros.ros.process import running_node
+    from rain_removal_ros.ros.process import check_runs, end_of, node_parameters, running_node
 
     height, width = size
     names = [f"camera{number}" for number in range(cameras)]
     with tempfile.TemporaryDirectory() as folder:
+        preset, log = settings.preset, Path(folder) / "node.log"
+        path, kind = (settings.weights, "given") if settings.weights else weights_of(preset, Path(folder))
         parameters = {
             "cameras": f"[{', '.join(names)}]",
             "image_sizes": f"{width}x{height}",
-            "backend": settings.backend,
-            "precision": settings.precision,
-            "threads": str(settings.threads),
+            **node_parameters(replace(settings, weights=path)),
             "batching": str(batching).lower(),
-            "weights": str(settings.weights or weights_of(settings.preset, Path(folder))[0]),
         }
-        if settings.cache_dir:
-            parameters["cache_dir"] = str(settings.cache_dir)
-        with running_node(parameters, Path(folder) / "node.log") as process, _cameras(names) as player:
-            player.wait_until_ready()
+        with running_node(parameters, log) as process, _cameras(names) as player:
+            player.wait_until_ready(process, log)
+            alive = functools.partial(check_runs, process, log)
             images = [np.roll(street_like(height, width), 8 * n, axis=1) for n in range(4)]
-            player.play(images, rate, max(10, int(SETTLE_S * rate)))
+            player.play(images, rate, max(10, int(SETTLE_S * rate)), alive)
             before, began = _Process.of(process.pid), time.perf_counter()
             with _sampled_memory(process.pid, frames / rate / MEMORY_SAMPLES) as samples:
-                player.play(images, rate, frames)
+                player.play(images, rate, frames, alive)
             seconds = time.perf_counter() - began
             after = _Process.of(process.pid)
             player.drain()
-            runtime = player.runtime
-    latencies = player.latencies
-    thirds = np.array_split(np.asarray(latencies), 3)
+            alive()
+            runtime, latencies = player.runtime, player.ledger.latencies
+            if not latencies:
+                raise RainRemovalError(f"none of {frames * cameras} images came back; {end_of(log)}")
+    third = max(1, len(latencies) // 3)
     return LoadRow(
+        preset=preset,
+        weights=kind,
         cameras=cameras,
         size=f"{width}x{height}",
-        rate_in_hz=round(frames / seconds, 2),
+        rate_in_hz=round(
+            frames / (seconds + 1 / (cameras * rate)), 2
+        ),  # the last one's own time is not waited for
         seconds=round(seconds, 1),
         sent=frames * cameras,
         back=len(latencies),
-        rates_out_hz=tuple(round(player.back[name] / seconds, 2) for name in names),
+        rates_out_hz=tuple(round(rate_of(player.ledger.back[name]), 2) for name in names),
         latency_median_ms=_ms(np.median(latencies)),
         latency_p99_ms=_ms(np.quantile(latencies, 0.99)),
-        first_third_p99_ms=_ms(np.quantile(thirds[0], 0.99)),
-        last_third_p99_ms=_ms(np.quantile(thirds[-1], 0.99)),
+        first_third_p99_ms=_ms(np.quantile(latencies[:third], 0.99)),
+        last_third_p99_ms=_ms(np.quantile(latencies[-third:], 0.99)),
         cpu_cores=round((after.cpu_s - before.cpu_s) / seconds, 2),
         memory_mib=(before.memory_mib, *samples, after.memory_mib),
         handles_start=before.handles,
@@ -141,10 +183,10 @@ def run_load(
         threads_end=after.threads,
         shared_memory_files_start=before.shared_memory_files,
         shared_memory_files_end=after.shared_memory_files,
-        backend=runtime["backend"],
-        precision=runtime["precision"],
+        backend=runtime.get("backend", "unknown"),
+        precision=runtime.get("precision", "unknown"),
         together=round(player.together, 3),
-        batching=runtime["several frames in one call"],
+        batching=runtime.get("several frames in one call", "unknown"),
     )
 
 
@@ -162,7 +204,14 @@ class _Process:
 
     @classmethod
     def of(cls, process_id: int) -> _Process:
-        folder = Path(f"/proc/{process_id}")
+        """Raises RainRemovalError where the process has ended."""
+        try:
+            return cls._read(Path(f"/proc/{process_id}"))
+        except OSError as error:
+            raise RainRemovalError("the node ended while it was measured") from error
+
+    @classmethod
+    def _read(cls, folder: Path) -> _Process:
         fields = (folder / "stat").read_text().rpartition(")")[2].split()
         resident = int((folder / "statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
         return cls(
@@ -181,8 +230,9 @@ def _sampled_memory(process_id: int, every_s: float) -> Iterator[list[float]]:
     ended = threading.Event()
 
     def sample() -> None:
-        while not ended.wait(every_s):
-            samples.append(_Process.of(process_id).memory_mib)
+        with suppress(RainRemovalError):  # that it has ended is told by who waits for it
+            while not ended.wait(every_s):
+                samples.append(_Process.of(process_id).memory_mib)
 
     thread = threading.Thread(target=sample, name="memory")
     thread.start()
@@ -202,6 +252,28 @@ def _cameras(names: Sequence[str]) -> Iterator[_Cameras]:
         player.close()
 
 
+class Ledger:
+    """What was sent, and what came back of it. Moments are in seconds, of one clock."""
+
+    def __init__(self, names: Sequence[str]):
+        self.latencies: list[float] = []  # seconds, in the order of coming back
+        self.back: dict[str, list[float]] = {name: [] for name in names}  # moments, by camera
+        self.outstanding: dict[tuple[str, int], float] = {}  # moment of sending, by camera and serial number
+
+    def send(self, name: str, serial: int, now: float) -> None:
+        """Enter an image; what was sent longer than LOST_AFTER_S ago is given up."""
+        while self.outstanding and now - next(iter(self.outstanding.values())) > LOST_AFTER_S:
+            self.outstanding.pop(next(iter(self.outstanding)))
+        self.outstanding[name, serial] = now
+
+    def receive(self, name: str, serial: int, now: float) -> None:
+        """Enter an answer; one to what was not sent, or was given up, counts for nothing."""
+        sent = self.outstanding.pop((name, serial), None)
+        if sent is not None:
+            self.latencies.append(now - sent)
+            self.back[name].append(now)
+
+
 class _Cameras:
     """Cameras and subscribers of all of them, in one node of this process."""
 
@@ -216,13 +288,10 @@ class _Cameras:
 
         os.environ.update(dds_profile_environment(os.environ))
         rclpy.init()
-        self.latencies: list[float] = []
-        self.back = dict.fromkeys(names, 0)
+        self.ledger = Ledger(names)
         self.runtime: dict[str, str] = {}
         self._cameras: dict[str, dict[str, str]] = {}
-        self._level: object = None
         self._changed = threading.Condition()
-        self._sent: dict[tuple[str, int], float] = {}
         self._serial = 0
         self._node = rclpy.create_node("derain_load")
         qos = QoSProfile(depth=1, reliability=ReliabilityPolicy.BEST_EFFORT)
@@ -249,30 +318,31 @@ class _Cameras:
         self._node.destroy_node()
         rclpy.try_shutdown()
 
-    def wait_until_ready(self) -> None:
-        from diagnostic_msgs.msg import DiagnosticStatus
+    def wait_until_ready(self, process: subprocess.Popen[bytes], log: Path) -> None:
+        """Raises RainRemovalError, with the end of the node's log, where that does not come about."""
+        from rain_removal_ros.ros.process import wait_until_ready
 
         def ready() -> bool:
             found = all(publisher.get_subscription_count() for publisher in self._publishers.values())
-            return found and self.runtime.get("state") == "active" and self._level == DiagnosticStatus.OK
+            return found and self.runtime.get("state") == "active" and self.runtime.get("level") == "ok"
 
-        with self._changed:
-            if not self._changed.wait_for(ready, READY_WITHIN_S):
-                raise RainRemovalError(f"the node was not ready after {READY_WITHIN_S:.0f} s: {self.runtime}")
+        wait_until_ready(self._changed, ready, lambda: self.runtime, process, log)
 
-    def play(self, images: Sequence[np.ndarray], rate: float, frames: int) -> None:
-        """Every camera's images at `rate` a second, the cameras one after another within a period."""
+    def play(self, images: Sequence[np.ndarray], rate: float, frames: int, alive: Callable[[], None]) -> None:
+        """Every camera's images at `rate` a second, the cameras one after another within a period.
+
+        alive: called before every image; what it raises ends the play.
+        """
         from std_msgs.msg import Header
 
         from rain_removal_ros.ros.messages import image_message
 
         messages = [image_message(image, "rgb8", Header(frame_id="lens")) for image in images]
         with self._changed:
-            self.latencies.clear()
-            self._sent.clear()
-            self.back = dict.fromkeys(self.back, 0)
+            self.ledger = Ledger(list(self._publishers))
         began = time.perf_counter()
         for number in range(frames):
+            alive()
             self._serial += 1
             message = messages[number % len(messages)]
             message.header.stamp.sec = self._serial
@@ -280,9 +350,7 @@ class _Cameras:
                 due = began + (number + place / len(self._publishers)) / rate
                 time.sleep(max(0.0, due - time.perf_counter()))  # the camera's clock
                 with self._changed:
-                    self._sent[name, self._serial] = time.perf_counter()
-                    while len(self._sent) > 100:  # dropped by the node, as newer ones came
-                        self._sent.pop(next(iter(self._sent)))
+                    self.ledger.send(name, self._serial, time.perf_counter())
                 publisher.publish(message)
 
     @property
@@ -298,7 +366,7 @@ class _Cameras:
     def drain(self) -> None:
         """Wait for the frames under way."""
         with self._changed:
-            self._changed.wait_for(lambda: not self._sent, DRAIN_S)
+            self._changed.wait_for(lambda: not self.ledger.outstanding, DRAIN_S)
 
     def _spin(self) -> None:
         while not self._stopping.is_set():
@@ -307,46 +375,43 @@ class _Cameras:
     def _on_image(self, name: str, message: Any) -> None:
         now = time.perf_counter()
         with self._changed:
-            sent = self._sent.pop((name, message.header.stamp.sec), None)
-            if sent is not None:
-                self.latencies.append(now - sent)
-                self.back[name] += 1
+            self.ledger.receive(name, message.header.stamp.sec, now)
             self._changed.notify_all()
 
     def _on_diagnostics(self, message: Any) -> None:
+        from diagnostic_msgs.msg import DiagnosticStatus
+
+        levels = {DiagnosticStatus.OK: "ok", DiagnosticStatus.ERROR: "error"}
         with self._changed:
             for status in message.status:
                 values = {pair.key: pair.value for pair in status.values}
                 if status.name == "derain: runtime":
-                    self._level, self.runtime = status.level, values
+                    level = levels.get(status.level, "other")
+                    self.runtime = {**values, "level": level, "message": status.message}
                 elif "published" in values:
                     self._cameras[status.name] = values
             self._changed.notify_all()
 
 
-def load_table(rows: Sequence[LoadRow]) -> str:
-    """The rows as a Markdown table."""
-    from tabulate import tabulate
-
+def load_table(rows: Sequence[LoadRow | Failure]) -> str:
+    """The rows as a Markdown table, the failures below it."""
     cells = [
         (
-            row.cameras,
-            row.size,
-            row.rate_in_hz,
-            f"{min(row.rates_out_hz):.1f} to {max(row.rates_out_hz):.1f}",
-            row.latency_median_ms,
-            row.latency_p99_ms,
-            row.cpu_cores,
-            f"{100 * row.together:.0f}",
+            row.cameras, row.size, row.rate_in_hz,
+            f"{min(row.rates_out_hz):.1f} to {max(row.rates_out_hz):.1f}", row.latency_median_ms,
+            row.latency_p99_ms, row.cpu_cores, f"{100 * row.together:.0f}",
         )
         for row in rows
-    ]
-    names = ("cameras", "size", "Hz in", "Hz out", "median ms", "p99 ms", "CPU cores", "% together")
-    return tabulate(cells, names, tablefmt="github")
+        if isinstance(row, LoadRow)
+    ]  # fmt: skip
+    header = ("cameras", "size", "Hz in", "Hz out", "median ms", "p99 ms", "CPU cores", "% together")
+    return "\n".join([markdown(header, cells), *failure_lines(rows)])
 
 
-def soak_lines(row: LoadRow) -> str:
+def soak_lines(row: LoadRow | Failure) -> str:
     """What must not grow, in sentences."""
+    if isinstance(row, Failure):
+        return "\n".join(failure_lines([row]))
     quarter = max(1, len(row.memory_mib) // 4)
     first, last = np.mean(row.memory_mib[:quarter]), np.mean(row.memory_mib[-quarter:])
     growth = 100 * (last / first - 1)

@@ -19,8 +19,8 @@ PACKAGES = (
 )
 
 
-def describe_machine() -> dict[str, str | int | float]:
-    """CPU, cores that this process may use, memory in GiB, CUDA device, system, Python."""
+def describe_machine(device: int = 0) -> dict[str, str | int | float]:
+    """CPU, cores that this process may use, memory in GiB, the CUDA device of that index, system, Python."""
     import torch
 
     cpu_info = Path("/proc/cpuinfo")
@@ -36,8 +36,8 @@ def describe_machine() -> dict[str, str | int | float]:
         "system": f"{platform.system()} {platform.release()}",
         "python": platform.python_version(),
     }
-    if torch.cuda.is_available():
-        machine["gpu"] = torch.cuda.get_device_name()
+    if torch.cuda.is_available() and device < torch.cuda.device_count():
+        machine["gpu"] = torch.cuda.get_device_name(device)
     return machine
 
 

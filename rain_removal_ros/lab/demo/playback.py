@@ -23,9 +23,9 @@ from rclpy.qos import HistoryPolicy, QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import CameraInfo, Image
 from std_msgs.msg import Header
 
-from rain_removal_ros.errors import RainRemovalError
 from rain_removal_ros.lab.scenes import CameraModel
 from rain_removal_ros.ros.messages import image_message
+from rain_removal_ros.ros.process import wait_until_ready
 from rain_removal_ros.share import dds_profile_environment
 
 CAMERA = "camera"
@@ -44,6 +44,7 @@ class Recording:
     inverse_depth: dict[int, np.ndarray] = field(default_factory=dict)  # float32 (H, W), 1/m
     camera_infos: dict[int, CameraInfo] = field(default_factory=dict)
     latency: dict[int, float] = field(default_factory=dict)  # seconds from publishing to receiving the image
+    received: dict[int, float] = field(default_factory=dict)  # when an image came back, by time.perf_counter
     diagnostics: dict[str, dict[str, str]] = field(default_factory=dict)  # status name -> key -> value
 
 
@@ -83,30 +84,19 @@ class Player:
         self._node.destroy_node()
         rclpy.try_shutdown()
 
-    def wait_until_ready(self, process: subprocess.Popen[bytes], log: Path, timeout: float) -> None:
+    def wait_until_ready(self, process: subprocess.Popen[bytes], log: Path) -> None:
         """Wait until the node is active, its network compiled, and its subscription found.
 
         Raises RainRemovalError, with the end of the node's log, where that does not come about.
         """
 
-        def ready() -> bool:
-            runtime = self.recording.diagnostics.get(RUNTIME_STATUS, {})
-            return runtime.get("state") == "active" and runtime.get("level") == "ok" and self._found()
+        def runtime() -> dict[str, str]:
+            return self.recording.diagnostics.get(RUNTIME_STATUS, {})
 
-        deadline = time.monotonic() + timeout
-        with self._changed:
-            while not self._changed.wait_for(ready, timeout=0.5):
-                runtime = self.recording.diagnostics.get(RUNTIME_STATUS, {})
-                if process.poll() is not None:
-                    fate = f"ended with status {process.poll()}"
-                elif runtime.get("level") == "error":
-                    fate = f"says: {runtime['message']}"
-                elif time.monotonic() > deadline:
-                    fate = f"was not ready after {timeout:.0f} s"
-                else:
-                    continue
-                lines = "\n".join(log.read_text().splitlines()[-12:])
-                raise RainRemovalError(f"the node {fate}; the end of its log {log}:\n{lines}")
+        def ready() -> bool:
+            return runtime().get("state") == "active" and runtime().get("level") == "ok" and self._found()
+
+        wait_until_ready(self._changed, ready, runtime, process, log)
 
     def play(
         self,
@@ -154,6 +144,7 @@ class Player:
         image = np.frombuffer(message.data, np.uint8).reshape(message.height, message.width, 3)
         with self._changed:
             self.recording.latency[index] = now - self._published_at[index]
+            self.recording.received[index] = now
             self.recording.derained[index] = image if self._keep_images else np.empty((0, 0, 3), np.uint8)
             self._changed.notify_all()
 
