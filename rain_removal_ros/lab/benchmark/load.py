@@ -159,14 +159,13 @@ def run_load(
             if not latencies:
                 raise RainRemovalError(f"none of {frames * cameras} images came back; {end_of(log)}")
     third = max(1, len(latencies) // 3)
+    last_turn = 1 / (cameras * rate)  # seconds of the last image, for which nobody waited
     return LoadRow(
-        preset=preset,
+        preset=runtime.get("preset", preset),
         weights=kind,
         cameras=cameras,
         size=f"{width}x{height}",
-        rate_in_hz=round(
-            frames / (seconds + 1 / (cameras * rate)), 2
-        ),  # the last one's own time is not waited for
+        rate_in_hz=round(frames / (seconds + last_turn), 2),
         seconds=round(seconds, 1),
         sent=frames * cameras,
         back=len(latencies),

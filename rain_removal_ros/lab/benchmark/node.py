@@ -163,7 +163,7 @@ def _run(settings: RuntimeSettings, weights: str, size: tuple[int, int], frames:
         raise RainRemovalError(f"none of {frames} frames came back from the node")
     half = max(1, len(ages) // 2)
     return NodeRun(
-        preset=settings.preset,
+        preset=runtime.get("preset", settings.preset),
         weights=weights,
         size=f"{width}x{height}",
         camera_rate=round(rate, 2),
