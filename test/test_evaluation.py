@@ -9,6 +9,7 @@ import json
 import os
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -21,7 +22,7 @@ from rain_removal_ros.commands.main import main
 from rain_removal_ros.errors import DatasetError, OutputError, ParameterError, WeightsError
 from rain_removal_ros.lab.data.datasets import FolderDataset
 from rain_removal_ros.lab.data.examples import Dataset, Example
-from rain_removal_ros.lab.evaluation import metrics, report
+from rain_removal_ros.lab.evaluation import hard_dry, metrics, report
 from rain_removal_ros.lab.evaluation.conditions import ROBUSTNESS, fog_of, rain_on
 from rain_removal_ros.lab.evaluation.evaluate import FOG_LEFT, STREAKS_ALONE, Evaluation, EvaluationSettings
 from rain_removal_ros.lab.evaluation.hard_dry import (
@@ -370,6 +371,56 @@ def test_a_quick_look_takes_some_of_every_group():
     assert measured(street, {"idle": Idle(street)}, limit_per_group=1)["groups"] == {"south": 1, "north": 1}
 
 
+class Uneven(Street):
+    """Twelve views, one of them in the south, that say of themselves what they are without being read."""
+
+    def __init__(self):
+        self.read: list[int] = []
+
+    def __len__(self) -> int:
+        return 12
+
+    def __getitem__(self, index: int) -> Example:
+        self.read.append(index)
+        return replace(super().__getitem__(index), number=index)
+
+    def outline(self, index: int) -> Example:
+        return Example(f"view_{index}", None, group="north" if index else "south", number=index)
+
+
+def test_groups_are_known_without_reading_the_images():
+    street = Uneven()
+    evaluation = Evaluation(street, Testbed({"idle": Idle(Street())}), EvaluationSettings(limit_per_group=6))
+    assert evaluation.indices == [0, 1, 3, 5, 7, 9, 11] and not street.read
+
+
+@pytest.mark.parametrize(
+    ("sizes", "count", "expected"),
+    [
+        ((1, 9), 5, [0, 1, 3, 6, 9]),
+        ((1, 2), 9, [0, 1, 2]),
+        ((4, 4, 4), 6, [0, 3, 4, 7, 8, 11]),
+        ((4, 4, 4), 7, [0, 1, 3, 4, 5, 8, 9]),
+        ((3, 3), 0, []),
+    ],
+)
+def test_as_many_images_are_taken_in_turn_as_there_are(sizes, count, expected):
+    evaluation = Evaluation(Uneven(), Testbed({"idle": Idle(Street())}), EvaluationSettings())
+    begins = np.cumsum((0, *sizes))
+    evaluation._groups = {str(n): list(range(begins[n], begins[n] + size)) for n, size in enumerate(sizes)}
+    assert evaluation._turns(count) == expected
+
+
+class Mean(Street):
+    def __getitem__(self, index: int) -> Example:
+        return replace(super().__getitem__(index), group="mean")
+
+
+def test_a_group_that_is_called_as_the_mean_over_groups_is_refused():
+    with pytest.raises(DatasetError, match="view_0 belongs to a group called 'mean'"):
+        measured(Mean(), {"idle": Idle(Street())}, levels=("heavy",))
+
+
 def rainy_psnr(dataset: Dataset, **settings) -> dict[tuple[str, str], float]:
     """PSNR of every rainy view by the image's name and the level."""
     idle = Testbed({"idle": Idle(Street())})
@@ -477,14 +528,28 @@ def test_real_weather_tells_how_the_sky_moved_and_what_judges_see(tmp_path):
 
 def test_the_hard_dry_set_is_the_same_every_time_and_meets_every_kind():
     street = Street()
-    first = [hard_dry_image(street[0], 0, kind) for kind in KINDS]
-    assert all(np.array_equal(a, hard_dry_image(street[0], 0, k)) for a, k in zip(first, KINDS, strict=True))
+    first = [hard_dry_image(street[0], kind) for kind in KINDS]
+    assert all(np.array_equal(a, hard_dry_image(street[0], k)) for a, k in zip(first, KINDS, strict=True))
+    other = replace(street[0], number=9)
+    assert any(not np.array_equal(a, hard_dry_image(other, k)) for a, k in zip(first, KINDS, strict=True))
     summary, scores = measure_hard_dry(street, 2, Testbed({"idle": Idle(street), "blue": BlueSky(street)}))
     assert len(scores) == 2 * 2 * len(KINDS)
     assert set(summary["idle"]) == {*KINDS, ALL, ALL_HELD_OUT}
     assert summary["idle"][ALL]["images"] == 2 * len(LOOKALIKES)
     assert summary["idle"]["all"]["psnr_worst"] == metrics.MAX_PSNR and summary["idle"]["all"]["changed"] == 0
     assert summary["blue"]["all"]["psnr_worst"] < 30
+
+
+def test_a_look_alike_is_the_same_whatever_part_of_a_split_is_taken_and_whatever_kinds_there_are(
+    tmp_path, monkeypatch
+):
+    write_street(tmp_path, 3)
+    whole, part = FolderDataset(tmp_path), FolderDataset(tmp_path, ["view_2"])
+    kind = list(KINDS)[-1]
+    expected = hard_dry_image(whole[2], kind)
+    assert np.array_equal(hard_dry_image(part[0], kind), expected)
+    monkeypatch.setattr(hard_dry, "KINDS", {kind: KINDS[kind]})
+    assert np.array_equal(hard_dry_image(whole[2], kind), expected)
 
 
 def test_a_streak_stage_is_taken_off_alone_at_any_size():
@@ -570,6 +635,30 @@ def test_a_judge_that_keeps_its_answers_is_asked_once_an_image(tmp_path, judge_f
     assert not (KeptJudge(Judge(enlarged), tmp_path)(image) == 7).all()
 
 
+def test_a_judge_on_a_gpu_computes_in_float32_and_keeps_its_answers_apart(tmp_path, monkeypatch):
+    save_network(random_network(TINY_SEGMENTATION), tmp_path / "judge.safetensors", {})
+    specification = JudgeSpecification.parse(str(tmp_path / "judge.safetensors"))
+    on_cpu = Judge(specification)
+    allowed = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "a GPU")
+    monkeypatch.setattr(torch.nn.Module, "cuda", lambda self: self)
+
+    def to_gpu(tensor):
+        allowed.append((convolutions.allow_tf32, products.allow_tf32))
+        return tensor
+
+    monkeypatch.setattr(torch.Tensor, "cuda", to_gpu)
+    convolutions, products = SimpleNamespace(allow_tf32=True), SimpleNamespace(allow_tf32=True)
+    monkeypatch.setattr(torch.backends, "cudnn", convolutions)
+    monkeypatch.setattr(torch.backends.cuda, "matmul", products)
+    judge = Judge(specification)
+    judge(street_like(HEIGHT, WIDTH, 1))
+    assert allowed == [(False, False)]
+    assert convolutions.allow_tf32 and products.allow_tf32
+    assert judge.identity != on_cpu.identity
+
+
 def test_answers_that_another_run_is_just_writing_keep_no_judge_from_being_opened(tmp_path, judge_files):
     (tmp_path / ".half.1.2.png").symlink_to(tmp_path / "renamed meanwhile")
     KeptJudge(Judge(JudgeSpecification.parse(str(judge_files["safetensors"]))), tmp_path)
@@ -624,6 +713,8 @@ def test_the_command_compares_networks_and_writes_a_report(tmp_path, judge_files
     arguments += ["--backend", "torch-cpu", "--output", tmp_path / "out", "--robustness", 1, "--flicker", 1]
     arguments += ["--sheet", 2, "--latency-size", "96x64", "--cache-dir", tmp_path / "cache", "--hard-dry", 1]
     arguments += ["--weather", write_weather(tmp_path / "weather"), "--consistency", 1]
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "left_by_another_run.jpg").touch()
     assert main([str(argument) for argument in arguments]) == 0
 
     written = json.loads((tmp_path / "out" / "report.json").read_text())
@@ -662,7 +753,10 @@ def test_the_command_compares_networks_and_writes_a_report(tmp_path, judge_files
         assert sheet.shape[1] == 5 * 400 and sheet.shape[0] > 2 * 260
         for of in ("weather", "hard_dry"):
             assert cv2.imread(str(tmp_path / "out" / f"{of}_{name}.jpg")).shape[1] == 3 * 400
-    assert "Mean over groups" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "Mean over groups" in printed
+    (written,) = [line for line in printed.splitlines() if line.startswith("Written to ")]
+    assert "report.json, report.md, weather_one.jpg" in written and "left_by_another_run.jpg" not in written
 
 
 class Unlabelled(Street):
@@ -724,6 +818,18 @@ def test_the_command_names_what_is_wrong(tmp_path, capsys):
     assert "a has no inverse depth" in capsys.readouterr().err
     assert main(["evaluate", "--dataset", "drive", "--output", str(tmp_path / "a.png")]) == 1
     assert "a.png cannot be written" in capsys.readouterr().err
+    for options, text in (
+        (["--dataset", "raincityscapes"], "a dataset of kind raincityscapes needs its root folder"),
+        (["--split", "test"], "--split is about a dataset, and none is given"),
+        (["--limit-per-group", "3"], "--limit-per-group is about a dataset, and none is given"),
+    ):
+        assert (
+            main(["evaluate", "--weather", str(write_weather(tmp_path / options[1])), *options, *output]) == 1
+        )
+        assert text in capsys.readouterr().err
+    for kind in (["--data", str(tmp_path)], ["--dataset", "drive"]):
+        assert main(["evaluate", *kind, "--depth-scale", "0.5", *output]) == 1
+        assert "--depth-scale is about RainCityscapes' depth images" in capsys.readouterr().err
     assert main(["evaluate", "--weather", str(tmp_path), *output]) == 1
     assert "WEATHER/image" in capsys.readouterr().err
     with pytest.raises(SystemExit):

@@ -160,6 +160,13 @@ def test_a_class_that_only_the_prediction_has_lowers_the_others_and_is_no_class_
     assert np.isnan(mean_iou(confusion(np.full((1, 4), 255, np.uint8), predicted)))
 
 
+def test_what_is_no_train_id_is_not_counted_as_one():
+    truth = np.array([[0, 255]], np.uint8)
+    assert confusion(truth, np.array([[0, 255]], np.uint8)).sum() == 1
+    with pytest.raises(ValueError, match="255 was predicted"):
+        confusion(truth, np.array([[255, 0]], np.uint8))
+
+
 def test_confusions_of_several_images_add_up():
     generator = np.random.default_rng(3)
     truth, predicted = generator.integers(0, 19, (2, 2, 50, 50), dtype=np.uint8)

@@ -18,7 +18,6 @@ from rain_removal_ros.lab.evaluation.monitor import (
     SWEEPS,
     correlation,
     measure,
-    medians,
     rank_correlation,
     report,
 )
@@ -40,8 +39,9 @@ def views() -> list[Example]:
             clean=drive[index].image,
             inverse_depth=drive[index].inverse_depth,
             focal_px=drive.camera.fx,
+            number=number,
         )
-        for index in (0, 5)
+        for number, index in enumerate((0, 5))
     ]
 
 
@@ -69,7 +69,12 @@ def test_the_packaged_network_says_more_where_more_rain_and_fog_was_rendered(vie
         restorer.close()
     print(report(readings, FEW))
     for sweep in FEW:
-        said = medians(readings, sweep)
+        own = [reading for reading in readings if reading.sweep == sweep.name]
+        attribute = "rain" if sweep.of == "rain" else "visibility_m"
+        said = [
+            float(np.median([getattr(r.said, attribute) for r in own if r.strength == strength]))
+            for strength in sweep.strengths
+        ]
         assert correlation(readings, sweep) > 0.85, sweep.name
         if sweep.of == "rain":
             assert said == sorted(said) and said[-1] > said[0] + 0.3, sweep.name
@@ -91,6 +96,14 @@ def test_what_was_rendered_is_told_by_the_monitors_own_measures(views):
         else:
             assert len(set(rain)) == 1 and visibility == sorted(set(visibility), reverse=True)
             assert correlation(readings, sweep) == 0, "what never changes follows nothing"
+
+
+def test_a_view_meets_the_same_rain_whatever_other_views_there_are(views):
+    says = Says(lambda number: (0.0, 0.0))
+    together, alone = measure(says, views, sweeps=FEW[:1]), measure(says, views[1:], sweeps=FEW[:1])
+    assert [r for r in together if r.view == "drive_5"] == alone
+    other = measure(says, [replace(views[1], number=7)], sweeps=FEW[:1])
+    assert [r.rendered for r in other] != [r.rendered for r in alone]
 
 
 def test_the_cameras_focal_length_reaches_the_network(views):

@@ -144,6 +144,7 @@ def run(arguments: argparse.Namespace) -> int:
     testbed = _testbed(arguments, networks, files, judges)
     make_folder(arguments.output)
     results: dict[str, Any] = {}
+    written = ["report.json", "report.md"]
     conditions = _conditions(arguments, dataset, networks, judges)
     evaluation = None if dataset is None else Evaluation(dataset, testbed, _settings(arguments))
     try:
@@ -151,20 +152,19 @@ def run(arguments: argparse.Namespace) -> int:
             results |= evaluation.run()
             _write_report(arguments.output, conditions, results)
             for name in networks if arguments.sheet > 0 else ():
-                _write_sheet(
-                    arguments.output / f"worst_{name}.jpg", _worst_rows(evaluation, name, arguments.sheet)
-                )
+                rows = _worst_rows(evaluation, name, arguments.sheet)
+                written += _write_sheet(arguments.output / f"worst_{name}.jpg", rows)
         if weather is not None:
             results["real_weather"], views = measure_weather(weather, testbed)
             _write_report(arguments.output, conditions, results)
             for name in networks if arguments.sheet > 0 else ():
-                _write_sheet(arguments.output / f"weather_{name}.jpg", _weather_rows(views, name))
+                written += _write_sheet(arguments.output / f"weather_{name}.jpg", _weather_rows(views, name))
         if arguments.hard_dry:
             source = dataset or DriveDataset("val")
             results["hard_dry"], scores = measure_hard_dry(source, arguments.hard_dry, testbed)
             for name in networks if arguments.sheet > 0 else ():
                 rows = _hard_dry_rows(source, scores, name, testbed)
-                _write_sheet(arguments.output / f"hard_dry_{name}.jpg", rows)
+                written += _write_sheet(arguments.output / f"hard_dry_{name}.jpg", rows)
         if evaluation is not None:
             evaluation.add_latency(results)
     finally:
@@ -172,7 +172,7 @@ def run(arguments: argparse.Namespace) -> int:
             restorer.close()
     markdown = _write_report(arguments.output, conditions, results)
     print(markdown[markdown.index("\n## ") :])
-    print(f"Written to {arguments.output}: " + ", ".join(sorted(p.name for p in arguments.output.iterdir())))
+    print(f"Written to {arguments.output}: " + ", ".join(sorted(written)))
     return 0
 
 
@@ -189,6 +189,17 @@ def _open_dataset(arguments: argparse.Namespace) -> Dataset | None:
     """The dataset, None where only real weather or the hard dry set of the drive was asked for."""
     others = arguments.weather is not None or arguments.hard_dry
     if arguments.data is None and arguments.dataset != "drive" and others:
+        for option in ("split", "select", "limit", "limit_per_group", "depth_scale"):
+            if getattr(arguments, option):
+                raise ParameterError(
+                    f"--{option.replace('_', '-')} is about a dataset, and none is given; give --data, or "
+                    "leave it out"
+                )
+        if arguments.dataset != "folder":
+            raise ParameterError(
+                f"a dataset of kind {arguments.dataset} needs its root folder; give --data, or leave "
+                "--dataset out"
+            )
         return None
     return open_dataset(
         arguments.dataset, arguments.data, arguments.split, arguments.select, arguments.depth_scale
@@ -286,7 +297,7 @@ def _conditions(
         "protocol_description": PROTOCOLS[arguments.protocol].description,
         "rain": RAIN_DESCRIPTION,
         "class_set": arguments.classes,
-        "machine": describe_machine(),
+        "machine": describe_machine(arguments.device),
         "versions": versions(),
         "networks": {
             name: {
@@ -307,9 +318,12 @@ def _conditions(
     }
 
 
-def _write_sheet(path: Path, rows: list[sheet.SheetRow]) -> None:
-    if rows:
-        write_image(path, sheet.draw_sheet(rows))
+def _write_sheet(path: Path, rows: list[sheet.SheetRow]) -> list[str]:
+    """The name of the file, if there was something to draw."""
+    if not rows:
+        return []
+    write_image(path, sheet.draw_sheet(rows))
+    return [path.name]
 
 
 def _worst_rows(evaluation: Evaluation, network: str, count: int) -> list[sheet.SheetRow]:
@@ -356,7 +370,7 @@ def _hard_dry_rows(
 
     def row(score: HardDryScore) -> sheet.SheetRow:
         example = dataset[score.index]
-        image = hard_dry_image(example, score.index, score.kind)
+        image = hard_dry_image(example, score.kind)
         restored = testbed.restore(network, image, example.focal_px).image
         marked = _marked(restored, metrics.distance_from(restored, image) > metrics.HARM)
         caption = f"{score.kind}: {score.name}, {score.psnr:.1f} dB, {100 * score.changed:.1f} % moved"

@@ -11,7 +11,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from rain_removal_ros.errors import DatasetError
+from rain_removal_ros.errors import DatasetError, ParameterError
 from rain_removal_ros.lab.data.examples import (
     Dataset,
     Example,
@@ -273,10 +273,15 @@ def open_dataset(
     `split` is one of SPLITS; for folders and pairs the subfolder of that name, or None for the root itself;
     elsewhere None means USUAL_SPLIT. `select` keeps names that begin with one of its prefixes; `depth_scale`
     is RainCityscapes' alone. Raises DatasetError where the root or a file of it is missing, or where a root
-    or prefixes are given for the drive, ValueError for another kind.
+    or prefixes are given for the drive, ParameterError for a `depth_scale` of another kind, ValueError for
+    another kind.
     """
     if kind not in DATASET_KINDS:
         raise ValueError(f"unknown kind of dataset {kind!r}; the kinds are {', '.join(DATASET_KINDS)}")
+    if depth_scale is not None and kind != "raincityscapes":
+        raise ParameterError(
+            f"--depth-scale is about RainCityscapes' depth images, not those of kind {kind}; leave it out"
+        )
     if kind == "drive":
         if root is not None:
             raise DatasetError(

@@ -15,7 +15,7 @@ import numpy as np
 
 from rain_removal_ros.cityscapes import UNLABELLED, TrainId
 from rain_removal_ros.errors import DatasetError, ParameterError
-from rain_removal_ros.lab.data.examples import Dataset, Example
+from rain_removal_ros.lab.data.examples import Dataset, Example, outline_of
 from rain_removal_ros.lab.evaluation import metrics
 from rain_removal_ros.lab.evaluation.conditions import (
     LEVELS,
@@ -26,7 +26,7 @@ from rain_removal_ros.lab.evaluation.conditions import (
     rain_on,
 )
 from rain_removal_ros.lab.evaluation.protocols import PROTOCOLS
-from rain_removal_ros.lab.evaluation.summary import CLEAN, DRY, RAINY, Record, summarise
+from rain_removal_ros.lab.evaluation.summary import CLEAN, DRY, MEAN, RAINY, Record, summarise
 from rain_removal_ros.lab.evaluation.testbed import OUTPUTS, Answer, Testbed
 from rain_removal_ros.runtime import ASSUMED_FOCAL
 from rain_removal_ros.runtime.sizes import MIN_SIDE
@@ -143,7 +143,7 @@ class Evaluation:
             return chosen
         groups: dict[str | None, list[int]] = {}
         for index in chosen:
-            groups.setdefault(self.dataset[index].group, []).append(index)
+            groups.setdefault(outline_of(self.dataset, index).group, []).append(index)
         return sorted(index for members in groups.values() for index in _spread(members, per_group))
 
     def run(self) -> dict:
@@ -194,6 +194,10 @@ class Evaluation:
         example = self.dataset[index]
         prepared = PROTOCOLS[self.settings.protocol].example(example)
         group = example.group or "all"
+        if group == MEAN:
+            raise DatasetError(
+                f"{example.name} belongs to a group called {MEAN!r}, as the mean over groups is; rename it"
+            )
         scored = Scored(index, group)
         truth: _Truth | None = None
 
@@ -281,9 +285,13 @@ class Evaluation:
             add(view.level, name, figures, labels)
 
     def _turns(self, count: int) -> list[int]:
-        """At most `count` of the images, every group in turn."""
-        share = -(-count // max(1, len(self._groups)))
-        chosen = [_spread(members, share) for members in self._groups.values()]
+        """`count` of the images, or all where there are fewer, every group in turn as long as it has some."""
+        groups = self._groups.values()
+        share = -(-count // max(1, len(groups)))
+        wanted = min(count, sum(len(members) for members in groups))
+        while sum(min(share, len(members)) for members in groups) < wanted:
+            share += 1
+        chosen = [_spread(members, share) for members in groups]
         turns = [members[turn] for turn in range(share) for members in chosen if turn < len(members)]
         return sorted(turns[:count])
 

@@ -5,6 +5,7 @@ should do nothing.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from zlib import crc32
 
 import numpy as np
 
@@ -34,14 +35,16 @@ class HardDryScore:
     rain: float | None  # the network's own opinion of whether it rains
 
 
-def hard_dry_image(example: Example, index: int, kind: str) -> np.ndarray:
-    """Image `index` of a dataset made a look-alike of one kind: uint8 (H, W, 3), the same every time."""
+def hard_dry_image(example: Example, kind: str) -> np.ndarray:
+    """An example made a look-alike of one kind: uint8 (H, W, 3), the same whatever part of its split is taken
+    and whatever other kinds there are.
+    """
     if example.clean is None:
         raise DatasetError(f"{example.name} has no clean image to make a look-alike of")
     shape = example.clean.shape[:2]
     depth = np.full(shape, np.nan, np.float32) if example.inverse_depth is None else example.inverse_depth
     labels = np.full(shape, UNLABELLED, np.uint8) if example.labels is None else example.labels
-    generator = np.random.default_rng([SEED, list(KINDS).index(kind), index])
+    generator = np.random.default_rng([SEED, crc32(kind.encode()), example.number])
     return KINDS[kind](example.clean, depth, labels, generator)
 
 
@@ -63,7 +66,7 @@ def measure_hard_dry(
     def score(item: tuple[str, int]) -> list[HardDryScore]:
         kind, index = item
         example = dataset[index]
-        image = hard_dry_image(example, index, kind)
+        image = hard_dry_image(example, kind)
         scores = []
         for network in testbed.networks:
             restored = testbed.restore(network, image, example.focal_px)

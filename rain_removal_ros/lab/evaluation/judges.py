@@ -9,7 +9,8 @@ from __future__ import annotations
 import hashlib
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,6 +27,9 @@ STRIDE = 32
 
 TRACING = threading.RLock()
 """PyTorch's tracer keeps global state: one network of a process is traced at a time."""
+
+_PRECISION = threading.Lock()
+"""So is whether PyTorch takes TF32: one judge of a process computes on a GPU at a time."""
 
 IMAGENET_MEAN = np.array([0.485, 0.456, 0.406], np.float32)
 IMAGENET_DEVIATION = np.array([0.229, 0.224, 0.225], np.float32)
@@ -98,10 +102,11 @@ class Judge:
                 f"judge {specification.path} does not exist; give a .safetensors, .onnx or .pt file"
             )
         self.sha256 = _fingerprint(specification.path)
-        self.identity = f"{self.sha256} {specification.scale} {specification.normalise}"
         self._lock = threading.Lock()
         self._fixed_size: tuple[int, int] | None = None
+        self._gpu = ""
         self._logits = self._open()
+        self.identity = f"{self.sha256} {specification.scale} {specification.normalise}{self._gpu}"
 
     def _open(self) -> Callable[[np.ndarray], np.ndarray]:
         """The function from float32 (1, 3, H, W) to float32 logits (1, 19, h, w)."""
@@ -134,10 +139,10 @@ class Judge:
             except RuntimeError as error:
                 raise WeightsError(f"judge {path} is not a TorchScript file ({error})") from error
         if torch.cuda.is_available():
-            network = network.cuda()
+            network, self._gpu = network.cuda(), f" {torch.cuda.get_device_name()}"
 
             def on_gpu(batch: np.ndarray) -> np.ndarray:
-                with torch.inference_mode():
+                with torch.inference_mode(), _without_tf32():
                     return network(torch.from_numpy(batch).cuda()).float().cpu().numpy()
 
             return on_gpu
@@ -198,6 +203,20 @@ class KeptJudge:
             if cv2.imwrite(str(partial), labels):
                 partial.replace(path)
         return labels
+
+
+@contextmanager
+def _without_tf32() -> Iterator[None]:
+    """Within its block float32 is computed as such on a GPU, which TF32 does not; one block at a time."""
+    from torch.backends import cuda, cudnn
+
+    with _PRECISION:
+        before = cudnn.allow_tf32, cuda.matmul.allow_tf32
+        cudnn.allow_tf32 = cuda.matmul.allow_tf32 = False
+        try:
+            yield
+        finally:
+            cudnn.allow_tf32, cuda.matmul.allow_tf32 = before
 
 
 def _written(path: Path) -> float:

@@ -186,9 +186,14 @@ def depth_errors(predicted: np.ndarray, truth: np.ndarray) -> DepthErrors | None
 def confusion(truth: np.ndarray, predicted: np.ndarray) -> np.ndarray:
     """int64 (19, 19): how many pixels of true class (row) were predicted as class (column); unlabelled truth
     is left out.
+
+    Raises ValueError where something else than a train id was predicted there.
     """
     judged = truth < CLASSES
-    pairs = truth[judged].astype(np.int64) * CLASSES + np.minimum(predicted[judged], CLASSES - 1)
+    labels = predicted[judged]
+    if labels.size and labels.max() >= CLASSES:
+        raise ValueError(f"train ids are 0 to {CLASSES - 1}; {labels.max()} was predicted")
+    pairs = truth[judged].astype(np.int64) * CLASSES + labels
     return np.bincount(pairs, minlength=CLASSES**2).reshape(CLASSES, CLASSES)
 
 

@@ -88,20 +88,19 @@ def measure(
     """
     readings = []
     for sweep in sweeps:
-        for number, view in enumerate(views):
-            for reading in _of_view(restorer, sweep, view, number, view.focal_px or focal_px):
+        for view in views:
+            for reading in _of_view(restorer, sweep, view, view.focal_px or focal_px):
                 readings.append(reading)
                 on_reading(reading)
     return readings
 
 
-def _of_view(
-    restorer: Restorer, sweep: Sweep, view: Example, seed: int, focal_px: float | None
-) -> Iterator[Reading]:
+def _of_view(restorer: Restorer, sweep: Sweep, view: Example, focal_px: float | None) -> Iterator[Reading]:
     clean, inverse_depth = view.clean, view.inverse_depth
     if clean is None or inverse_depth is None:
         raise DatasetError(f"{view.name} has no clean image or no inverse depth to render weather with")
     height, width = clean.shape[:2]
+    seed = view.number  # whatever other views there are
     for strength in sweep.strengths:
         parameters = sweep.parameters(seed, strength)
         observed, streaks = Rain(parameters, height, width, seed).render_with_streaks(clean, inverse_depth)
@@ -135,11 +134,6 @@ def correlation(readings: Sequence[Reading], sweep: Sweep) -> float:
     return rank_correlation(
         [_value(reading.rendered, sweep) for reading in own], [_value(reading.said, sweep) for reading in own]
     )
-
-
-def medians(readings: Sequence[Reading], sweep: Sweep) -> list[float]:
-    """What the monitor says of each strength: the median over the views."""
-    return [float(np.median(said)) for said in _said(readings, sweep)]
 
 
 def _said(readings: Sequence[Reading], sweep: Sweep) -> list[list[float]]:
