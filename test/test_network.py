@@ -17,8 +17,8 @@ from rain_removal_ros.network import (
     load_network,
     save_network,
 )
-from rain_removal_ros.network.blocks import GlobalEstimate, fold, gate, unfold
-from rain_removal_ros.network.efficientnet_lite import VARIANTS, EfficientNetLite
+from rain_removal_ros.network.blocks import DepthGuidedTransform, GlobalEstimate, fold, gate, unfold
+from rain_removal_ros.network.efficientnet_lite import VARIANTS, Convolution, EfficientNetLite
 from rain_removal_ros.network.presets import SegmentationPreset
 from rain_removal_ros.network.streaks import StreakStage
 
@@ -154,6 +154,26 @@ def test_the_loss_on_the_image_reaches_depth_through_guidance_alone() -> None:
         network(image).correction.square().mean().backward()
         gradient = network.depth_head.refine[0].weight.grad
         assert (gradient is not None and bool(gradient.abs().sum() > 0)) is reached, name
+
+
+def test_guidance_depends_on_what_the_whole_image_shows() -> None:
+    guide = DepthGuidedTransform(4, 8, 6)
+    features, depth, whole = torch.rand(2, 8, 5, 5), torch.rand(2, 4, 5, 5), torch.rand(2, 6, 1, 1)
+    torch.testing.assert_close(guide(features, depth, whole), features)
+    randomise(guide)
+    assert not torch.allclose(guide(features, depth, whole), guide(features, depth, whole + 1))
+
+
+def test_a_depthwise_convolution_gives_the_type_of_autocast_and_learns_in_float32() -> None:
+    convolution = Convolution(8, 8, 5, stride=2, groups=8)
+    image = torch.rand(1, 8, 16, 16).to(torch.bfloat16)
+    with torch.autocast("cpu", torch.bfloat16):
+        filtered = convolution(image)
+    assert filtered.dtype == torch.bfloat16
+    torch.testing.assert_close(filtered, convolution(image.float()).to(torch.bfloat16))
+    filtered.sum().backward()
+    expected = torch.autograd.grad(convolution(image.float()).sum(), convolution.weight)[0]
+    torch.testing.assert_close(convolution.weight.grad, expected)
 
 
 def test_a_streak_estimate_tells_pixels_apart_and_sees_along_a_streak() -> None:

@@ -197,6 +197,23 @@ def test_a_closer_crop_of_a_view_has_more_pixels_per_metre_at_the_same_distance(
         assert float(samples[0]["pixels_per_metre"].median()) == pytest.approx(10 * scale, rel=0.02)
 
 
+def test_an_image_smaller_than_a_crop_may_be_seen_at_its_own_size(street) -> None:
+    image = np.random.default_rng(0).integers(0, 256, (50, 40, 3)).astype(np.uint8)
+    small = [Example("small_0", image, inverse_depth=np.full((50, 40), 0.1, np.float32), focal_px=100.0)]
+    quiet = dataclasses.replace(
+        SMALL, scales=(0.9, 0.9), dry_share=1, lookalike_share=0, light_share=0, blur_share=0, noise_share=0
+    )
+    quiet = dataclasses.replace(quiet, jpeg_share=0)
+    enlarged = RainySamples([small], quiet, seed=0, count=1)[0]
+    assert float(enlarged["pixels_per_metre"].median()) == pytest.approx(10 * 64 / 40, rel=0.02)
+    mirrored = RainySamples([small], dataclasses.replace(quiet, mirrored_share=1), seed=0, count=8)
+    for index in range(8):
+        sample = mirrored[index]
+        assert float(sample["pixels_per_metre"].median()) == pytest.approx(10, rel=0.02)
+        shown = {tuple(pixel) for pixel in sample["clean"].flatten(1).T.tolist()}
+        assert shown == {tuple(pixel) for pixel in image.reshape(-1, 3).tolist()}  # all of it, and no more
+
+
 def test_fog_is_stated_with_its_extinction_and_dry_samples_with_none(street) -> None:
     foggy = dataclasses.replace(SMALL, dry_share=0, fog_only_share=1, streaks_only_share=0, lookalike_share=0)
     samples = RainySamples([street], foggy, seed=2, count=6)

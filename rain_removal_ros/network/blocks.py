@@ -107,23 +107,28 @@ class DepthGuidedTransform(nn.Module):
     """Depth-Guided Spatial Feature Transform: F' = F (1 + gamma(z)) + beta(z), a gamma and a beta for every
     channel.
 
-    z are depth features of F's size; gamma and beta start at zero, so guidance starts as the identity.
+    z are depth features of F's size and features of the whole image: how much there is to correct at a depth
+    depends on how thick the fog is, which all of the image shows. gamma and beta start at zero, so guidance
+    starts as the identity; what the whole image shows starts at zero, too.
     """
 
-    def __init__(self, depth_channels: int, channels: int):
+    def __init__(self, depth_channels: int, channels: int, whole_channels: int):
         super().__init__()
         self.hidden = nn.Conv2d(depth_channels, depth_channels, 3, padding=1)
+        self.whole = start_at_zero(nn.Conv2d(whole_channels, depth_channels, 1, bias=False))
         self.modulation = start_at_zero(nn.Conv2d(depth_channels, 2 * channels, 1))
 
-    def forward(self, features: Tensor, depth_features: Tensor) -> Tensor:
-        gamma, beta = self.modulation(F.relu(self.hidden(depth_features))).chunk(2, dim=1)
+    def forward(self, features: Tensor, depth_features: Tensor, whole: Tensor) -> Tensor:
+        """F (N, C, H, W), depth features (N, D, H, W), features of the whole image (N, E, 1, 1) -> F'."""
+        z = F.relu(self.hidden(depth_features) + self.whole(whole))
+        gamma, beta = self.modulation(z).chunk(2, dim=1)
         return features * (1 + gamma) + beta
 
 
 def start_at_zero(convolution: nn.Conv2d) -> nn.Conv2d:
     """The convolution itself, with weights and bias of zero."""
-    nn.init.zeros_(convolution.weight)
-    nn.init.zeros_(convolution.bias)
+    for parameter in convolution.parameters():
+        nn.init.zeros_(parameter)
     return convolution
 
 

@@ -22,6 +22,7 @@ from rain_removal_ros.network.blocks import (
     as_weights,
     fold,
     gate,
+    mean_over_map,
     pixels_per_metre,
     start_at_zero,
     unfold,
@@ -107,7 +108,9 @@ class FastDerainNetwork(nn.Module):
         )
         self.up = nn.ModuleList(Upsample(channels[i + 1], channels[i]) for i in range(3))
         self.guide = nn.ModuleList(
-            DepthGuidedTransform(preset.depth_channels, channels[i]) if preset.depth_guided else nn.Identity()
+            DepthGuidedTransform(preset.depth_channels, channels[i], trunk_channels[-1])
+            if preset.depth_guided
+            else nn.Identity()
             for i in range(3)
         )
         self.stages = nn.ModuleList(
@@ -181,11 +184,12 @@ class FastDerainNetwork(nn.Module):
         features = self._features(as_taken)
         depth, depth_features = self.depth_head(features)
         fog = self.atmosphere(features[3])
+        whole = mean_over_map(features[3])
         x = self.stages[3](self.lateral[3](features[3]))
         for level in (2, 1, 0):
             x = self.up[level](x) + self.lateral[level](features[level])
             if self.preset.depth_guided:
-                x = self.guide[level](x, depth_features[level])
+                x = self.guide[level](x, depth_features[level], whole)
             x = self.stages[level](x)
         x = self.fine(self.up_fine(x) + self.detail(as_taken))
         gain, offset = self._affine(x).float().chunk(2, dim=1)

@@ -26,13 +26,13 @@ class DerainPreset:
     streak_channels: tuple[int, int] = (32, 64)  # at 1/2 and 1/4 of the image
     streak_depths: tuple[int, int, int] = (
         1,
-        5,
+        6,
         1,
     )  # residual blocks at 1/2 going down, at 1/4, at 1/2 going up
     trunk: str = "lite0"
     trunk_blocks: int = 11
     channels: tuple[int, ...] = (32, 48, 64, 96)
-    depths: tuple[int, ...] = (2, 2, 2, 1)  # residual blocks of the decoder
+    depths: tuple[int, ...] = (2, 3, 3, 2)  # residual blocks of the decoder
     fine_channels: int = 24  # at 1/2 of the image
     fine_depth: int = 1
     depth_channels: int = 32

@@ -18,7 +18,7 @@ from rain_removal_ros.network.blocks import (
 )
 
 DILATIONS = (1, 2, 4)
-"""Of the residual blocks at a quarter of the size, in turn: together they see 60 pixels each way along a
+"""Of the residual blocks at a quarter of the size, in turn: together they see 80 pixels each way along a
 streak.
 """
 

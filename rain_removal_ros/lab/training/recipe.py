@@ -84,6 +84,7 @@ _TOGETHER = replace(
     samples=replace(
         _FOG_SAMPLES,
         size=288,
+        mirrored_share=0.5,
         dry_share=0.14,
         fog_only_share=0.12,
         streaks_only_share=0.14,

@@ -40,6 +40,9 @@ class SampleSettings:
     size: int = 256  # pixels, a multiple of 32
     measured_weight: float = 1.0  # how much more often an example is drawn whose depth sensors measured
     scales: tuple[float, float] = (0.4, 1.3)  # how much an example is resized, log-uniform
+    mirrored_share: float = (
+        0.0  # of images smaller than a crop: continued by their mirror image, not enlarged
+    )
     dry_share: float = 0.14  # neither streaks nor fog
     fog_only_share: float = 0.16
     streaks_only_share: float = 0.18
@@ -266,13 +269,16 @@ def _crop(example: Example, settings: SampleSettings, generator: np.random.Gener
     whole = _clean_of(example)
     height, width = whole.shape[:2]
     scale = np.exp(generator.uniform(*np.log(settings.scales)))
-    scale = max(scale, size / height, size / width)
-    window = min(round(size / scale), height, width)
-    top, left = generator.integers(0, height - window + 1), generator.integers(0, width - window + 1)
+    least = max(size / height, size / width)  # the scale at which the image is as large as a crop
+    if least > 1 and generator.random() < settings.mirrored_share:
+        least = max(1.0, least / 2)  # no pixel is mirrored twice
+    scale = max(scale, least)
+    window = round(size / scale)
+    rows, columns = (_placed(side, window, generator) for side in (height, width))
     flip = generator.random() < 0.5
 
     def cut(array: np.ndarray, interpolation: int) -> np.ndarray:
-        part = array[top : top + window, left : left + window]
+        part = array[rows[:, None], columns]
         part = part[:, ::-1] if flip else part
         return cv2.resize(np.ascontiguousarray(part), (size, size), interpolation=interpolation)
 
@@ -295,6 +301,14 @@ def _crop(example: Example, settings: SampleSettings, generator: np.random.Gener
         reference_height=height * size / window,
         measured=_measured(example),
     )
+
+
+def _placed(side: int, window: int, generator: np.random.Generator) -> np.ndarray:
+    """The pixels of `side` that a window shows, anywhere in them; of a larger window, mirrored ones too."""
+    start = int(generator.integers(min(0, side - window), max(0, side - window) + 1))
+    period = max(1, 2 * (side - 1))
+    place = np.arange(start, start + window) % period
+    return np.minimum(place, period - place)
 
 
 def _clean_of(example: Example) -> np.ndarray:
