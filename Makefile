@@ -8,7 +8,7 @@ DERAIN = $(VENV)/bin/derain
 
 # What takes and writes pixels, once more with the NumPy and OpenCV of Ubuntu 24.04, which has Python 3.12.
 UBUNTU = $(VENV)/ubuntu-24.04
-UBUNTU_TESTS = $(addprefix test/test_,messages.py image_header.py node.py)
+UBUNTU_TESTS = test/test_messages.py test/test_image_header.py test/test_node.py
 
 .PHONY: demo test environment benchmark faults clean
 

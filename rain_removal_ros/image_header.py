@@ -19,6 +19,9 @@ FORMATS = "PNG, JPEG, BMP, WebP and TIFF"
 BEYOND_THE_DATA = (struct.error, IndexError, OverflowError)
 """What is raised where a header points behind its own end; OverflowError by a place of 64 bits."""
 
+MOST = 4096
+"""Directories of a TIFF, and entries of one, that are looked at; damaged ones may go in circles."""
+
 Data = bytes | bytearray | memoryview
 
 
@@ -44,18 +47,32 @@ def read_header(data: Data) -> ImageHeader:
     Raises ImageError for another format and for a header that is cut or says nothing.
     """
     view = memoryview(data).cast("B")
-    for begins, reader in _READERS:
-        if begins(view):
-            try:
-                header = reader(view)
-            except BEYOND_THE_DATA as error:
-                raise ImageError(f"image of {len(view)} bytes ends within its header") from error
-            if header.width <= 0 or header.height <= 0:
-                raise ImageError(f"{header.format} image declares {header.width}x{header.height} pixels")
-            return header
-    if not len(view):
+    form = format_of(view)
+    if form is None and not len(view):
         raise ImageError("image holds no data")
-    raise ImageError(f"data of {len(view)} bytes are no image of a known format; {FORMATS} are taken")
+    if form is None:
+        raise ImageError(f"data of {len(view)} bytes are no image of a known format; {FORMATS} are taken")
+    try:
+        header = _READERS[form](view)
+    except BEYOND_THE_DATA as error:
+        raise ImageError(f"image of {len(view)} bytes ends within its header") from error
+    if header.width <= 0 or header.height <= 0:
+        raise ImageError(f"{header.format} image declares {header.width}x{header.height} pixels")
+    return header
+
+
+def format_of(view: memoryview) -> str | None:
+    """png, jpeg, bmp, webp or tiff, by the first bytes, as decoders tell them apart; None: none of these."""
+    begin = bytes(view[:12])
+    if begin.startswith(PNG_SIGNATURE):
+        return "png"
+    if begin.startswith(b"\xff\xd8\xff"):
+        return "jpeg"
+    if begin.startswith(b"BM"):
+        return "bmp"
+    if begin[:4] == b"RIFF" and begin[8:] == b"WEBP":
+        return "webp"
+    return "tiff" if begin[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+") else None
 
 
 def check_header(data: Data) -> ImageHeader:
@@ -81,23 +98,28 @@ def _png(view: memoryview) -> ImageHeader:
         raise ImageError("PNG image does not begin with its header")
     width, height = struct.unpack_from(">II", view, 16)
     orientation, complete = 1, False
-    place = len(PNG_SIGNATURE)
-    while place + 12 <= len(view):
-        (length,) = struct.unpack_from(">I", view, place)
-        kind = bytes(view[place + 4 : place + 8])
-        if place + 12 + length > len(view):
-            break
+    for kind, content in png_chunks(view):
         if kind == b"eXIf":
-            orientation = _exif_orientation(view[place + 8 : place + 8 + length])
+            orientation = _exif_orientation(content)
         if kind == b"IEND":
             complete = True
             break
-        place += 12 + length
     return ImageHeader(width, height, "png", orientation, complete)
 
 
-def _jpeg_segments(view: memoryview) -> Iterator[tuple[int, memoryview]]:
-    """Marker and content of every segment before the first scan."""
+def png_chunks(view: memoryview) -> Iterator[tuple[bytes, memoryview]]:
+    """Kind and content of every whole chunk of a PNG."""
+    place = len(PNG_SIGNATURE)
+    while place + 12 <= len(view):
+        (length,) = struct.unpack_from(">I", view, place)
+        if place + 12 + length > len(view):
+            return
+        yield bytes(view[place + 4 : place + 8]), view[place + 8 : place + 8 + length]
+        place += 12 + length
+
+
+def jpeg_segments(view: memoryview) -> Iterator[tuple[int, memoryview]]:
+    """Marker and content of every segment of a JPEG before its first scan. Raises ImageError for damage."""
     place = 2
     while True:
         if view[place] != 0xFF:
@@ -121,7 +143,7 @@ def _jpeg_segments(view: memoryview) -> Iterator[tuple[int, memoryview]]:
 
 def _jpeg(view: memoryview) -> ImageHeader:
     size, orientation = None, 1
-    for marker, content in _jpeg_segments(view):
+    for marker, content in jpeg_segments(view):
         if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):  # a frame, of whatever process
             height, width = struct.unpack_from(">HH", content, 1)
             size = width, height
@@ -172,14 +194,19 @@ def _webp(view: memoryview) -> ImageHeader:
 
 
 def _webp_orientation(view: memoryview) -> int:
+    for kind, content in webp_chunks(view):
+        if kind == b"EXIF":
+            return _exif_orientation(content[6:] if bytes(content[:6]) == b"Exif\0\0" else content)
+    return 1
+
+
+def webp_chunks(view: memoryview) -> Iterator[tuple[bytes, memoryview]]:
+    """Kind and content of every chunk of a WebP; the last one's may end early."""
     place = 12
     while place + 8 <= len(view):
         (length,) = struct.unpack_from("<I", view, place + 4)
-        if bytes(view[place : place + 4]) == b"EXIF":
-            content = view[place + 8 : place + 8 + length]
-            return _exif_orientation(content[6:] if bytes(content[:6]) == b"Exif\0\0" else content)
+        yield bytes(view[place : place + 4]), view[place + 8 : place + 8 + length]
         place += 8 + length + length % 2
-    return 1
 
 
 def _tiff(view: memoryview) -> ImageHeader:
@@ -201,17 +228,31 @@ def _tiff_tags(view: memoryview) -> dict[int, int]:
 
 def _tiff_entries(view: memoryview) -> Iterator[tuple[int, str, int]]:
     """Tag, number format and place of the value of the first directory's whole numbers."""
-    order = "<" if bytes(view[:2]) == b"II" else ">"
-    big = struct.unpack_from(order + "H", view, 2)[0] == 43
-    count_kind, entry_size, at = ("Q", 20, 8) if big else ("H", 12, 4)
-    (place,) = struct.unpack_from(order + ("Q" if big else "I"), view, at)
-    (count,) = struct.unpack_from(order + count_kind, view, place)
-    place += struct.calcsize(order + count_kind)
-    for entry in range(place, place + min(count, 4096) * entry_size, entry_size):
-        tag, kind = struct.unpack_from(order + "HH", view, entry)
+    for tag, kind, place in next(tiff_directories(view), ()):
         letter = {1: "B", 3: "H", 4: "I", 16: "Q"}.get(kind)
         if letter is not None:
-            yield tag, order + letter, entry + (12 if big else 8)
+            yield tag, tiff_order(view) + letter, place
+
+
+def tiff_order(view: memoryview) -> str:
+    """The order of a TIFF's bytes, as `struct` writes it."""
+    return "<" if bytes(view[:2]) == b"II" else ">"
+
+
+def tiff_directories(view: memoryview) -> Iterator[Iterator[tuple[int, int, int]]]:
+    """Tag, type and place of the value of the entries of every directory of a TIFF, one for a picture."""
+    order = tiff_order(view)
+    big = struct.unpack_from(order + "H", view, 2)[0] == 43
+    place_form, count_form, entry_size, value_at, at = ("Q", "Q", 20, 12, 8) if big else ("I", "H", 12, 8, 4)
+    (place,) = struct.unpack_from(order + place_form, view, at)
+    for _ in range(MOST):
+        if not place:
+            return
+        (count,) = struct.unpack_from(order + count_form, view, place)
+        begin = place + struct.calcsize(order + count_form)
+        entries = range(begin, begin + min(count, MOST) * entry_size, entry_size)
+        yield ((*struct.unpack_from(order + "HH", view, entry), entry + value_at) for entry in entries)
+        (place,) = struct.unpack_from(order + place_form, view, begin + count * entry_size)
 
 
 def _exif_orientation(content: memoryview) -> int:
@@ -235,11 +276,4 @@ def upright_exif(content: bytes) -> bytes:
     return bytes(changed)
 
 
-_READERS = (
-    (lambda view: bytes(view[:8]) == PNG_SIGNATURE, _png),
-    (lambda view: bytes(view[:3]) == b"\xff\xd8\xff", _jpeg),
-    (lambda view: bytes(view[:2]) == b"BM", _bmp),
-    (lambda view: bytes(view[:4]) == b"RIFF" and bytes(view[8:12]) == b"WEBP", _webp),
-    (lambda view: bytes(view[:4]) in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"), _tiff),
-)
-"""By their first bytes, as decoders tell them apart."""
+_READERS = {"png": _png, "jpeg": _jpeg, "bmp": _bmp, "webp": _webp, "tiff": _tiff}

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 
 import pytest
+import yaml
 from diagnostic_msgs.msg import DiagnosticStatus
 
 from rain_removal_ros.pipeline import CameraSnapshot, Distribution, Health, OnFailure, Problem, Stage, Way
@@ -18,6 +20,7 @@ from rain_removal_ros.ros.diagnostics import (
     runtime_status,
 )
 from rain_removal_ros.runtime import Output, RuntimeInfo
+from rain_removal_ros.share import share_file
 
 LIMITS = Limits(max_latency_s=0.1, stale_after_s=2.0, max_age_s=0.5)
 INFO = RuntimeInfo("openvino", "a CPU", "bf16", "it is the best", "fast", "fast.safetensors", "ab" * 32)
@@ -203,6 +206,22 @@ FINE = Health(failure=None, remade=0, stuck=0, busy=None, rebuilt=0)
 def test_the_runtime_is_judged_by_what_matters_most(more, level, message):
     status = runtime_status("derain: runtime", RuntimeState(**{"lifecycle": "active", "info": INFO} | more))
     assert status.level == level and message in status.message
+
+
+def test_the_analyzers_tell_the_runtime_from_the_cameras():
+    text = share_file("config/diagnostics_analyzers.yaml").read_text()
+    analyzers = yaml.safe_load(text)["/**"]["ros__parameters"]["analyzers"]["ros__parameters"]["analyzers"]
+    [cameras], [runtime] = (
+        analyzers["rain_removal_cameras"]["regex"],
+        analyzers["rain_removal_runtime"]["contains"],
+    )
+    for name, is_runtime in (
+        ("derain: runtime", True),
+        ("car/derain: runtime", True),
+        ("derain: front", False),
+    ):
+        assert (re.fullmatch(cameras, name) is None) is is_runtime
+        assert (runtime in name) is is_runtime
 
 
 def test_texts_of_others_are_bounded_and_printable_in_every_status():

@@ -13,6 +13,7 @@ from std_msgs.msg import Header
 from rain_removal_ros import decoding
 from rain_removal_ros.encodings import INTERLEAVED, MOSAICS, read_compressed, write_image
 from rain_removal_ros.errors import ImageError
+from rain_removal_ros.ros import messages
 from rain_removal_ros.ros.messages import camera_info_message, image_message, read_image
 
 HEIGHT, WIDTH = 67, 91  # odd on purpose
@@ -272,6 +273,37 @@ def test_a_mosaic_that_was_made_grey_before_compression_stays_grey():
     grey = np.ascontiguousarray(colours()[..., 0])
     picture = read_compressed(compressed(".png", "bayer_rggb8; jpeg compressed mono8", grey))
     np.testing.assert_array_equal(picture.rgb, np.repeat(grey[..., None], 3, axis=2))
+
+
+class Bridge:
+    """Stands in for cv_bridge: knows one encoding more, and trusts what a message says of its size."""
+
+    def imgmsg_to_cv2(self, message, encoding):
+        if message.encoding != "purple8":
+            raise BridgeError("not known")
+        return np.frombuffer(message.data, np.uint8).reshape(message.height, message.width, 3)
+
+
+class BridgeError(TypeError):
+    pass
+
+
+def test_what_only_cv_bridge_reads_is_checked_too(monkeypatch):
+    monkeypatch.setattr(messages, "CvBridge", Bridge)
+    monkeypatch.setattr(messages, "CvBridgeError", BridgeError, raising=False)
+    message = message_of(colours(), "rgb8")
+    message.encoding = "purple8"
+    np.testing.assert_array_equal(messages.read_image(message).rgb, colours())
+    message.data = message.data[:-1]
+    with pytest.raises(ImageError, match="bytes are too few"):
+        messages.read_image(message)
+    message = message_of(colours(), "rgb8")
+    message.encoding, message.width = "purple8", message.width + 1
+    with pytest.raises(ImageError, match="purple8"):
+        messages.read_image(message)
+    message.encoding = "blue8"
+    with pytest.raises(ImageError, match="blue8"):
+        messages.read_image(message)
 
 
 def test_data_that_are_said_to_be_rgb_have_their_colours_in_their_places():

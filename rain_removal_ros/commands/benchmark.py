@@ -191,7 +191,7 @@ def _run_load(
     if arguments.soak:
         what = f"soak: {arguments.soak} frames at {arguments.soak_rate:g} Hz"
         say(what)
-        row = load.measured(what, settings, 1, sizes[0], arguments.soak_rate, arguments.soak)
+        row = load.measured(what, load.run_load, settings, 1, sizes[0], arguments.soak_rate, arguments.soak)
         keep("soak", [row])
         print(load.soak_lines(row))
         rows.append(row)

@@ -7,7 +7,16 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterator
 
-from rain_removal_ros.image_header import PNG_SIGNATURE
+from rain_removal_ros.errors import ImageError
+from rain_removal_ros.image_header import (
+    BEYOND_THE_DATA,
+    format_of,
+    jpeg_segments,
+    png_chunks,
+    tiff_directories,
+    tiff_order,
+    webp_chunks,
+)
 
 EXIF, PROFILE, XMP = "the EXIF data", "the colour profile", "the XMP data"
 PICTURES = "all pictures but the first"
@@ -20,9 +29,8 @@ _JPEG_SEGMENTS = (
     (0xE2, b"ICC_PROFILE\0", PROFILE),
 )
 _PNG_CHUNKS = {b"eXIf": EXIF, b"iCCP": PROFILE}
+_PNG_XMP = b"XML:com.adobe.xmp\0"
 _WEBP_CHUNKS = {b"EXIF": EXIF, b"ICCP": PROFILE, b"XMP ": XMP}
-_MOST = 4096
-"""Directories of a TIFF that are looked at; damaged ones may go in circles."""
 
 
 def held_in(data: bytes) -> list[str]:
@@ -30,87 +38,53 @@ def held_in(data: bytes) -> list[str]:
 
     Of other formats, and behind what is damaged, nothing is told.
     """
-    if data[:8] == PNG_SIGNATURE:
-        found = _in_png(data)
-    elif data[:3] == b"\xff\xd8\xff":
-        found = _in_jpeg(data)
-    elif data[:4] == b"RIFF" and data[8:12] == b"WEBP":
-        found = _in_webp(data)
-    elif data[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"):
-        found = _in_tiff(data)
-    else:
-        return []
+    view = memoryview(data)
+    readers = {"png": _in_png, "jpeg": _in_jpeg, "webp": _in_webp, "tiff": _in_tiff}
+    reader = readers.get(format_of(view) or "")
     told: dict[str, None] = {}
     try:
-        for what in found:
+        for what in reader(view) if reader is not None else ():
             told[what] = None
-    except (struct.error, IndexError, OverflowError):  # it ends early
+    except (ImageError, *BEYOND_THE_DATA):  # it ends early, or is damaged
         pass
     return list(told)
 
 
-def _in_png(data: bytes) -> Iterator[str]:
-    place = len(PNG_SIGNATURE)
-    while place < len(data):
-        length, kind = struct.unpack_from(">I4s", data, place)
+def _in_png(view: memoryview) -> Iterator[str]:
+    for kind, content in png_chunks(view):
         if kind in _PNG_CHUNKS:
             yield _PNG_CHUNKS[kind]
-        elif kind == b"iTXt" and data.startswith(b"XML:com.adobe.xmp\0", place + 8):
+        elif kind == b"iTXt" and content[: len(_PNG_XMP)] == _PNG_XMP:
             yield XMP
-        elif kind == b"acTL" and struct.unpack_from(">I", data, place + 8)[0] > 1:
+        elif kind == b"acTL" and struct.unpack_from(">I", content)[0] > 1:
             yield PICTURES
-        place += 12 + length
 
 
-def _in_jpeg(data: bytes) -> Iterator[str]:
-    place = 2
-    while data[place] == 0xFF:
-        marker = data[place + 1]
-        if marker == 0xFF:  # markers may be padded
-            place += 1
-            continue
-        if marker == 0x01 or 0xD0 <= marker <= 0xD8:  # without content
-            place += 2
-            continue
-        if marker in (0xD9, 0xDA):
-            return
+def _in_jpeg(view: memoryview) -> Iterator[str]:
+    for marker, content in jpeg_segments(view):
         for kind, begin, what in _JPEG_SEGMENTS:
-            if marker == kind and data.startswith(begin, place + 4):
+            if marker == kind and content[: len(begin)] == begin:
                 yield what
-        (length,) = struct.unpack_from(">H", data, place + 2)
-        place += 2 + length
 
 
-def _in_webp(data: bytes) -> Iterator[str]:
-    place, frames = 12, 0
-    while place < len(data):
-        kind, length = struct.unpack_from("<4sI", data, place)
+def _in_webp(view: memoryview) -> Iterator[str]:
+    frames = 0
+    for kind, _ in webp_chunks(view):
         if kind in _WEBP_CHUNKS:
             yield _WEBP_CHUNKS[kind]
         frames += kind == b"ANMF"
         if frames > 1:
             yield PICTURES
-        place += 8 + length + length % 2
 
 
-def _in_tiff(data: bytes) -> Iterator[str]:
-    order = "<" if data[:2] == b"II" else ">"
-    big = struct.unpack_from(order + "H", data, 2)[0] == 43
-    offset, count_form, entry_size, at = ("Q", "Q", 20, 8) if big else ("I", "H", 12, 4)
-    (place,) = struct.unpack_from(order + offset, data, at)
-    for number in range(_MOST):
-        if not place:
-            return
-        (count,) = struct.unpack_from(order + count_form, data, place)
-        place += struct.calcsize(order + count_form)
+def _in_tiff(view: memoryview) -> Iterator[str]:
+    for number, entries in enumerate(tiff_directories(view)):
         reduced = False
-        for entry in range(place, place + min(count, _MOST) * entry_size, entry_size):
-            (tag,) = struct.unpack_from(order + "H", data, entry)
+        for tag, _, place in entries:
             if number == 0 and tag in _TIFF_TAGS:
                 yield _TIFF_TAGS[tag]
             if tag == _NEW_SUBFILE_TYPE:
-                (kind,) = struct.unpack_from(order + "I", data, entry + (12 if big else 8))
+                (kind,) = struct.unpack_from(tiff_order(view) + "I", view, place)
                 reduced = bool(kind & _REDUCED)
         if number and not reduced:  # a smaller copy is no picture of its own
             yield PICTURES
-        (place,) = struct.unpack_from(order + offset, data, place + count * entry_size)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import OrderedDict, deque
+from dataclasses import replace
 
 from rain_removal_ros.frame_statistics import Problem
 from rain_removal_ros.pipeline.failures import Failure
@@ -25,7 +26,6 @@ class Builds:
     def __init__(self) -> None:
         self.current: Build | None = None
         self.asked: deque[Key] = deque()
-        self._ahead: set[Key] = set()  # of what failed, what was asked for
         self._failed: OrderedDict[Key, Failure] = OrderedDict()
         self._built_at: OrderedDict[Key, float] = OrderedDict()
         self._rebuilt: deque[float] = deque(maxlen=100)
@@ -42,14 +42,12 @@ class Builds:
     def on_ended(self, key: Key, failure: Failure | None, known: bool) -> None:
         """A build ended; `known`: its graph had been in memory before it began."""
         now = time.perf_counter()
-        ahead = key in self.asked or key in self._ahead
+        was_asked = key in self.asked
         self.asked = deque(asked for asked in self.asked if asked != key)
-        self._ahead.discard(key)
         before = self._failed.pop(key, None)
-        if failure is not None and ahead:
-            self._ahead.add(key)
         if failure is not None:
-            self._failed[key] = failure.after(before)
+            asked = was_asked or (before is not None and before.asked)
+            self._failed[key] = replace(failure.after(before), asked=asked)
         elif not known:
             if now - self._built_at.pop(key, -REBUILT_WITHIN_S) < REBUILT_WITHIN_S:
                 self._rebuilt.append(now)
@@ -72,14 +70,12 @@ class Builds:
         """
         return [
             f"{width}x{height}: {failure.error}"
-            for key, failure in self._failed.items()
-            for (height, width), _ in (key,)
+            for ((height, width), _), failure in self._failed.items()
             if not failure.may_be_tried_again
-            or (failure.problem is Problem.BUILD and (key in self._ahead or not failure.is_unwanted))
+            or (failure.problem is Problem.BUILD and not failure.is_unwanted)
         ]
 
     def forget(self) -> None:
         """Another runtime is in the place of the one that all this was about."""
         self._failed.clear()
-        self._ahead.clear()
         self._built_at.clear()

@@ -34,11 +34,15 @@ UNWANTED_AFTER_S = 60.0
 
 @dataclass(frozen=True)
 class Failure:
-    """What was raised, when (time.perf_counter()), and how many times in a row it has been by now."""
+    """What was raised, when (time.perf_counter()), and how many times in a row it has been by now.
+
+    asked: it was asked for ahead, so no frame has to want it.
+    """
 
     error: BaseException
     when: float = field(default_factory=time.perf_counter)
     attempts: int = 1
+    asked: bool = False
 
     @property
     def may_be_tried_again(self) -> bool:
@@ -46,7 +50,7 @@ class Failure:
 
     @property
     def is_unwanted(self) -> bool:
-        return time.perf_counter() > self._due + UNWANTED_AFTER_S
+        return not self.asked and time.perf_counter() > self._due + UNWANTED_AFTER_S
 
     @property
     def _due(self) -> float:

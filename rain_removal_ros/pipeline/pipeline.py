@@ -635,8 +635,7 @@ class Pipeline:
     def _choose(
         self, camera: _Camera, frame: _Frame | None, size: Size, wanted: Outputs, options: Options
     ) -> _Plan | _Unserved | None:
-        """What serves this frame now; None where it has to wait, or would have to, as one of a dry camera
-        (None) does not.
+        """What serves this frame now; None where it has to wait. Where None is given for it, nothing waits.
 
         What is compiled for other outputs of the same size serves while the exact one is being compiled, so
         that a new subscriber never makes a stream stop.
@@ -660,7 +659,8 @@ class Pipeline:
                 return _Unserved(failure.problem, failure.error)
             if self._stand_in_serves(options):
                 return self._choose_stand_in(camera, frame, key)
-            self._block(camera, frame)
+            if frame is not None:
+                self._block(camera, frame)
             return None
 
     def _choose_stand_in(self, camera: _Camera, frame: _Frame | None, key: Key) -> _Plan | _Unserved | None:
@@ -674,7 +674,8 @@ class Pipeline:
             self._start_thread("stand-in", self._make_stand_in)  # other cameras' frames do not wait for it
         elif stand_in.making_since is None and stand_in.failure is not None:
             return _Unserved(Problem.FAILED, stand_in.failure.error)
-        self._block(camera, frame)
+        if frame is not None:
+            self._block(camera, frame)
         return None
 
     def _make_stand_in(self) -> None:
@@ -688,11 +689,9 @@ class Pipeline:
             self._stand_in.on_made(outcome)
             self._unblock_all()
 
-    def _block(self, camera: _Camera, frame: _Frame | None) -> None:
-        """Have a frame wait for the next build, unless there is none or a newer one has come."""
-        if frame is None:
-            pass
-        elif len(camera.waiting) < self._options().queue_length:
+    def _block(self, camera: _Camera, frame: _Frame) -> None:
+        """Have a frame wait for the next build, unless a newer one has come."""
+        if len(camera.waiting) < self._options().queue_length:
             camera.waiting.appendleft(frame)
             camera.blocked_since = time.perf_counter()
         else:

@@ -96,23 +96,15 @@ def sweep(
                 what = f"{count} cameras of {size[1]}x{size[0]} at {rate:g} Hz"
                 say(what)
                 frames = max(1, round(seconds * rate))
-                rows.append(measured(what, settings, count, size, rate, frames, batching))
+                rows.append(measured(what, run_load, settings, count, size, rate, frames, batching))
                 keep(rows)
     return rows
 
 
-def measured(
-    what: str,
-    settings: RuntimeSettings,
-    cameras: int,
-    size: tuple[int, int],
-    rate: float,
-    frames: int,
-    batching: bool = True,
-) -> LoadRow | Failure:
-    """`run_load`, or why it could not be measured."""
+def measured(what: str, function: Callable[..., LoadRow], *arguments: Any) -> LoadRow | Failure:
+    """`function(*arguments)`, or why it could not be measured."""
     try:
-        return run_load(settings, cameras, size, rate, frames, batching)
+        return function(*arguments)
     except RainRemovalError as error:
         return Failure(what, str(error))
 

@@ -40,9 +40,7 @@ class SampleSettings:
     size: int = 256  # pixels, a multiple of 32
     measured_weight: float = 1.0  # how much more often an example is drawn whose depth sensors measured
     scales: tuple[float, float] = (0.4, 1.3)  # how much an example is resized, log-uniform
-    mirrored_share: float = (
-        0.0  # of images smaller than a crop: continued by their mirror image, not enlarged
-    )
+    mirrored_share: float = 0.0  # of images smaller than a crop: continued by a mirror image, not enlarged
     dry_share: float = 0.14  # neither streaks nor fog
     fog_only_share: float = 0.16
     streaks_only_share: float = 0.18
