@@ -212,6 +212,8 @@ def test_a_restorer_that_does_nothing_gains_nothing_and_harms_nothing(results):
         assert figures["psnr_gain"] == figures["ssim_below_gain"] == figures["harmed"] == 0
         assert figures["psnr"] == rainy[level][MEAN]["psnr"]
         assert figures["sky_brightness"] == rainy[level][MEAN]["sky_brightness"] > 0
+        assert figures["light_below"] == rainy[level][MEAN]["light_below"] > 0  # fog is brighter
+        assert results["sources"]["oracle"][level][MEAN]["light_below"] == 0
     assert idle["heavy"][MEAN]["won_back/miou/shy"] == idle["heavy"][MEAN]["won_back/agreement/shy"] == 0
     assert idle["dry"][MEAN]["psnr"] == metrics.MAX_PSNR
     network = results["networks"]["idle"]

@@ -79,6 +79,11 @@ def test_presence_is_a_cross_entropy_over_samples_that_can_be_told() -> None:
     assert float(losses.presence(logits, truth)) == pytest.approx(expected, rel=1e-5)
 
 
+def test_airlight_l1_is_the_mean_error_where_there_is_fog() -> None:
+    airlights = torch.tensor([0.8, 0.5, 0.1])[:, None, None, None]
+    assert float(losses.airlight_l1(airlights, torch.tensor([0.7, 0.8, math.nan]))) == pytest.approx(0.2)
+
+
 def test_extinction_l1_compares_cube_roots_where_there_is_fog() -> None:
     roots = torch.tensor([1.5, 9.0, 9.0]).view(3, 1, 1, 1)
     assert float(losses.extinction_l1(roots, torch.tensor([8.0, 0.0, math.nan]))) == pytest.approx(0.5)
@@ -167,6 +172,7 @@ BATCH = {
     "rain": torch.ones(1),
     "fog": torch.ones(1),
     "extinction": torch.full((1,), 4.0),
+    "airlight": torch.full((1,), 0.8),
     "labels": torch.full((1, 64, 64), 255, dtype=torch.uint8),
 }
 

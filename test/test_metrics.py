@@ -20,10 +20,10 @@ from rain_removal_ros.lab.evaluation.metrics import (
     errors_by_distance,
     harmed,
     inside_border,
+    light_shift,
     mean_iou,
     psnr,
     share_won_back,
-    sky_shift,
     ssim,
     ssim_map,
 )
@@ -82,11 +82,11 @@ def test_how_a_sky_moved_by_hand():
     grey = np.full((20, 10, 3), 200, np.uint8)
     painted = grey.copy()
     painted[:5, :, 2], painted[5:10, :, 0], painted[12:] = 230, 170, 0
-    shift = sky_shift(painted, grey, sky)
+    shift = light_shift(painted, grey, sky)
     assert shift.brightness == pytest.approx(0)
     assert shift.blueness == pytest.approx(30)  # half of it 30 more blue, half 30 less red
     assert shift.structure == pytest.approx(10)  # upper half 210, lower half 190
-    assert sky_shift(grey, grey, sky).structure == 0
+    assert light_shift(grey, grey, sky).structure == 0
 
 
 def test_agreement_is_the_share_of_equal_labels():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import math
 
 import pytest
 import torch
@@ -19,6 +20,7 @@ from rain_removal_ros.network import (
 )
 from rain_removal_ros.network.blocks import DepthGuidedTransform, GlobalEstimate, fold, gate, unfold
 from rain_removal_ros.network.efficientnet_lite import VARIANTS, Convolution, EfficientNetLite
+from rain_removal_ros.network.fast import MOST_THICKNESS, Atmosphere, Fog, Veil, darkness
 from rain_removal_ros.network.presets import SegmentationPreset
 from rain_removal_ros.network.streaks import StreakStage
 
@@ -94,16 +96,14 @@ def test_an_untrained_fast_network_leaves_the_image_alone() -> None:
 
 
 def opened(network: torch.nn.Module, rain: float = 9.0, fog: float = 9.0) -> torch.nn.Module:
-    """The network with these logits of its gates for whatever it sees, and an airlight of 0.7 (logit
-    0.8473).
-    """
+    """The network with these logits of its gates for whatever it sees and a pivot of 0.7 (logit 0.8473)."""
     with torch.no_grad():
         network.streaks.rain.output.bias.fill_(rain)
-        network.atmosphere.estimate.output.bias.copy_(torch.tensor([fog, 0.8473, 1.0]))
+        network.atmosphere.estimate.output.bias.copy_(torch.tensor([fog, 0.8473, 2.0, 0.0]))
     return network
 
 
-def test_the_gain_is_a_contrast_about_the_airlight() -> None:
+def test_the_gain_is_a_contrast_about_the_pivot() -> None:
     network = opened(build_network("fast").eval())
     torch.nn.init.constant_(network.output.bias[:4], 2.0)  # the gain's four pixels
     with torch.no_grad():
@@ -141,10 +141,79 @@ def test_a_gate_is_shut_and_open_before_its_sigmoid_is() -> None:
 
 
 def test_what_is_said_of_a_whole_image_does_not_depend_on_its_size() -> None:
-    estimate = randomise(GlobalEstimate(8, start=(0.0,)))
     tile = torch.rand(1, 8, 6, 6)
+    for looks in (0, 3):
+        estimate = randomise(GlobalEstimate(8, start=(0.0,), looks=looks))
+        with torch.no_grad():
+            torch.testing.assert_close(estimate(tile.repeat(1, 1, 4, 3)), estimate(tile))
+
+
+def test_a_look_sees_what_one_place_alone_shows() -> None:
+    estimate = randomise(GlobalEstimate(2, start=(0.0,), hidden=2, looks=1))
     with torch.no_grad():
-        torch.testing.assert_close(estimate(tile.repeat(1, 1, 4, 3)), estimate(tile))
+        estimate.evidence.weight.copy_(torch.eye(2)[:, :, None, None])
+        estimate.attention.weight.copy_(torch.tensor([0.0, 50.0])[None, :, None, None])
+        estimate.hidden.weight.copy_(torch.eye(4)[2:3].repeat(2, 1)[:, :, None, None])  # the look's first
+        seen = torch.full((1, 2, 8, 8), 0.1)
+        seen[:, :, 3, 5] = torch.tensor([0.6, 1.0])  # the place that stands out, and its level
+        for parameter in (estimate.evidence.bias, estimate.hidden.bias):
+            parameter.zero_()
+        evidence = estimate.find(seen)
+        summary = estimate.summary(evidence, estimate.places(evidence))
+    assert summary.flatten().tolist() == pytest.approx([0.6, 0.6], abs=0.01)
+
+
+def test_the_darkness_of_a_block_tells_its_mean_and_range_whatever_the_order_of_its_pixels() -> None:
+    image = torch.full((1, 3, 32, 64), 0.8)
+    image[:, 1, 8:16, 24:32] = 0.2  # green, in one of the sixteen places of the first block
+    dark = darkness(fold(image))[0]
+    assert dark.shape == (9, 1, 2)
+    mean, least, greatest = dark[:, 0].unflatten(0, (3, 3))
+    torch.testing.assert_close(mean, torch.tensor([[0.2, 0.2], [0.2375, 0.2], [0.2, 0.2]]))
+    torch.testing.assert_close(least, torch.full((3, 2), 0.2))
+    torch.testing.assert_close(greatest, torch.tensor([[0.2, 0.2], [0.8, 0.2], [0.2, 0.2]]))
+
+
+def test_the_airlight_is_that_of_the_places_that_a_look_picks_out() -> None:
+    atmosphere = Atmosphere(4)
+    image = torch.full((1, 3, 64, 96), 0.3)
+    image[..., :32, 64:] = 0.85  # one block of six
+    depth = torch.full((1, 1, 16, 24), 30.0)
+    depth[..., :8, 16:] = 0.0
+    with torch.no_grad():
+        atmosphere.estimate.evidence.weight.zero_()
+        atmosphere.estimate.evidence.weight[0, -1] = -1.0  # how far the block is away
+        atmosphere.estimate.evidence.bias.fill_(math.log(30.5))
+        atmosphere.estimate.attention.weight.zero_()
+        atmosphere.estimate.attention.weight[0, 0] = 10.0
+        fog, _ = atmosphere(torch.zeros(1, 4, 2, 3), darkness(fold(image)), depth)
+    assert float(fog.airlight) == pytest.approx(0.85, abs=1e-4)
+
+
+def test_fog_that_looks_as_thick_in_a_larger_image_has_as_much_more_extinction_in_pixels() -> None:
+    atmosphere = randomise(Atmosphere(4))
+    features, dark = torch.rand(1, 4, 2, 3), torch.rand(1, 9, 2, 3)
+    depth = 20 + 100 * torch.rand(1, 1, 16, 24)
+    with torch.no_grad():
+        small, large = (atmosphere(features, dark, size * depth)[0] for size in (1, 2))
+    assert float((large.root / small.root) ** 3) == pytest.approx(2, rel=0.03)
+
+
+def test_the_veil_is_what_fog_makes_of_what_is_seen_at_a_depth() -> None:
+    veil = Veil(5)
+    with torch.no_grad():
+        veil.hint.weight[range(5), range(5), 1, 1] = 1  # shows the hints themselves
+    number = torch.full((1, 1, 1, 1), 2.0)
+    fog = Fog(logit=number, pivot=number, root=number, airlight=torch.full_like(number, 0.8))
+    depth = torch.tensor([80.0, 8.0, 0.0])[None, None, None]  # pixels per metre: near, far, a sky
+    left = torch.exp(-torch.tensor([0.1, 1.0, MOST_THICKNESS]))  # 2^3 over each of them
+    seen = fold(torch.full((1, 3, 4, 12), 0.6))
+    shown = veil(seen, depth, fog, torch.float32)[0, :, 0]
+    torch.testing.assert_close(shown[0], left)
+    torch.testing.assert_close(shown[1], (1 / left - 1) / 4)
+    torch.testing.assert_close(shown[2], torch.full((3,), 8 * (0.6 - 0.8)))
+    torch.testing.assert_close(0.6 + shown[3], 0.8 - (0.8 - 0.6) / left)  # the imaging model, turned round
+    torch.testing.assert_close(shown[4], torch.zeros(3), atol=1e-6, rtol=0)
 
 
 def test_the_loss_on_the_image_reaches_depth_through_guidance_alone() -> None:

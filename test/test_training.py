@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import math
 import os
 import resource
 import signal
@@ -32,6 +33,7 @@ from rain_removal_ros.lab.training.samples import (
     RainySamples,
     SampleSettings,
     _size_of,
+    apparent_extinction,
     calm,
     overcast,
 )
@@ -43,6 +45,7 @@ from rain_removal_ros.lab.training.trainer import (
     learning_rate_at,
     train,
 )
+from rain_removal_ros.lab.weather import fog_in_linear_light
 from rain_removal_ros.network import build_network, get_preset, load_network, sha256_of
 from rain_removal_ros.network.quantisation import convolutions, ranges_of
 from rain_removal_ros.share import share_folder
@@ -214,6 +217,20 @@ def test_an_image_smaller_than_a_crop_may_be_seen_at_its_own_size(street) -> Non
         assert shown == {tuple(pixel) for pixel in image.reshape(-1, 3).tolist()}  # all of it, and no more
 
 
+def test_a_crop_may_be_wider_than_high_and_shows_its_pixels_as_they_are(street) -> None:
+    wide = dataclasses.replace(SMALL, size=32, width=96, scales=(1, 1), dry_share=1, lookalike_share=0)
+    wide = dataclasses.replace(wide, light_share=0, blur_share=0, noise_share=0, jpeg_share=0)
+    places = {tuple(pixel) for example in street for pixel in example.clean.reshape(-1, 3).tolist()}
+    dry = RainySamples([street], wide, seed=1, count=4)
+    rainy = RainySamples([street], dataclasses.replace(wide, dry_share=0, fog_only_share=0), seed=1, count=4)
+    for index in range(4):
+        sample = dry[index]
+        assert sample["rainy"].shape == sample["streaks"].shape == (3, 32, 96)
+        assert sample["labels"].shape == sample["pixels_per_metre"].shape == (32, 96)
+        assert {tuple(pixel) for pixel in sample["clean"].flatten(1).T.tolist()} <= places
+        assert rainy[index]["streaks"].shape == (3, 32, 96)
+
+
 def test_fog_is_stated_with_its_extinction_and_dry_samples_with_none(street) -> None:
     foggy = dataclasses.replace(SMALL, dry_share=0, fog_only_share=1, streaks_only_share=0, lookalike_share=0)
     samples = RainySamples([street], foggy, seed=2, count=6)
@@ -221,9 +238,24 @@ def test_fog_is_stated_with_its_extinction_and_dry_samples_with_none(street) -> 
         sample = samples[index]
         assert (float(sample["fog"]), float(sample["rain"])) == (1, 0)
         assert float(sample["extinction"]) > 0
+        assert 0 < float(sample["airlight"]) <= 1
         assert not sample["streaks"].any()
     dry = RainySamples([street], dataclasses.replace(foggy, dry_share=1), seed=2, count=1)[0]
     assert (float(dry["fog"]), float(dry["extinction"])) == (0, 0)
+    assert math.isnan(float(dry["airlight"]))
+
+
+def test_the_extinction_of_fog_is_the_one_that_grey_levels_show() -> None:
+    generator = np.random.default_rng(3)
+    scene = generator.uniform(0.1, 0.4, (40, 40, 3)).astype(np.float32)
+    distance = generator.uniform(5, 200, (40, 40)).astype(np.float32)
+    airlight = np.full((1, 1, 3), 0.85, np.float32)
+    share = 1 - np.exp(-0.01 * distance)[..., None]
+    even = scene * (1 - share) + airlight * share
+    assert apparent_extinction(scene, even, airlight, distance) == pytest.approx(0.01, rel=1e-3)
+    linear = fog_in_linear_light(scene, share, airlight)  # pales what is dark more than that
+    assert 0.012 < apparent_extinction(scene, linear, airlight, distance) < 0.02
+    assert math.isnan(apparent_extinction(airlight - 0.1 * scene, airlight, airlight, distance))
 
 
 def test_training_without_clean_images_is_refused() -> None:

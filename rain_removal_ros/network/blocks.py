@@ -60,23 +60,55 @@ class GlobalContext(nn.Module):
 
 
 class GlobalEstimate(nn.Module):
-    """Numbers for a whole map: an MLP of the mean over it of evidence, (N, C, H, W) -> float32 (N, count, 1,
-    1).
+    """Numbers for a whole map: an MLP of means over it of evidence, (N, C, H, W) -> float32 (N, count, 1, 1).
 
     The evidence, relu of a 1x1 convolution, is found place by place: a mean, unlike a maximum, does not grow
-    with the size of the image. Starts at `start`.
+    with the size of the image. One mean is of all places alike; `looks` more weigh them by a softmax of the
+    evidence itself, for what some places alone show: a sky, the far end of a street. Starts at `start`.
     """
 
-    def __init__(self, channels: int, start: tuple[float, ...], hidden: int = 64):
+    def __init__(self, channels: int, start: tuple[float, ...], hidden: int = 64, looks: int = 0):
         super().__init__()
         self.evidence = nn.Conv2d(channels, hidden, 1)
-        self.hidden = nn.Conv2d(hidden, hidden, 1)
+        self.attention = nn.Conv2d(hidden, looks, 1) if looks else None
+        self.hidden = nn.Conv2d((1 + looks) * hidden, hidden, 1)
         self.output = start_at_zero(nn.Conv2d(hidden, len(start), 1))
         with torch.no_grad():
             self.output.bias.copy_(torch.tensor(start))
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.output(F.relu(self.hidden(mean_over_map(F.relu(self.evidence(x)))))).float()
+        evidence = self.find(x)
+        return self.read(self.summary(evidence, self.places(evidence)))
+
+    def find(self, x: Tensor) -> Tensor:
+        """(N, C, H, W) -> the evidence of every place, (N, hidden, H, W)."""
+        return F.relu(self.evidence(x))
+
+    def places(self, evidence: Tensor) -> Tensor | None:
+        """What every place weighs in each look, float32 (N, looks, H W), which sums to 1; None without
+        looks.
+        """
+        if self.attention is None:
+            return None
+        return (SHARPNESS * self.attention(evidence).float()).flatten(2).softmax(dim=2)
+
+    def summary(self, evidence: Tensor, places: Tensor | None) -> Tensor:
+        """(N, hidden, 1, 1): what is known of the whole map."""
+        means = mean_over_map(evidence)
+        if places is not None:
+            looks = torch.einsum("nkp,ncp->nkc", places.to(evidence.dtype), evidence.flatten(2))
+            means = torch.cat([means, looks.flatten(1)[:, :, None, None].to(evidence.dtype)], dim=1)
+        return F.relu(self.hidden(means))
+
+    def read(self, summary: Tensor) -> Tensor:
+        """The numbers, of a summary."""
+        return self.output(summary).float()
+
+
+SHARPNESS = 4.0
+"""Of a look: what its logits are multiplied by, so that it learns within some hundred steps to single a place
+out.
+"""
 
 
 def gate(logit: Tensor) -> Tensor:

@@ -29,7 +29,12 @@ from rain_removal_ros.network.blocks import (
     upsample_bilinear,
 )
 from rain_removal_ros.network.efficientnet_lite import EfficientNetLite
-from rain_removal_ros.network.presets import STRIDE, DerainPreset
+from rain_removal_ros.network.presets import (
+    FARTHEST_PIXELS_PER_METRE,
+    LEAST_PIXELS_PER_METRE,
+    STRIDE,
+    DerainPreset,
+)
 from rain_removal_ros.network.streaks import Streaks, StreakStage
 
 
@@ -61,21 +66,89 @@ class Fog(NamedTuple):
     """The fog of a whole image, float32 (N, 1, 1, 1) each."""
 
     logit: Tensor  # of whether there is any
-    airlight: Tensor  # A0 in [0, 1]
+    pivot: Tensor  # the level in [0, 1] about which contrast is brought back
     root: Tensor  # the cube root of extinction times focal length in pixels
+    airlight: Tensor  # A0, in [0, 1] but for errors
+
+
+BLOCK = 4
+"""Places a side, each the mean of as many pixels a side again, whose range a block's statistics tell."""
+
+
+def darkness(folded: Tensor) -> Tensor:
+    """Folded image (N, 12, H/2, W/2) in float32 -> (N, 9, H/32, W/32): of each block and colour the mean, the
+    least and the greatest of 1 - I over means of 8x8 pixels.
+
+    How bright the light of a fog is, to a grey level, decides what is behind it, and a trunk that was taught
+    to know things whatever their light does not tell. In 1 - I half precision is fine where fog is.
+    """
+    places = 1 - F.avg_pool2d(folded, BLOCK).unflatten(1, (3, FOLD**2)).mean(dim=2)
+    least = -F.max_pool2d(-places, BLOCK)
+    return torch.cat([F.avg_pool2d(places, BLOCK), least, F.max_pool2d(places, BLOCK)], dim=1)
 
 
 class Atmosphere(nn.Module):
-    """The fog of a whole image, from the trunk's coarsest features."""
+    """The fog of a whole image, from the trunk's coarsest features, the light that blocks of pixels show, and
+    how far away they are.
+
+    The airlight is the light of places that are picked out, a sky or a street's far end, and a little more
+    or less. How thick a fog looks does not change with the size of the image, but extinction times focal
+    length does: what is estimated is how thick the fog is where things mostly are, and depth says where that
+    is.
+    """
+
+    LOOKS, SUMMARY = 4, 96
 
     def __init__(self, channels: int):
         super().__init__()
-        self.estimate = GlobalEstimate(channels, start=(0.0, 1.73, 1.0))  # airlight 0.85
+        self.estimate = GlobalEstimate(
+            channels + 10, start=(0.0, 1.73, 1.0, 0.0), hidden=self.SUMMARY, looks=self.LOOKS
+        )
 
-    def forward(self, x: Tensor) -> Fog:
-        """Features (N, C, H, W) -> Fog."""
-        logit, airlight, root = self.estimate(x).split(1, dim=1)
-        return Fog(logit, torch.sigmoid(airlight), root)
+    def forward(self, x: Tensor, dark: Tensor, depth: Tensor) -> tuple[Fog, Tensor]:
+        """Features (N, C, H/32, W/32), `darkness` (N, 9, H/32, W/32), pixels per metre (N, 1, H/4, W/4),
+        which this does not teach -> Fog, and what is known of the whole image (N, SUMMARY, 1, 1).
+        """
+        near = F.avg_pool2d(depth.detach().float(), 8)
+        logarithm = torch.log(near + LEAST_PIXELS_PER_METRE)
+        weight = near / (near + FARTHEST_PIXELS_PER_METRE)  # a sky is nowhere
+        typical = mean_over_map(weight * logarithm) / mean_over_map(weight).clamp(min=1e-3)
+        seen = torch.cat([x, (4 * dark).to(x.dtype), (logarithm - typical).to(x.dtype)], dim=1)
+        evidence = self.estimate.find(seen)
+        places = self.estimate.places(evidence)
+        summary = self.estimate.summary(evidence, places)
+        logit, pivot, root, more = self.estimate.read(summary).split(1, dim=1)
+        light = 1 - dark[:, :3].mean(dim=1, keepdim=True).flatten(2)  # (N, 1, H W) of H/32 x W/32 places
+        picked = (places[:, :1] * light).sum(dim=2)[:, :, None, None]
+        root = root * torch.exp(typical / 3)
+        return Fog(logit, torch.sigmoid(pivot), root, picked + 0.1 * more), summary
+
+
+MOST_THICKNESS = 2.2
+"""Of what the veil tells: a ninth of the light is left."""
+
+
+class Veil(nn.Module):
+    """What fog of the estimated thickness and light would make of what is seen at the estimated depth, as
+    features beside others: a hint, for what is far is known too badly to go by it alone. Starts as nothing.
+    """
+
+    def __init__(self, channels: int):
+        super().__init__()
+        self.hint = start_at_zero(nn.Conv2d(5, channels, 3, padding=1))
+
+    def forward(self, cleared: Tensor, depth: Tensor, fog: Fog, dtype: torch.dtype) -> Tensor:
+        """Folded image in float32, pixels per metre (N, 1, H/4, W/4) -> features (N, C, H/4, W/4). Depth and
+        fog are taught by their own truth alone.
+        """
+        depth = depth.detach().float().clamp(min=FARTHEST_PIXELS_PER_METRE)
+        thickness = extinction_of_root(fog.root.detach()) / depth
+        left = torch.exp(-thickness.clamp(max=MOST_THICKNESS))
+        gain = 1 / left - 1
+        airlight = fog.airlight.detach()
+        contrast = F.avg_pool2d(cleared, 2).mean(dim=1, keepdim=True) - airlight
+        hints = [left, 0.25 * gain, 8 * contrast, gain * contrast, (8 * airlight - 6.4).expand_as(left)]
+        return self.hint(torch.cat(hints, dim=1).to(dtype))
 
 
 class FastDerainNetwork(nn.Module):
@@ -83,11 +156,12 @@ class FastDerainNetwork(nn.Module):
     whose features depth transforms at 1/16, 1/8 and 1/4.
 
     The imaging model O = I (1 - R - A) + R + A0 A makes the clean image affine in the rainy one. Without
-    streaks, I - O = (1 / t - 1) (O - A0), where t = 1 - A is the fog's transmission. So the network estimates
-    the airlight A0, one number for the image, and the head gives a gain, which brings back the contrast about
-    the airlight that fog took, full detail and all, and an offset, the same for R, G and B: fog is grey, and
-    what has no colour paints none. A gate for the whole image says whether
-    there is fog at all. Where fog left nothing, nothing is painted: training asks for a calm guess there.
+    streaks, I - O = (1 / t - 1) (O - A0), where t = 1 - A is the fog's transmission. So the head gives a
+    gain, which brings back the contrast that fog took, full detail and all, and an offset, the same for R, G
+    and B: fog is grey, and what has no colour paints none. Airlight A0 and extinction, two numbers for the
+    image, are estimated and taught; what fog of these would leave at each depth guides the head. A gate for
+    the whole image says whether there is fog at all. Where fog left nothing, nothing is painted: training
+    asks for a calm guess there.
     """
 
     stride = STRIDE
@@ -103,12 +177,13 @@ class FastDerainNetwork(nn.Module):
         self.context = GlobalContext(trunk_channels[-1])
         self.depth_head = DepthHead(trunk_channels, preset.depth_channels)
         self.atmosphere = Atmosphere(trunk_channels[-1])
+        self.veil = Veil(channels[0]) if preset.depth_guided else None
         self.lateral = nn.ModuleList(
             nn.Conv2d(inputs, width, 1) for inputs, width in zip(trunk_channels, channels, strict=True)
         )
         self.up = nn.ModuleList(Upsample(channels[i + 1], channels[i]) for i in range(3))
         self.guide = nn.ModuleList(
-            DepthGuidedTransform(preset.depth_channels, channels[i], trunk_channels[-1])
+            DepthGuidedTransform(preset.depth_channels, channels[i], trunk_channels[-1] + Atmosphere.SUMMARY)
             if preset.depth_guided
             else nn.Identity()
             for i in range(3)
@@ -183,18 +258,20 @@ class FastDerainNetwork(nn.Module):
         as_taken = as_weights(self, cleared)
         features = self._features(as_taken)
         depth, depth_features = self.depth_head(features)
-        fog = self.atmosphere(features[3])
-        whole = mean_over_map(features[3])
+        fog, summary = self.atmosphere(features[3], darkness(cleared), depth)
+        whole = torch.cat([mean_over_map(features[3]), summary], dim=1)
         x = self.stages[3](self.lateral[3](features[3]))
         for level in (2, 1, 0):
             x = self.up[level](x) + self.lateral[level](features[level])
             if self.preset.depth_guided:
                 x = self.guide[level](x, depth_features[level], whole)
+            if level == 0 and self.veil is not None:
+                x = x + self.veil(cleared, depth, fog, x.dtype)
             x = self.stages[level](x)
         x = self.fine(self.up_fine(x) + self.detail(as_taken))
         gain, offset = self._affine(x).float().chunk(2, dim=1)
         # the gate learns from whether there is fog alone: the image's loss would half shut it at first
-        correction = gate(fog.logit.detach()) * ((cleared - fog.airlight) * gain + offset)
+        correction = gate(fog.logit.detach()) * ((cleared - fog.pivot) * gain + offset)
         return correction, depth, fog
 
     def _affine(self, x: Tensor) -> Tensor:

@@ -16,6 +16,14 @@ MAX_PIXELS_PER_METRE = 1000.0
 shows no distance without its camera's focal length, only this ratio.
 """
 
+LEAST_PIXELS_PER_METRE = 0.5
+"""Added before logarithms are taken: twice as far is as much everywhere, but for what lies beyond a kilometre
+or is sky.
+"""
+
+FARTHEST_PIXELS_PER_METRE = 2.0
+"""Where distances end: some 300 m, for a camera of 700 pixels. What is less is a sky."""
+
 
 @dataclass(frozen=True)
 class DerainPreset:

@@ -459,6 +459,7 @@ def _likeness(image: np.ndarray, truth: _Truth, whole: bool = True) -> dict[str,
         figures |= {f"error/{band}": error for band, error in errors.items()}
     if truth.below is not None:
         figures["psnr_below"] = metrics.psnr(image, truth.clean, truth.below)
+        figures["light_below"] = metrics.light_shift(image, truth.clean, truth.below).brightness
     if not whole:
         return figures
     similarity = metrics.ssim_map(image, truth.clean)
@@ -468,7 +469,7 @@ def _likeness(image: np.ndarray, truth: _Truth, whole: bool = True) -> dict[str,
         if inside.any():
             figures["ssim_below"] = float(similarity[inside].mean(dtype=np.float64))
     if truth.sky is not None:
-        shift = metrics.sky_shift(image, truth.clean, truth.sky)
+        shift = metrics.light_shift(image, truth.clean, truth.sky)
         figures |= {"sky_brightness": abs(shift.brightness), "sky_hue": abs(shift.blueness)}
         figures["sky_structure"] = shift.structure
     return figures

@@ -119,22 +119,24 @@ def errors_by_distance(
 
 
 @dataclass(frozen=True)
-class SkyShift:
-    """How a sky differs from another one, in grey levels; positive: brighter, bluer, more structured."""
+class LightShift:
+    """How a part of an image differs from another one, in grey levels; positive: brighter, bluer, more
+    structured.
+    """
 
     brightness: float  # mean of R, G and B
     blueness: float  # B - R
-    structure: float  # standard deviation of the brightness over the sky
+    structure: float  # standard deviation of the brightness
 
 
-def sky_shift(image: np.ndarray, reference: np.ndarray, sky: np.ndarray) -> SkyShift:
-    """What an image's sky has that the reference's has not, both uint8 (H, W, 3); sky: bool (H, W), not
+def light_shift(image: np.ndarray, reference: np.ndarray, part: np.ndarray) -> LightShift:
+    """What a part of an image has that the reference's has not, both uint8 (H, W, 3); part: bool (H, W), not
     empty.
     """
     _check_alike(image, reference)
-    seen, truth = image[sky].astype(np.float32), reference[sky].astype(np.float32)
+    seen, truth = image[part].astype(np.float32), reference[part].astype(np.float32)
     difference = (seen - truth).mean(axis=0)
-    return SkyShift(
+    return LightShift(
         brightness=float(difference.mean()),
         blueness=float(difference[2] - difference[0]),
         structure=float(seen.mean(axis=1).std() - truth.mean(axis=1).std()),

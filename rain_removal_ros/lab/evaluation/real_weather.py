@@ -24,7 +24,7 @@ class WeatherView:
     name: str
     image: np.ndarray
     restored: dict[str, np.ndarray]  # by network
-    shifts: dict[str, metrics.SkyShift]  # by network; empty where the image has no sky
+    shifts: dict[str, metrics.LightShift]  # by network; empty where the image has no sky
     opinions: dict[str, dict[str, float]]  # the networks' own, of rain and fog
     before: dict[str, np.ndarray]  # confusion by judge
     after: dict[str, dict[str, np.ndarray]]  # by network, by judge
@@ -84,7 +84,7 @@ def measure_weather(datasets: dict[str, FolderDataset], testbed: Testbed) -> tup
             view.after[name] = confusions(testbed.judged_after(restored))
             view.opinions[name] = restored.opinion
             if sky.any():
-                view.shifts[name] = metrics.sky_shift(restored.image, image, sky)
+                view.shifts[name] = metrics.light_shift(restored.image, image, sky)
         return view
 
     views = testbed.in_workers(look, items, "real weather")

@@ -50,6 +50,7 @@ RESTORATION = (
     Column("below sky", "ssim_below", _ratio),
     Column("harmed below sky", "harmed_below", _percent),
     Column("harmed", "harmed", _percent),
+    Column("too bright below sky", "light_below", _signed_levels),
     Column("sky off", "sky_brightness", _levels),
     Column("its hue", "sky_hue", _levels),
 )

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from rain_removal_ros.cityscapes import UNLABELLED
+from rain_removal_ros.network.presets import FARTHEST_PIXELS_PER_METRE, LEAST_PIXELS_PER_METRE
 
 
 def image_l1(restored: Tensor, clean: Tensor) -> Tensor:
@@ -91,6 +92,15 @@ def extinction_l1(root: Tensor, truth: Tensor) -> Tensor:
     return torch.where(known, root.flatten().float() - wanted, 0).abs().sum() / known.sum().clamp(min=1)
 
 
+def airlight_l1(airlight: Tensor, truth: Tensor) -> Tensor:
+    """mean |A - A0| over samples in fog, both in [0, 1]; truth (N,), NaN where there is none to learn
+    from.
+    """
+    known = ~torch.isnan(truth)
+    errors = torch.where(known, airlight.flatten().float() - torch.nan_to_num(truth), 0).abs()
+    return errors.sum() / known.sum().clamp(min=1)
+
+
 def structural(restored: Tensor, clean: Tensor, window: int = 8, stride: int = 4) -> Tensor:
     """1 - mean SSIM(J, I) (Wang et al., IEEE TIP 2004), K1 = 0.01, K2 = 0.03, range 1.
 
@@ -111,12 +121,6 @@ def structural(restored: Tensor, clean: Tensor, window: int = 8, stride: int = 4
     return 1 - (luminance * contrast).mean()
 
 
-LEAST_PIXELS_PER_METRE = 0.5
-"""Added to both sides before depths are compared: twice as far is as wrong everywhere, but for what lies
-beyond a kilometre or is sky.
-"""
-
-
 def depth_l1(estimate: Tensor, truth: Tensor, weight: Tensor) -> Tensor:
     """mean w |log((p + p0) / (p* + p0))| over pixels whose truth is known (not NaN), p0 =
     LEAST_PIXELS_PER_METRE.
@@ -129,10 +133,6 @@ def depth_l1(estimate: Tensor, truth: Tensor, weight: Tensor) -> Tensor:
         return torch.log(p.clamp(min=0) + LEAST_PIXELS_PER_METRE)
 
     return _over_known(lambda p, wanted: (logarithm(p) - logarithm(wanted)).abs(), estimate, truth, weight)
-
-
-FARTHEST_PIXELS_PER_METRE = 2.0
-"""Added before distances are compared: some 300 m, where distances end, for a camera of 700 pixels."""
 
 
 def distance_error(estimate: Tensor, truth: Tensor, weight: Tensor) -> Tensor:

@@ -93,6 +93,18 @@ _TOGETHER = replace(
     ),
     weights=replace(_FOG_WEIGHTS, fidelity=0.15, harm=2.0, semantic=0.08, perceptual=0.2),
 )
+_FOG_REFINED = replace(
+    _TOGETHER,
+    steps=6000,
+    part="fog",
+    batch=2,
+    learning_rate=4e-4,
+    seed=8,
+    samples=replace(_TOGETHER.samples, size=256, width=512, scales=(0.45, 1.4)),
+    weights=replace(_TOGETHER.weights, fidelity=0.25, harm=1.5),
+)
+"""How thick and bright the fog of a whole image is, from views as wide as images are."""
+
 _READ_DEPTH = replace(_DEPTH, steps=1500, seed=9, frozen=BUT_THE_LAST_OF_DEPTH)
 
 PACKAGED = ("packaged fast", "packaged segmentation")
@@ -135,7 +147,8 @@ RECIPES: dict[str, tuple[Stage, ...]] = {
             streaks_from="streaks-refined",
             teacher="segmentation-balanced",
         ),
-        Stage("fast", _READ_DEPTH, start_from="together"),
+        Stage("fog-refined", _FOG_REFINED, start_from="together"),
+        Stage("fast", _READ_DEPTH, start_from="fog-refined"),
     ),
     "fine-tune": (
         Stage(

@@ -37,7 +37,8 @@ from rain_removal_ros.runtime import ASSUMED_FOCAL
 class SampleSettings:
     """How samples are drawn. Shares are of all samples, or of those that can have what they say."""
 
-    size: int = 256  # pixels, a multiple of 32
+    size: int = 256  # pixels, a multiple of 32: the height of a crop
+    width: int | None = None  # likewise; None: as wide as high
     measured_weight: float = 1.0  # how much more often an example is drawn whose depth sensors measured
     scales: tuple[float, float] = (0.4, 1.3)  # how much an example is resized, log-uniform
     mirrored_share: float = 0.0  # of images smaller than a crop: continued by a mirror image, not enlarged
@@ -57,6 +58,11 @@ class SampleSettings:
     leftover_share: float = 0.5  # where streaks were taken off by rendering, not by a network: some is left
     pictures: int = 320  # of streaks, in the bank
 
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Height and width of a crop."""
+        return self.size, self.width or self.size
+
 
 HELD_BYTES = 8 << 30
 """Datasets of more than this, decoded, are read from their files each time instead of held in memory."""
@@ -69,10 +75,10 @@ target is the sky's mean brightness, grey and even.
 
 @dataclass(frozen=True)
 class _View:
-    """A crop, all parts (S, S)."""
+    """A crop, all parts (H, W)."""
 
-    clean: np.ndarray  # uint8 (S, S, 3)
-    rainy: np.ndarray | None  # uint8 (S, S, 3): the dataset's own rain
+    clean: np.ndarray  # uint8 (H, W, 3)
+    rainy: np.ndarray | None  # uint8 (H, W, 3): the dataset's own rain
     inverse_depth: np.ndarray  # float32, 1/m, NaN where unknown
     labels: np.ndarray  # uint8
     focal_px: float  # of the crop's pixels
@@ -82,7 +88,7 @@ class _View:
 
 @dataclass(frozen=True)
 class Weathered:
-    """What weather makes of a crop, float32 (S, S, 3) in [0, 1] where not said otherwise."""
+    """What weather makes of a crop, float32 (H, W, 3) in [0, 1] where not said otherwise."""
 
     rainy: np.ndarray  # uint8
     target: np.ndarray  # uint8: clean, and calm where fog left nothing
@@ -90,6 +96,7 @@ class Weathered:
     rain: float  # 1 streaks fall, 0 they do not, NaN too few to say
     fog: float  # likewise
     extinction: float  # 1/m; NaN: unknown
+    airlight: float = float("nan")  # of the fog, in [0, 1]; NaN: unknown, or no fog
 
 
 LOOKALIKES_DRY = 0.6
@@ -99,13 +106,14 @@ LOOKALIKES_DRY = 0.6
 class RainySamples(TorchDataset):
     """Samples for restoration and for segmentation.
 
-    Each is a dict: rainy and clean uint8 (3, S, S) RGB, streaks float16 (3, S, S), the light that streaks
-    add, in [0, 1], NaN where the dataset has rain of its own, leftover float32, the share of it that a sample
-    for the fog alone keeps, pixels_per_metre float16 (S, S) with NaN where unknown, depth_weight float32,
-    rain and fog float32 (1, 0, NaN unknown), extinction float32 in 1/m times focal length, NaN where
-    unknown, labels uint8 (S, S) with 255 where unlabelled. Examples are drawn in proportion to the square
-    root of how many their source has (a source is what stands before the first underscore of a name), so that
-    one long sequence does not outweigh the rest, and by `measured_weight`.
+    Each is a dict: rainy and clean uint8 (3, H, W) RGB, streaks float16 (3, H, W), the light that streaks
+    add, in [0, 1], NaN where the dataset has rain of its own, leftover float32, the share of it that a
+    sample for the fog alone keeps, pixels_per_metre float16 (H, W) with NaN where unknown, depth_weight
+    float32, rain and fog float32 (1, 0, NaN unknown), extinction float32 in 1/m times focal length and
+    airlight float32 in [0, 1], both NaN where unknown, labels uint8 (H, W) with 255 where unlabelled.
+    Examples are drawn in proportion to the square root of how many their source has (a source is what stands
+    before the first underscore of a name), so that one long sequence does not outweigh the rest, and by
+    `measured_weight`.
     """
 
     def __init__(
@@ -181,6 +189,7 @@ class RainySamples(TorchDataset):
             "rain": torch.tensor(weathered.rain, dtype=torch.float32),
             "fog": torch.tensor(weathered.fog, dtype=torch.float32),
             "extinction": torch.tensor(weathered.extinction * view.focal_px, dtype=torch.float32),
+            "airlight": torch.tensor(weathered.airlight, dtype=torch.float32),
             "labels": torch.from_numpy(np.ascontiguousarray(view.labels)),
         }
 
@@ -194,8 +203,9 @@ class RainySamples(TorchDataset):
                 kind = -1.0  # below every share
         if np.isnan(depth).any():  # no depth: any plausible one does, farther towards the top
             near, far = generator.uniform(0.03, 0.3), generator.uniform(0.003, 0.03)
-            plausible = np.linspace(far, near, settings.size, dtype=np.float32)[:, None]
-            depth = plausible.repeat(settings.size, axis=1)
+            height, width = settings.shape
+            plausible = np.linspace(far, near, height, dtype=np.float32)[:, None]
+            depth = plausible.repeat(width, axis=1)
         dry, fog_only = settings.dry_share, settings.dry_share + settings.fog_only_share
         if kind < dry:
             clean = _camera_faults(clean, settings, generator)  # as in rain, or noise would tell of it
@@ -236,6 +246,8 @@ class RainySamples(TorchDataset):
             foggy = fog_in_linear_light(scene, share[..., None], airlight)
         else:
             foggy = scene * (1 - share[..., None]) + airlight * share[..., None]
+        if has_fog:
+            beta = apparent_extinction(scene, foggy, airlight, distance)
         observed = foggy + light
         rainy = (np.clip(255 * observed, 0, 255) + 0.5).astype(np.uint8)
         strength = float(streaks.mean())
@@ -246,47 +258,50 @@ class RainySamples(TorchDataset):
             rain=0.0 if not has_streaks else float("nan") if strength < 0.004 else 1.0,
             fog=0.0 if not has_fog else 1.0,
             extinction=beta,
+            airlight=float(airlight.mean()) if has_fog else float("nan"),
         )
 
     def _pattern(self, view: _View, generator: np.random.Generator) -> np.ndarray:
-        """Float32 (S, S) in [0, 1]: rain of one of RainCityscapes' strengths, dense rain, or the bank's."""
-        size = self.settings.size
+        """Float32 (H, W) in [0, 1]: rain of one of RainCityscapes' strengths, dense rain, or the bank's."""
+        height, width = self.settings.shape
         if generator.random() >= self.settings.level_share:
-            return self._bank.pattern(size, size, generator)
+            return self._bank.pattern(height, width, generator)
         seed = PATTERNS + int(generator.integers(1 << 30))
         level = int(generator.integers(len(PAPER_LEVELS) + 1))
         if level < len(PAPER_LEVELS):
             parameters = level_parameters(list(PAPER_LEVELS)[level], seed)
         else:
             parameters = dense_parameters(seed)
-        return Rain(parameters, size, size, int(generator.integers(1 << 31)), view.reference_height).pattern()
+        return Rain(
+            parameters, height, width, int(generator.integers(1 << 31)), view.reference_height
+        ).pattern()
 
 
 def _crop(example: Example, settings: SampleSettings, generator: np.random.Generator) -> _View:
-    size = settings.size
     whole = _clean_of(example)
     height, width = whole.shape[:2]
     scale = np.exp(generator.uniform(*np.log(settings.scales)))
-    least = max(size / height, size / width)  # the scale at which the image is as large as a crop
+    # the scale at which the image is as large as a crop
+    least = max(wanted / side for wanted, side in zip(settings.shape, (height, width), strict=True))
     if least > 1 and generator.random() < settings.mirrored_share:
         least = max(1.0, least / 2)  # no pixel is mirrored twice
     scale = max(scale, least)
-    window = round(size / scale)
-    rows, columns = (_placed(side, window, generator) for side in (height, width))
+    window = [round(side / scale) for side in settings.shape]
+    rows, columns = (_placed(*each, generator) for each in zip((height, width), window, strict=True))
     flip = generator.random() < 0.5
 
     def cut(array: np.ndarray, interpolation: int) -> np.ndarray:
         part = array[rows[:, None], columns]
         part = part[:, ::-1] if flip else part
-        return cv2.resize(np.ascontiguousarray(part), (size, size), interpolation=interpolation)
+        return cv2.resize(np.ascontiguousarray(part), settings.shape[::-1], interpolation=interpolation)
 
-    smooth = cv2.INTER_AREA if window > size else cv2.INTER_LINEAR
+    smooth = cv2.INTER_AREA if window[0] > settings.size else cv2.INTER_LINEAR
     if example.inverse_depth is None:
-        depth = np.full((size, size), np.nan, np.float32)
+        depth = np.full(settings.shape, np.nan, np.float32)
     else:
         depth = cut(example.inverse_depth, cv2.INTER_NEAREST_EXACT)
     if example.labels is None:
-        labels = np.full((size, size), UNLABELLED, np.uint8)
+        labels = np.full(settings.shape, UNLABELLED, np.uint8)
     else:
         labels = cut(example.labels, cv2.INTER_NEAREST_EXACT)
     focal = example.focal_px if example.focal_px is not None else ASSUMED_FOCAL * width
@@ -295,8 +310,8 @@ def _crop(example: Example, settings: SampleSettings, generator: np.random.Gener
         rainy=None if example.rainy is None else cut(example.rainy, smooth),
         inverse_depth=depth,
         labels=labels,
-        focal_px=focal * size / window,
-        reference_height=height * size / window,
+        focal_px=focal * settings.size / window[0],
+        reference_height=height * settings.size / window[0],
         measured=_measured(example),
     )
 
@@ -336,6 +351,23 @@ def _size_of(dataset: Dataset) -> float:
         for index in spread
     ]
     return len(dataset) * float(np.mean(sizes)) if sizes else 0.0
+
+
+def apparent_extinction(
+    scene: np.ndarray, foggy: np.ndarray, airlight: np.ndarray, distance: np.ndarray
+) -> float:
+    """1/m, NaN where too little tells: the extinction of the even fog that, added to grey levels, would pale
+    the scene as much. Fog that is added in linear light pales dark things more, and one that drifts is
+    uneven.
+
+    scene and foggy: float32 (H, W, 3) in [0, 1]; distance: (H, W), in metres.
+    """
+    contrast, kept = (np.mean(airlight - image, axis=2) for image in (scene, foggy))
+    left = kept / np.maximum(contrast, 1e-3)
+    tells = (contrast > 0.15) & (left > 0.05) & (left < 0.98)
+    if tells.mean() < 0.01:
+        return float("nan")
+    return float(np.median(-np.log(left[tells]) / distance[tells]))
 
 
 def _airlight(clean: np.ndarray, generator: np.random.Generator) -> np.ndarray:

@@ -61,7 +61,8 @@ class LossWeights:
     perceptual: float = 0.1
     streaks: float = 1.0
     presence: float = 0.02
-    extinction: float = 0.02
+    extinction: float = 0.06
+    airlight: float = 0.2
 
 
 PARTS = ("all", "streaks", "fog", "depth")
@@ -177,6 +178,7 @@ class Objective(nn.Module):
             of_fog = weights.presence * losses.presence(fog.logit, batch["fog"])
             terms["presence"] = terms.get("presence", 0) + of_fog
             terms["extinction"] = weights.extinction * losses.extinction_l1(fog.root, batch["extinction"])
+            terms["airlight"] = weights.airlight * losses.airlight_l1(fog.airlight, batch["airlight"])
         else:
             correction, depth, _ = self.network(rainy)
             came, restored = rainy, rainy + correction.float()
