@@ -230,7 +230,7 @@ class RainySamples(TorchDataset):
                 thickness = thickness * cv2.resize(coarse, depth.shape[::-1], interpolation=cv2.INTER_CUBIC)
             share = 1 - np.exp(-np.maximum(thickness, 0))
         else:
-            beta, airlight = 0.0, np.ones((1, 1, 3), np.float32)
+            airlight = np.ones((1, 1, 3), np.float32)
         scene = clean.astype(np.float32) / 255
         streaks = np.zeros_like(depth)
         glow = 1.0
@@ -246,8 +246,6 @@ class RainySamples(TorchDataset):
             foggy = fog_in_linear_light(scene, share[..., None], airlight)
         else:
             foggy = scene * (1 - share[..., None]) + airlight * share[..., None]
-        if has_fog:
-            beta = apparent_extinction(scene, foggy, airlight, distance)
         observed = foggy + light
         rainy = (np.clip(255 * observed, 0, 255) + 0.5).astype(np.uint8)
         strength = float(streaks.mean())
@@ -257,7 +255,7 @@ class RainySamples(TorchDataset):
             streaks=light,
             rain=0.0 if not has_streaks else float("nan") if strength < 0.004 else 1.0,
             fog=0.0 if not has_fog else 1.0,
-            extinction=beta,
+            extinction=apparent_extinction(scene, foggy, airlight, distance) if has_fog else 0.0,
             airlight=float(airlight.mean()) if has_fog else float("nan"),
         )
 
