@@ -51,6 +51,16 @@ from rain_removal_ros.network.quantisation import convolutions, ranges_of
 from rain_removal_ros.share import share_folder
 
 SMALL = SampleSettings(size=64, pictures=3)
+PLAIN = dataclasses.replace(
+    SMALL,
+    lookalike_share=0,
+    light_share=0,
+    blur_share=0,
+    noise_share=0,
+    sharpened_share=0,
+    jpeg_share=0,
+)
+"""As a camera without faults takes it, in the light that it came in."""
 
 
 @pytest.fixture(scope="module")
@@ -90,25 +100,14 @@ def test_a_sample_depends_on_seed_and_index_alone(street: FolderDataset) -> None
 
 
 def test_the_stated_share_of_samples_is_dry_and_the_rest_is_not(street: FolderDataset) -> None:
-    shares = dataclasses.replace(SMALL, dry_share=0.3, lookalike_share=0, noise_share=0, jpeg_share=0)
+    shares = dataclasses.replace(PLAIN, dry_share=0.3)
     samples = RainySamples([street], shares, seed=0, count=120)
     dry = sum(torch.equal(samples[i]["rainy"], samples[i]["clean"]) for i in range(120))
     assert 20 <= dry <= 52  # 36 expected, standard deviation 5
 
 
 def test_dry_samples_are_as_often_noisy_as_rainy_ones_are(street: FolderDataset) -> None:
-    noisy, quiet = (
-        dataclasses.replace(
-            SMALL,
-            dry_share=1,
-            lookalike_share=0,
-            light_share=0,
-            blur_share=0,
-            noise_share=share,
-            jpeg_share=0,
-        )
-        for share in (0.5, 0.0)
-    )
+    noisy, quiet = (dataclasses.replace(PLAIN, dry_share=1, noise_share=share) for share in (0.5, 0.0))
     with_noise, without = (RainySamples([street], shares, seed=0, count=120) for shares in (noisy, quiet))
     differ = sum(not torch.equal(with_noise[i]["rainy"], without[i]["rainy"]) for i in range(120))
     assert abs(differ - 60) <= 16  # three standard deviations
@@ -178,9 +177,7 @@ def test_a_dataset_pair_keeps_its_own_rain() -> None:
 
 
 def test_the_light_of_streaks_is_what_rain_adds_to_fog(street) -> None:
-    quiet = dataclasses.replace(
-        SMALL, noise_share=0, jpeg_share=0, dry_share=0, fog_only_share=0, lookalike_share=0
-    )
+    quiet = dataclasses.replace(PLAIN, dry_share=0, fog_only_share=0)
     streaks_only = RainySamples([street], dataclasses.replace(quiet, streaks_only_share=1), seed=1, count=8)
     for index in range(8):
         sample = streaks_only[index]
@@ -203,10 +200,7 @@ def test_a_closer_crop_of_a_view_has_more_pixels_per_metre_at_the_same_distance(
 def test_an_image_smaller_than_a_crop_may_be_seen_at_its_own_size(street) -> None:
     image = np.random.default_rng(0).integers(0, 256, (50, 40, 3)).astype(np.uint8)
     small = [Example("small_0", image, inverse_depth=np.full((50, 40), 0.1, np.float32), focal_px=100.0)]
-    quiet = dataclasses.replace(
-        SMALL, scales=(0.9, 0.9), dry_share=1, lookalike_share=0, light_share=0, blur_share=0, noise_share=0
-    )
-    quiet = dataclasses.replace(quiet, jpeg_share=0)
+    quiet = dataclasses.replace(PLAIN, scales=(0.9, 0.9), dry_share=1)
     enlarged = RainySamples([small], quiet, seed=0, count=1)[0]
     assert float(enlarged["pixels_per_metre"].median()) == pytest.approx(10 * 64 / 40, rel=0.02)
     mirrored = RainySamples([small], dataclasses.replace(quiet, mirrored_share=1), seed=0, count=8)
@@ -218,8 +212,7 @@ def test_an_image_smaller_than_a_crop_may_be_seen_at_its_own_size(street) -> Non
 
 
 def test_a_crop_may_be_wider_than_high_and_shows_its_pixels_as_they_are(street) -> None:
-    wide = dataclasses.replace(SMALL, size=32, width=96, scales=(1, 1), dry_share=1, lookalike_share=0)
-    wide = dataclasses.replace(wide, light_share=0, blur_share=0, noise_share=0, jpeg_share=0)
+    wide = dataclasses.replace(PLAIN, size=32, width=96, scales=(1, 1), dry_share=1)
     places = {tuple(pixel) for example in street for pixel in example.clean.reshape(-1, 3).tolist()}
     dry = RainySamples([street], wide, seed=1, count=4)
     rainy = RainySamples([street], dataclasses.replace(wide, dry_share=0, fog_only_share=0), seed=1, count=4)
@@ -243,6 +236,28 @@ def test_fog_is_stated_with_its_extinction_and_dry_samples_with_none(street) -> 
     dry = RainySamples([street], dataclasses.replace(foggy, dry_share=1), seed=2, count=1)[0]
     assert (float(dry["fog"]), float(dry["extinction"])) == (0, 0)
     assert math.isnan(float(dry["airlight"]))
+
+
+def test_a_foggy_scene_taken_darker_is_asked_for_as_dark(street) -> None:
+    foggy = dataclasses.replace(PLAIN, dry_share=0, fog_only_share=1, streaks_only_share=0)
+    means = {}
+    for share in (0.0, 1.0):
+        samples = RainySamples([street], dataclasses.replace(foggy, exposure_share=share), seed=2, count=24)
+        seen = [samples[index] for index in range(24)]
+        means[share] = {
+            name: np.mean([float(sample[name].float().mean()) for sample in seen]) for name in seen[0]
+        }
+    for name in ("rainy", "clean", "airlight"):  # 0.4 to 0.9 of the light, 0.65 in the mean
+        assert 0.5 < means[1.0][name] / means[0.0][name] < 0.8, name
+
+
+def test_sharpening_comes_after_the_weather(street) -> None:
+    edges = {}
+    for share in (0.0, 1.0):
+        rainy = dataclasses.replace(PLAIN, dry_share=0, fog_only_share=0, sharpened_share=share)
+        samples = RainySamples([street], rainy, seed=2, count=8)
+        edges[share] = [float(samples[i]["rainy"].float().diff(dim=-1).abs().mean()) for i in range(8)]
+    assert all(sharp > plain for sharp, plain in zip(edges[1.0], edges[0.0], strict=True))
 
 
 def test_the_extinction_of_fog_is_the_one_that_grey_levels_show() -> None:

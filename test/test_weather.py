@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import cv2
 import numpy as np
 import pytest
 
@@ -194,6 +195,7 @@ def test_wrong_sizes_and_levels_are_refused():
 
 def test_fine_even_rain_covers_most_and_nothing_of_it_stands_out(monkeypatch):
     shares, brightest = {}, {}
+    monkeypatch.setattr(streak_bank, "WIDE", 0.0)
     for kind, fine in (("fine", 1.0), ("other", 0.0)):
         monkeypatch.setattr(streak_bank, "FINE", fine)
         pictures = np.stack([streak_bank.draw_picture(np.random.default_rng(seed)) for seed in range(8)])
@@ -201,3 +203,14 @@ def test_fine_even_rain_covers_most_and_nothing_of_it_stands_out(monkeypatch):
         brightest[kind] = np.quantile(pictures, 0.9999)
     assert shares["fine"] > 0.7 > shares["other"]
     assert brightest["fine"] < 130 < brightest["other"]
+
+
+def test_wide_streaks_are_soft(monkeypatch):
+    kept = {}
+    monkeypatch.setattr(streak_bank, "FINE", 0.0)
+    for wide in (0.0, 1.0):
+        monkeypatch.setattr(streak_bank, "WIDE", wide)
+        pictures = [streak_bank.draw_picture(np.random.default_rng(seed)) for seed in range(8)]
+        spreads = [(picture.std(), cv2.blur(picture, (7, 1)).std()) for picture in pictures]
+        kept[wide] = np.median([blurred / plain for plain, blurred in spreads])
+    assert kept[1.0] > 0.8 > kept[0.0]  # of their contrast, over seven pixels across

@@ -74,36 +74,39 @@ _DEPTH = replace(
     weights=LossWeights(depth=0.5, distance=0.25),
 )
 
+_WIDE_SAMPLES = replace(
+    _FOG_SAMPLES,
+    size=256,
+    width=512,
+    scales=(0.4, 1.6),
+    mirrored_share=0.5,
+    dry_share=0.16,
+    fog_only_share=0.12,
+    streaks_only_share=0.14,
+    overcast_share=0.5,
+    lookalike_share=0.28,
+)
+"""As wide as images are: how thick and bright a fog is shows in whole images."""
+
+_FOG_REFINED = replace(
+    _FOG,
+    batch=2,
+    learning_rate=4e-4,
+    seed=8,
+    samples=_WIDE_SAMPLES,
+    weights=replace(_FOG_WEIGHTS, fidelity=0.25, harm=1.5),
+)
+
 _TOGETHER = replace(
     _FOG,
-    steps=20_000,
+    steps=14_000,
     part="all",
     batch=4,
     learning_rate=5e-4,
     seed=3,
-    samples=replace(
-        _FOG_SAMPLES,
-        size=288,
-        mirrored_share=0.5,
-        dry_share=0.14,
-        fog_only_share=0.12,
-        streaks_only_share=0.14,
-        overcast_share=0.5,
-        lookalike_share=0.25,
-    ),
-    weights=replace(_FOG_WEIGHTS, fidelity=0.15, harm=2.0, semantic=0.08, perceptual=0.2),
+    samples=_WIDE_SAMPLES,
+    weights=replace(_FOG_WEIGHTS, fidelity=0.25, harm=2.0, semantic=0.08, perceptual=0.2),
 )
-_FOG_REFINED = replace(
-    _TOGETHER,
-    steps=6000,
-    part="fog",
-    batch=2,
-    learning_rate=4e-4,
-    seed=8,
-    samples=replace(_TOGETHER.samples, size=256, width=512, scales=(0.45, 1.4)),
-    weights=replace(_TOGETHER.weights, fidelity=0.25, harm=1.5),
-)
-"""How thick and bright the fog of a whole image is, from views as wide as images are."""
 
 _READ_DEPTH = replace(_DEPTH, steps=1500, seed=9, frozen=BUT_THE_LAST_OF_DEPTH)
 
@@ -140,15 +143,15 @@ RECIPES: dict[str, tuple[Stage, ...]] = {
         ),
         Stage("depth", _DEPTH),
         Stage("fog", _FOG, start_from="depth"),
+        Stage("fog-refined", _FOG_REFINED, start_from="fog"),
         Stage(
             "together",
             _TOGETHER,
-            start_from="fog",
+            start_from="fog-refined",
             streaks_from="streaks-refined",
             teacher="segmentation-balanced",
         ),
-        Stage("fog-refined", _FOG_REFINED, start_from="together"),
-        Stage("fast", _READ_DEPTH, start_from="fog-refined"),
+        Stage("fast", _READ_DEPTH, start_from="together"),
     ),
     "fine-tune": (
         Stage(

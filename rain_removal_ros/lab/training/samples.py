@@ -54,7 +54,9 @@ class SampleSettings:
     toned_share: float = 0.4  # of those: the rendering of another camera instead
     noise_share: float = 0.2
     jpeg_share: float = 0.15
+    sharpened_share: float = 0.1  # by the camera, after the weather
     blur_share: float = 0.1
+    exposure_share: float = 0.12  # of fog: taken darker, scene and fog alike
     leftover_share: float = 0.5  # where streaks were taken off by rendering, not by a network: some is left
     pictures: int = 320  # of streaks, in the bank
 
@@ -221,12 +223,19 @@ class RainySamples(TorchDataset):
             else:
                 beta = np.exp(generator.uniform(np.log(0.0015), np.log(0.05)))
             airlight = _airlight(clean, generator)
+            if generator.random() < settings.exposure_share:
+                exposure = np.float32(generator.uniform(0.4, 0.9))
+                clean = (exposure * clean + np.float32(0.5)).astype(np.uint8)
+                airlight = exposure * airlight
             if generator.random() < settings.overcast_share:
                 clean = overcast(clean, depth == 0, airlight, generator)
             target = calm(clean, depth == 0, float(np.exp(-beta * MAX_DISTANCE)))
             thickness = beta * distance
             if generator.random() < 0.3:  # fog drifts
-                coarse = generator.normal(1, 0.15, (3, 4)).astype(np.float32)
+                bumps = int(generator.integers(2, 8))
+                coarse = generator.normal(1, generator.uniform(0.05, 0.3), (bumps, bumps + 1)).astype(
+                    np.float32
+                )
                 thickness = thickness * cv2.resize(coarse, depth.shape[::-1], interpolation=cv2.INTER_CUBIC)
             share = 1 - np.exp(-np.maximum(thickness, 0))
         else:
@@ -442,7 +451,7 @@ def _other_light(image: np.ndarray, generator: np.random.Generator) -> np.ndarra
 
 
 def _camera_faults(image: np.ndarray, settings: SampleSettings, generator: np.random.Generator) -> np.ndarray:
-    """Sensor noise and JPEG artefacts, each in its share of the samples."""
+    """Sensor noise, sharpening and JPEG artefacts, each in its share of the samples."""
     if generator.random() < settings.noise_share:
         noise = generator.standard_normal(image.shape, dtype=np.float32)
         if generator.random() < 0.4:  # what a camera's interpolation and smoothing leave of it is coarser
@@ -456,8 +465,12 @@ def _camera_faults(image: np.ndarray, settings: SampleSettings, generator: np.ra
             strength = np.exp(generator.uniform(np.log(0.5), np.log(8)))
             noise = (noise if generator.random() < 0.5 else 0) + np.float32(strength) * pattern
         image = np.clip(image + noise + 0.5, 0, 255).astype(np.uint8)
+    if generator.random() < settings.sharpened_share:
+        smooth = cv2.GaussianBlur(image, (0, 0), generator.uniform(0.6, 2))
+        more = generator.uniform(0.2, 1.5)
+        image = cv2.addWeighted(image, 1 + more, smooth, -more, 0)
     if generator.random() < settings.jpeg_share:
-        quality = int(generator.integers(50, 96))
+        quality = int(generator.integers(30, 96))
         bgr = cv2.cvtColor(image, cv2.COLOR_RGB2BGR)
         _, encoded = cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, quality])
         image = cv2.cvtColor(np.asarray(cv2.imdecode(encoded, cv2.IMREAD_COLOR)), cv2.COLOR_BGR2RGB)

@@ -645,6 +645,23 @@ def overcast(scene: _Scene) -> np.ndarray:
     return _encode(linear * tint)
 
 
+def clouds(scene: _Scene) -> np.ndarray:
+    """A sky full of bright, structured clouds, broken or closed, before air as clear as ever."""
+    cells = scene.uniform(2, 5)
+    relief = sum(0.55**octave * scene.noise(round(cells * 2**octave), 1.5) for octave in range(5))
+    relief = (relief - relief.min()) / max(float(np.ptp(relief)), 1e-3)
+    cover = np.clip((relief - np.float32(scene.uniform(0.1, 0.6))) * np.float32(scene.uniform(2, 8)), 0, 1)
+    height = np.linspace(1, 0, scene.height, dtype=np.float32)[:, None]
+    level = np.float32(scene.uniform(0.5, 1.1))
+    shade = level * (1 - np.float32(scene.uniform(0.1, 0.7)) * np.clip(relief - height * 0.3, 0, 1))
+    red = scene.uniform(0.08, 0.4)
+    colour = np.array([red, red + scene.uniform(0.12, 0.25), 0.75], np.float32)
+    pale = np.float32(scene.uniform(0.2, 0.9)) * (1 - height)
+    between = level * (colour + pale[..., None] * (np.float32(0.85) - colour))
+    sky = between + cover[..., None] * (shade[..., None] * _tint(scene, 0.04) - between)
+    return _encode(scene.linear + scene.soft_sky * (sky - scene.linear))
+
+
 def motion_blur(scene: _Scene) -> np.ndarray:
     """The camera turned, shook, or went fast while the shutter was open."""
     if scene.chance(0.35):  # forward: from the vanishing point outwards
@@ -801,6 +818,7 @@ LOOKALIKES: dict[str, Lookalike] = {
         thin_things,
         markings,
         overcast,
+        clouds,
         motion_blur,
         window_reflection,
         stray_light,

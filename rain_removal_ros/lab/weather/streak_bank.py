@@ -16,6 +16,11 @@ FINE = 0.25
 that stands out.
 """
 
+WIDE = 0.12
+"""Share of pictures of wide, soft streaks: near drops out of focus, or rain that was rendered for a larger
+image.
+"""
+
 
 def _log_uniform(generator: np.random.Generator, least: float, most: float) -> float:
     return float(np.exp(generator.uniform(np.log(least), np.log(most))))
@@ -58,12 +63,17 @@ def draw_picture(generator: np.random.Generator) -> np.ndarray:
     """
     picture: np.ndarray = np.zeros((SIDE, SIDE), np.float32)
     wind = float(np.clip(generator.normal(0, 16), -45, 45))
-    fine = generator.random() < FINE
+    kind = generator.random()
     for _ in range(generator.integers(1, 5)):
-        if fine:
+        if kind < FINE:
             length, width = _log_uniform(generator, 6, 80), _log_uniform(generator, 0.4, 1.2)
             density = _log_uniform(generator, 0.3, 2.5) / (2.5 * width * length)
             strength, spread = _log_uniform(generator, 0.03, 0.25), generator.uniform(0.5, 3)
+            faintness = generator.uniform(0.7, 2)
+        elif kind < FINE + WIDE:
+            length, width = _log_uniform(generator, 30, 130), _log_uniform(generator, 2, 7)
+            density = _log_uniform(generator, 0.05, 0.6) / (2.5 * width * length)
+            strength, spread = generator.uniform(0.08, 0.6), generator.uniform(0.5, 4)
             faintness = generator.uniform(0.7, 2)
         else:
             length, width = _log_uniform(generator, 4, 90), _log_uniform(generator, 0.4, 3.2)
