@@ -21,7 +21,7 @@ setup(
     name=NAME,
     version=VERSION,
     description="Real-time, depth-guided rain removal for cameras on vehicles, as a ROS 2 node",
-    license="Apache-2.0",
+    license="Apache-2.0; weights in models: for research use, see models/README.md",
     long_description=(ROOT / "README.md").read_text(),
     long_description_content_type="text/markdown",
     maintainer="rain_removal_ros maintainers",

@@ -715,6 +715,7 @@ def test_the_command_compares_networks_and_writes_a_report(tmp_path, judge_files
     arguments += ["--backend", "torch-cpu", "--output", tmp_path / "out", "--robustness", 1, "--flicker", 1]
     arguments += ["--sheet", 2, "--latency-size", "96x64", "--cache-dir", tmp_path / "cache", "--hard-dry", 1]
     arguments += ["--weather", write_weather(tmp_path / "weather"), "--consistency", 1]
+    arguments += ["--export", tmp_path / "images"]
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "left_by_another_run.jpg").touch()
     assert main([str(argument) for argument in arguments]) == 0
@@ -750,6 +751,15 @@ def test_the_command_compares_networks_and_writes_a_report(tmp_path, judge_files
         "Hard dry",
     ):
         assert heading in markdown
+    exported = {}
+    for source in ("rainy", "clean", "one", "two"):
+        files = sorted((tmp_path / "images" / source).iterdir())
+        assert [file.name for file in files] == ["view_0_heavy.png", "view_1_heavy.png"]
+        exported[source] = [cv2.imread(str(file))[..., ::-1] for file in files]
+    assert all(np.array_equal(exported["clean"][i], Street()[i].clean) for i in range(2))
+    for name in ("rainy", "one"):
+        means = [metrics.psnr(*pair) for pair in zip(exported[name], exported["clean"], strict=True)]
+        assert results["sources"][name]["heavy"]["all"]["psnr"] == pytest.approx(np.mean(means))
     for name in ("one", "two"):
         sheet = cv2.imread(str(tmp_path / "out" / f"worst_{name}.jpg"))
         assert sheet.shape[1] == 5 * 400 and sheet.shape[0] > 2 * 260

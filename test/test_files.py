@@ -367,8 +367,8 @@ def test_a_picture_too_large_to_decode_does_not_end_a_batch(tmp_path, options, c
 
 
 def test_an_upright_4k_image_is_taken(tmp_path):
-    cv2.imwrite(str(tmp_path / "a.png"), np.zeros((3840, 2160), np.uint8))
-    assert read_image_file(tmp_path / "a.png").picture.rgb.shape == (3840, 2160, 3)
+    cv2.imwrite(str(tmp_path / "a.png"), np.zeros((4096, 3072), np.uint8))
+    assert read_image_file(tmp_path / "a.png").picture.rgb.shape == (4096, 3072, 3)
 
 
 def test_numbers_that_are_no_picture_are_refused(tmp_path):
@@ -496,6 +496,26 @@ def test_a_video_side_by_side_with_depth_has_three_panels(tmp_path, options):
     assert results[1][:, 2 * WIDTH :].std(axis=(0, 1)).max() < 80  # inverse depth, not the picture once more
     assert run("video", tmp_path / "in.mp4", tmp_path / "depth.mp4", "--depth", *options) == 0
     assert frames_of(tmp_path / "depth.mp4")[0][0].shape == (HEIGHT, 2 * WIDTH, 3)
+
+
+def test_an_image_side_by_side_with_depth_has_three_panels(tmp_path, options, restore):
+    rainy = street_like(80, 96, 1)
+    cv2.imwrite(str(tmp_path / "in.png"), rainy[..., ::-1])
+    asked = ("--side-by-side", "--depth", "--focal-px", "100")
+    assert run("image", tmp_path / "in.png", tmp_path / "out.png", *asked, *options) == 0
+    shown = cv2.imread(str(tmp_path / "out.png"))[..., ::-1]
+    assert shown.shape == (80, 3 * 96, 3)
+    assert np.array_equal(shown[:, :96], rainy)
+    assert np.array_equal(shown[:, 96:192], restore(rainy))
+    assert not np.array_equal(shown[:, 192:], rainy)
+    assert run("image", tmp_path / "in.png", tmp_path / "depth.png", "--depth", *options) == 0
+    assert cv2.imread(str(tmp_path / "depth.png")).shape == (80, 2 * 96, 3)
+
+
+def test_a_focal_length_without_depth_is_refused(tmp_path, options, capsys):
+    cv2.imwrite(str(tmp_path / "in.png"), street_like(80, 96, 1))
+    assert run("image", tmp_path / "in.png", tmp_path / "out.png", "--focal-px", "100", *options) == 1
+    assert "give --depth as well" in capsys.readouterr().err
 
 
 def encode_video(path: Path, frames: list[np.ndarray], codec: str, pixels: str, rate=10, **context) -> None:

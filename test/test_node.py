@@ -564,7 +564,7 @@ BAD_IMAGES = {
     "the message was cut on its way": lambda: cut(image_of(GREY)),
     "is empty": lambda: Image(encoding="rgb8"),
     "is too short for 96 rgba8 pixels": lambda: image_of(GREY, "rgba8"),
-    "images from 64x64 to 3840x2160": lambda: image_of(GREY[:32, :32]),
+    "images from 64x64 to 4096x3072": lambda: image_of(GREY[:32, :32]),
 }
 
 

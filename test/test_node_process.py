@@ -150,7 +150,7 @@ def test_build_only_compiles_and_exits(arguments, tmp_path):
         (["-p", "build_only:=true"], "build_only needs image_sizes"),
         (
             ["-p", "build_only:=true", "-p", "image_sizes:=16x16"],
-            "'16x16' is too small or too large; sizes from 64x64 to 3840x2160",
+            "'16x16' is too small or too large; sizes from 64x64 to 4096x3072",
         ),
         (
             ["-p", "build_only:=true", "-p", "image_sizes:=96x72", "-p", "weights:=/nowhere"],

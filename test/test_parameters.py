@@ -109,10 +109,10 @@ def test_a_launch_argument_becomes_a_value_of_the_parameters_type(name, text, va
         (
             "image_sizes",
             "1280x720,63x64",
-            r"'63x64' is too small or too large; sizes from 64x64 to 3840x2160 \(or 2160x3840\) are taken",
+            r"'63x64' is too small or too large; sizes from 64x64 to 4096x3072 \(or 3072x4096\) are taken",
         ),
-        ("image_sizes", "3841x2160", "3841x2160"),
-        ("image_sizes", "2161x3840", "2161x3840"),
+        ("image_sizes", "4097x3072", "4097x3072"),
+        ("image_sizes", "3073x4096", "3073x4096"),
         ("image_sizes", "1280x-720", "'1280x-720' is no size"),
     ],
 )
@@ -153,5 +153,5 @@ def test_remappings_are_read_in_pairs():
 
 def test_image_sizes_are_height_and_width():
     assert image_sizes(" 1280x720,1920x1080 ,") == ((720, 1280), (1080, 1920))
-    assert image_sizes("64x64,3840x2160,2160x3840") == ((64, 64), (2160, 3840), (3840, 2160))
+    assert image_sizes("64x64,4096x3072,3072x4096") == ((64, 64), (3072, 4096), (4096, 3072))
     assert image_sizes("") == ()

@@ -538,6 +538,22 @@ def test_labels_alone_teach_a_segmentation_network(tmp_path, monkeypatch) -> Non
         recipe.run_recipe("two", [[replace(labelled, labels=None)]], tmp_path / "none", workers=0)
 
 
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        (("--start-from", "mine.safetensors"), "--start-from"),
+        (("--steps", "100"), "--steps"),
+        (("--scales", "0.5", "1"), "--scales"),
+        (("--harm-weight", "3"), "--harm-weight"),
+    ],
+)
+def test_an_option_that_a_recipe_would_ignore_is_refused(street, tmp_path, capsys, options, named) -> None:
+    run = ("train", "--recipe", "fine-tune", "--data", str(street.root), "--output", str(tmp_path / "run"))
+    assert main([*run, *options]) == 1
+    assert f"{named} is settled by --recipe fine-tune" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_recipe_may_go_on_from_packaged_weights(street, tmp_path, monkeypatch) -> None:
     packaged = replace(settings(steps=1), preset=get_preset("fast"))
     stage = Stage("tuned", packaged, start_from=recipe.PACKAGED[0], teacher=recipe.PACKAGED[1])

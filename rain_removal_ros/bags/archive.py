@@ -23,6 +23,7 @@ from rain_removal_ros.bags.convert import Options, convert
 from rain_removal_ros.bags.report import REPORT_FILE
 from rain_removal_ros.bags.storage import COMPRESSED, METADATA, SUFFIXES
 from rain_removal_ros.errors import BagError, RainRemovalError
+from rain_removal_ros.extras import missing
 from rain_removal_ros.runtime import Restorer, RuntimeSettings
 
 MakeRestorer = Callable[[RuntimeSettings], Restorer]
@@ -152,9 +153,7 @@ def run_on_ray(
     try:
         import ray
     except ModuleNotFoundError as error:
-        raise RainRemovalError(
-            f'Ray is missing ({error}): pip install "rain_removal_ros[archives]"'
-        ) from error
+        raise RainRemovalError(f"--ray needs {missing(error) or error}") from error
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # an archive is its owner's business alone
     started = not ray.is_initialized()
     if started:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -34,6 +35,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--sizes", nargs="+", type=image_size, metavar="WxH",
         help="(1024x512; with tensorrt: 1024x512 1920x1080)",
+    )  # fmt: skip
+    group.add_argument(
+        "--minutes", type=positive, metavar="M",
+        help="with tensorrt: begin nothing more when these are nearly over (no limit)",
     )  # fmt: skip
     group.add_argument("--frames", type=whole_number(1), default=100, help="calls a row (%(default)s)")
     group.add_argument(
@@ -87,6 +92,8 @@ def run(arguments: argparse.Namespace) -> int:
         raise ParameterError("--presets and --weights both say what is measured; give one of them")
     if arguments.every_precision and arguments.precision != "auto":
         raise ParameterError("--precision and --every-precision both say what is measured; give one of them")
+    if arguments.minutes and arguments.backend != "tensorrt":
+        raise ParameterError("--minutes is about the table that --backend tensorrt makes; leave it out")
     _check_together(arguments)
     if arguments.node or arguments.load or arguments.soak:
         _import_ros()
@@ -220,6 +227,7 @@ def _run_gpu(arguments: argparse.Namespace, say: Callable[[str], None], keep: Ke
         arguments.presets or gpu_benchmark.PRESETS,
         arguments.sizes or gpu_benchmark.SIZES,
         calls=arguments.frames,
+        budget_seconds=60 * arguments.minutes if arguments.minutes else math.inf,
     )
     print(gpu_benchmark.gpu_table(rows))
     if far := gpu_benchmark.too_far_from_float32(rows):

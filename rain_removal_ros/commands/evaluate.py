@@ -7,6 +7,7 @@ import json
 import os
 import sys
 from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -111,6 +112,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--output", type=Path, required=True, help="folder for report.md, report.json and the sheets"
     )
+    parser.add_argument(
+        "--export",
+        type=Path,
+        metavar="DIR",
+        help="also write every image that is compared: DIR/rainy, DIR/clean, and DIR/NETWORK of each, as PNG",
+    )
     for name, default, unit in (
         ("--robustness", defaults.robustness_images, "IMAGES"),
         ("--flicker", defaults.flicker_scenes, "SCENES"),
@@ -146,7 +153,10 @@ def run(arguments: argparse.Namespace) -> int:
     results: dict[str, Any] = {}
     written = ["report.json", "report.md"]
     conditions = _conditions(arguments, dataset, networks, judges)
-    evaluation = None if dataset is None else Evaluation(dataset, testbed, _settings(arguments))
+    evaluation = None
+    if dataset is not None:
+        show = {} if arguments.export is None else {"show": partial(_export, arguments.export)}
+        evaluation = Evaluation(dataset, testbed, _settings(arguments), **show)
     try:
         if evaluation is not None:
             results |= evaluation.run()
@@ -174,6 +184,12 @@ def run(arguments: argparse.Namespace) -> int:
     print(markdown[markdown.index("\n## ") :])
     print(f"Written to {arguments.output}: " + ", ".join(sorted(written)))
     return 0
+
+
+def _export(folder: Path, source: str, name: str, image: np.ndarray) -> None:
+    path = folder / source / f"{name}.png"
+    make_folder(path.parent)
+    write_image(path, image)
 
 
 def _write_report(folder: Path, conditions: dict[str, Any], results: dict[str, Any]) -> str:

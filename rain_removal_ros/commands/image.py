@@ -11,15 +11,17 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from rain_removal_ros.commands.panels import add_panel_arguments, outputs_of, panels
 from rain_removal_ros.commands.runtime_options import (
     add_runtime_arguments,
     add_weights_arguments,
     settings_from,
 )
-from rain_removal_ros.errors import BackendError, ImageError, OutputError
-from rain_removal_ros.files.images import plan, read_image_file, write_image_file
+from rain_removal_ros.encodings import Picture
+from rain_removal_ros.errors import BackendError, ImageError, OutputError, ParameterError
+from rain_removal_ros.files.images import plan, read_image_file, write_image, write_image_file
 from rain_removal_ros.output import make_folder
-from rain_removal_ros.runtime import Output, create_restorer
+from rain_removal_ros.runtime import create_restorer
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -31,15 +33,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="OUT",
         help="a file for a single image, else a folder; old results are replaced, inputs never",
     )
+    add_panel_arguments(parser, "image")
     add_weights_arguments(parser)
     add_runtime_arguments(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Restore. Exit status 1 where a file could not be read, restored or written."""
+    if arguments.focal_px and not arguments.depth:
+        raise ParameterError("--focal-px is about depth; give --depth as well, or leave it out")
     jobs = plan(arguments.inputs, arguments.output)
     make_folder(jobs[0].target.parent)  # before the work, not after it
     restorer = create_restorer(settings_from(arguments))
+    outputs, sheet = outputs_of(arguments), arguments.side_by_side or arguments.depth
     failed = 0
     try:
         with tqdm(jobs, unit="image", desc="derain", file=sys.stderr) as bar:
@@ -49,10 +55,14 @@ def run(arguments: argparse.Namespace) -> int:
                     image = read_image_file(job.source)
                     rgb = image.picture.rgb
                     height, width = rgb.shape[:2]
-                    restorer.prepare(height, width, (Output.IMAGE,), tell)
-                    restored = restorer(rgb, (Output.IMAGE,)).image
-                    assert restored is not None  # it was asked for
-                    lost = write_image_file(job.target, image, restored)
+                    restorer.prepare(height, width, outputs, tell)
+                    restored = restorer(rgb, outputs, arguments.focal_px)
+                    if sheet:  # to look at: colours of 8 bits, and nothing else of the file
+                        shown = panels(Picture(rgb, "rgb8"), restored, arguments.side_by_side)
+                        write_image(job.target, shown)
+                        continue
+                    assert restored.image is not None  # it was asked for
+                    lost = write_image_file(job.target, image, restored.image)
                     if lost:
                         tell(f"derain image: {job.target} is without {', '.join(lost)} of {job.source}")
                 except (ImageError, OutputError, BackendError) as error:

@@ -79,7 +79,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--version", action="version", version=f"rain_removal_ros {__version__}")
     subparsers = parser.add_subparsers(dest="subcommand", required=True, metavar="SUBCOMMAND")
     for name, (module_name, summary) in SUBCOMMANDS.items():
-        subparser = subparsers.add_parser(name, help=summary, description=summary, add_help=name != "node")
+        subparser = subparsers.add_parser(
+            name, help=summary, description=summary, add_help=name != "node", allow_abbrev=False
+        )
         if name in arguments[:1]:
             try:
                 importlib.import_module(module_name).add_arguments(subparser)

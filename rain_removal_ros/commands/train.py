@@ -10,12 +10,18 @@ from pathlib import Path
 import torch
 
 from rain_removal_ros.commands.values import positive, whole_number
-from rain_removal_ros.errors import RainRemovalError
+from rain_removal_ros.errors import ParameterError, RainRemovalError
 from rain_removal_ros.lab.data.datasets import SPLITS, open_dataset
 from rain_removal_ros.lab.training.recipe import RECIPES, run_recipe
 from rain_removal_ros.lab.training.samples import SampleSettings
 from rain_removal_ros.lab.training.trainer import PARTS, LossWeights, TrainingSettings, restores, train
 from rain_removal_ros.network import PRESETS, get_preset
+
+OF_RECIPES = (
+    *("data", "dataset", "split", "depth_scale", "output", "recipe"),
+    *("batch", "seed", "workers", "threads", "checkpoint_every", "minutes"),
+)
+"""Options that count for a recipe, whose stages settle all else."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -44,13 +50,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--recipe",
         choices=sorted(RECIPES),
-        help="make the packaged weights of this name, all stages in one run; of what follows, only --batch, "
-        "--seed, --workers, --threads, --checkpoint-every and --minutes count",
+        help="all stages that weights of this name are made by, in one run; of what follows, only --batch, "
+        "--seed, --workers, --threads, --checkpoint-every and --minutes go with it",
     )
     parser.add_argument(
         "--preset", default="fast", choices=sorted(PRESETS), help="network to train (%(default)s)"
     )
-    parser.add_argument("--steps", type=whole_number(1), default=20_000)
+    parser.add_argument(
+        "--steps", type=whole_number(1), default=20_000, help="of the optimiser (%(default)s)"
+    )
     parser.add_argument(
         "--batch",
         type=whole_number(1),
@@ -67,9 +75,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=SampleSettings().scales,
         help="how much an image is resized before a sample is cut from it (%(default)s)",
     )
-    parser.add_argument("--learning-rate", type=float, default=defaults.learning_rate)
-    parser.add_argument("--weight-decay", type=float, default=defaults.weight_decay)
-    parser.add_argument("--average-decay", type=float, default=defaults.average_decay)
+    parser.add_argument(
+        "--learning-rate",
+        type=float,
+        default=defaults.learning_rate,
+        help="the highest, after a warm-up and before a cosine to 0 (%(default)s)",
+    )
+    parser.add_argument(
+        "--weight-decay", type=float, default=defaults.weight_decay, help="AdamW's (%(default)s)"
+    )
+    parser.add_argument(
+        "--average-decay",
+        type=float,
+        default=defaults.average_decay,
+        help="of the moving average that is kept (%(default)s)",
+    )
     parser.add_argument(
         "--part",
         choices=PARTS,
@@ -77,11 +97,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="what of the network to train: all of it, the streaks alone, or, on samples whose streaks were "
         "taken off, the fog alone or what finds depth (%(default)s)",
     )
-    parser.add_argument("--precision", choices=("bf16", "fp16", "no"), default="bf16", help="mixed precision")
-    parser.add_argument("--seed", type=whole_number(0), default=0)
+    parser.add_argument(
+        "--precision", choices=("bf16", "fp16", "no"), default="bf16", help="mixed precision (%(default)s)"
+    )
+    parser.add_argument("--seed", type=whole_number(0), default=0, help="(%(default)s)")
     for term in dataclasses.fields(LossWeights):
         option = f"--{term.name.replace('_', '-')}-weight"
-        parser.add_argument(option, type=float, default=term.default, help="weight of this loss term")
+        parser.add_argument(
+            option, type=float, default=term.default, help="weight of this loss term (%(default)s)"
+        )
     parser.add_argument(
         "--segmentation", type=Path, help="frozen network of the semantic loss (.safetensors)"
     )
@@ -106,6 +130,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Train; prints where the weights are."""
+    if arguments.recipe:
+        _check_recipe(arguments)
     if arguments.crop % 32 or arguments.crop < 64:
         raise RainRemovalError(f"--crop {arguments.crop} is not a multiple of 32 of at least 64")
     if not 0 < arguments.scales[0] <= arguments.scales[1]:
@@ -165,3 +191,18 @@ def run(arguments: argparse.Namespace) -> int:
     )
     print(f"weights: {path}")
     return 0
+
+
+def _check_recipe(arguments: argparse.Namespace) -> None:
+    """Raise ParameterError for an option that a recipe would ignore."""
+    parser = argparse.ArgumentParser()
+    add_arguments(parser)
+    for name, usual in vars(parser.parse_args(["--data", "", "--output", ""])).items():
+        given = getattr(arguments, name)
+        if name not in OF_RECIPES and given not in (
+            usual,
+            list(usual) if isinstance(usual, tuple) else usual,
+        ):
+            raise ParameterError(
+                f"--{name.replace('_', '-')} is settled by --recipe {arguments.recipe}; leave one of them out"
+            )

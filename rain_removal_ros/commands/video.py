@@ -12,16 +12,15 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from rain_removal_ros.colours import colour_inverse_depth
+from rain_removal_ros.commands.panels import add_panel_arguments, outputs_of, panels
 from rain_removal_ros.commands.runtime_options import (
     add_runtime_arguments,
     add_weights_arguments,
     settings_from,
 )
-from rain_removal_ros.commands.values import positive
-from rain_removal_ros.encodings import Picture, interleaved_picture, write_image
+from rain_removal_ros.encodings import Picture, interleaved_picture
 from rain_removal_ros.errors import ImageError, ParameterError
-from rain_removal_ros.runtime import Output, Restored, create_restorer
+from rain_removal_ros.runtime import create_restorer
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -30,23 +29,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "input",
         type=Path,
         metavar="IN",
-        help="a video file of any format and length, from 64x64 to 3840x2160 or upright",
+        help="a video file of any format and length, from 64x64 to 4096x3072 or upright",
     )
     parser.add_argument(
         "output", type=Path, metavar="OUT", help=".mp4, .mov or .mkv: H.264 with the sound of the input"
     )
-    parser.add_argument(
-        "--side-by-side", action="store_true", help="the rainy video to the left of the result"
-    )
-    parser.add_argument(
-        "--depth", action="store_true", help="inverse depth in colours to the right of the result"
-    )
-    parser.add_argument(
-        "--focal-px",
-        type=positive,
-        metavar="PIXELS",
-        help="the camera's focal length, for depth in 1/m (0.8 times the width)",
-    )
+    add_panel_arguments(parser, "video")
     add_weights_arguments(parser)
     add_runtime_arguments(parser)
 
@@ -59,7 +47,7 @@ def run(arguments: argparse.Namespace) -> int:
         raise ParameterError(
             f"{arguments.output} is the input and would be overwritten; choose another output"
         )
-    outputs = (Output.IMAGE, Output.INVERSE_DEPTH) if arguments.depth else (Output.IMAGE,)
+    outputs = outputs_of(arguments)
     written = 0
     with VideoSource(arguments.input) as source:
         sink = VideoSink(
@@ -85,7 +73,7 @@ def run(arguments: argparse.Namespace) -> int:
                             height, width = picture.rgb.shape[:2]
                             restorer.prepare(height, width, outputs, tell)
                         restored = restorer(picture.rgb, outputs, arguments.focal_px)
-                        sink.write(_panels(picture, restored, arguments.side_by_side), item.time)
+                        sink.write(panels(picture, restored, arguments.side_by_side), item.time)
                         written += 1
                         bar.update()
             finally:
@@ -109,15 +97,3 @@ def run(arguments: argparse.Namespace) -> int:
 def _picture(image: np.ndarray) -> Picture:
     """A frame of 8 or 16 bits as the node would see it."""
     return interleaved_picture(image, f"rgb{8 * image.dtype.itemsize}")
-
-
-def _panels(picture: Picture, restored: Restored, side_by_side: bool) -> np.ndarray:
-    """uint8 or uint16 (H, n W, 3): what was asked for, from left to right: rainy, restored, inverse depth."""
-    assert restored.image is not None  # it was asked for
-    result = write_image(picture, restored.image)
-    panels = [picture.rgb if picture.source is None else picture.source] if side_by_side else []
-    panels.append(result)
-    if restored.inverse_depth is not None:
-        depth = colour_inverse_depth(restored.inverse_depth)
-        panels.append(depth if result.dtype == np.uint8 else depth.astype(np.uint16) * 257)
-    return np.concatenate(panels, axis=1) if len(panels) > 1 else panels[0]

@@ -106,7 +106,7 @@ class BatchTrial:
 
 
 class Restorer(Protocol):
-    """Restores images from 64x64 to 3840x2160, also upright; a size seen for the first time is compiled."""
+    """Restores images from 64x64 to 4096x3072, also upright; a size seen for the first time is compiled."""
 
     @property
     def info(self) -> RuntimeInfo: ...

@@ -6,7 +6,7 @@ import re
 
 from rain_removal_ros.errors import ImageError, ParameterError
 
-MIN_SIDE, MAX_SHORT_SIDE, MAX_LONG_SIDE = 64, 2160, 3840
+MIN_SIDE, MAX_SHORT_SIDE, MAX_LONG_SIDE = 64, 3072, 4096
 SIZES_TAKEN = (
     f"from {MIN_SIDE}x{MIN_SIDE} to {MAX_LONG_SIDE}x{MAX_SHORT_SIDE} (or {MAX_SHORT_SIDE}x{MAX_LONG_SIDE})"
 )

@@ -7,7 +7,7 @@ Knows datasets by their interface, and gives plain data; reports are not its job
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 import cv2
@@ -120,8 +120,14 @@ class _Truth:
 class Evaluation:
     """One run over one dataset. Examples are worked on by several threads."""
 
-    def __init__(self, dataset: Dataset, testbed: Testbed, settings: EvaluationSettings):
-        """Raises ParameterError."""
+    def __init__(
+        self,
+        dataset: Dataset,
+        testbed: Testbed,
+        settings: EvaluationSettings,
+        show: Callable[[str, str, np.ndarray], None] = lambda source, name, image: None,
+    ):
+        """`show` is given every image that is compared, by its source and name. Raises ParameterError."""
         unknown = [level for level in settings.levels if level not in LEVELS]
         if unknown or not settings.levels:
             raise ParameterError(f"unknown rain level {unknown}; the levels are {', '.join(LEVELS)}")
@@ -131,7 +137,7 @@ class Evaluation:
                 f"no network can be called {name!r}, which names something else in the tables; rename its "
                 "weights file, or the folder of the run where the file is called weights"
             )
-        self.dataset, self.testbed, self.settings = dataset, testbed, settings
+        self.dataset, self.testbed, self.settings, self._show = dataset, testbed, settings, show
         self._groups: dict[str, list[int]] = {}
         self.indices = self._chosen()
         self.scores: list[Scored] = []
@@ -261,6 +267,9 @@ class Evaluation:
             harm = _harm(image, view.rainy, truth)
             return figures | gains | harm | _agreements(labels, truth)
 
+        name_of_view = f"{example.name}_{view.level}"
+        self._show(RAINY, name_of_view, view.rainy)
+        self._show(CLEAN, name_of_view, truth.clean)
         seen = self.testbed.judged_before(view.rainy)
         to_fog = {} if view.fog is None else {"psnr_to_fog": metrics.psnr(view.rainy, view.fog)}
         add(view.level, RAINY, before | bounds | to_fog | _agreements(seen, truth), seen)
@@ -275,6 +284,7 @@ class Evaluation:
                 add(view.level, STREAKS_ALONE.format(name), figures, labels)
         for name in self.testbed.networks:
             restored = self.testbed.restore(name, view.rainy, example.focal_px)
+            self._show(name, name_of_view, restored.image)
             labels = self.testbed.judged_after(restored)
             figures = compared(restored.image, labels) | restored.opinion
             if truth.sky is not None:

