@@ -20,7 +20,20 @@ BEYOND_THE_DATA = (struct.error, IndexError, OverflowError)
 """What is raised where a header points behind its own end; OverflowError by a place of 64 bits."""
 
 MOST = 4096
-"""Directories of a TIFF, and entries of one, that are looked at; damaged ones may go in circles."""
+"""Directories of a TIFF, entries of one, and segments of a JPEG that are looked at; damaged ones may go in
+circles.
+"""
+
+MOST_SCANS = 100
+"""Of a JPEG: a progressive one has about ten. Each has a decoder go over the whole picture once more, and may
+have no more than twenty bytes.
+"""
+
+MOST_CHUNKS, MOST_BESIDE = 1 << 16, 1024
+"""Of a PNG, and those of them that hold no pixels: a decoder may write a line about each."""
+
+MOST_TILE = 1024
+"""Pixels of a side of a TIFF's tile, which is decoded whole, however small the picture is."""
 
 Data = bytes | bytearray | memoryview
 
@@ -108,23 +121,31 @@ def _png(view: memoryview) -> ImageHeader:
 
 
 def png_chunks(view: memoryview) -> Iterator[tuple[bytes, memoryview]]:
-    """Kind and content of every whole chunk of a PNG."""
+    """Kind and content of every whole chunk of a PNG. Raises ImageError for one of too many."""
     place = len(PNG_SIGNATURE)
+    seen = beside = 0
     while place + 12 <= len(view):
         (length,) = struct.unpack_from(">I", view, place)
         if place + 12 + length > len(view):
             return
-        yield bytes(view[place + 4 : place + 8]), view[place + 8 : place + 8 + length]
+        kind = bytes(view[place + 4 : place + 8])
+        seen, beside = seen + 1, beside + (kind not in (b"IDAT", b"fdAT"))
+        if seen > MOST_CHUNKS or beside > MOST_BESIDE:
+            raise ImageError(
+                f"PNG image has more than {seen - 1} chunks, {beside - 1} of them without pixels"
+            )
+        yield kind, view[place + 8 : place + 8 + length]
         place += 12 + length
 
 
 def jpeg_segments(view: memoryview) -> Iterator[tuple[int, memoryview]]:
     """Marker and content of every segment of a JPEG before its first scan. Raises ImageError for damage."""
     place = 2
-    while True:
+    for _ in range(MOST):
         if view[place] != 0xFF:
             raise ImageError(f"JPEG image is damaged: no marker at byte {place}")
-        while view[place] == 0xFF:  # markers may be padded
+        padded = place
+        while view[place] == 0xFF and place - padded < MOST:  # markers may be padded
             place += 1
         marker = view[place]
         place += 1
@@ -139,6 +160,7 @@ def jpeg_segments(view: memoryview) -> Iterator[tuple[int, memoryview]]:
         if marker == 0xDA:
             return
         place += length
+    raise ImageError(f"JPEG image has no scan within its first {MOST} segments")
 
 
 def _jpeg(view: memoryview) -> ImageHeader:
@@ -154,6 +176,9 @@ def _jpeg(view: memoryview) -> ImageHeader:
     if size is None:
         raise ImageError("JPEG image has no frame header")
     stream = bytes(view)
+    scans = stream.count(b"\xff\xda")
+    if scans > MOST_SCANS:
+        raise ImageError(f"JPEG image of {scans} scans; up to {MOST_SCANS} are decoded")
     complete = stream.rfind(b"\xff\xd9") > stream.rfind(
         b"\xff\xda"
     )  # the end comes after the last scan's start
@@ -203,7 +228,9 @@ def _webp_orientation(view: memoryview) -> int:
 def webp_chunks(view: memoryview) -> Iterator[tuple[bytes, memoryview]]:
     """Kind and content of every chunk of a WebP; the last one's may end early."""
     place = 12
-    while place + 8 <= len(view):
+    for _ in range(MOST):
+        if place + 8 > len(view):
+            return
         (length,) = struct.unpack_from("<I", view, place + 4)
         yield bytes(view[place : place + 4]), view[place + 8 : place + 8 + length]
         place += 8 + length + length % 2
@@ -214,11 +241,16 @@ def _tiff(view: memoryview) -> ImageHeader:
     if 256 not in tags or 257 not in tags:
         raise ImageError("TIFF image does not say how large it is")
     orientation = tags.get(274, 1)
+    tile, side = max(tags.get(322, 0), tags.get(323, 0)), max(tags[256], tags[257])
+    if tile > max(side, MOST_TILE):
+        raise ImageError(f"TIFF image of {tags[256]}x{tags[257]} pixels in tiles of {tile}")
     return ImageHeader(tags[256], tags[257], "tiff", orientation if 1 <= orientation <= 8 else 1)
 
 
 def _tiff_tags(view: memoryview) -> dict[int, int]:
-    """The tags of the first directory that hold one whole number: 256 width, 257 height, 274 orientation."""
+    """The tags of the first directory that hold one whole number: 256 width, 257 height, 274 orientation, 322
+    and 323 the sides of a tile.
+    """
     tags: dict[int, int] = {}
     for tag, form, place in _tiff_entries(view):
         if tag not in tags:

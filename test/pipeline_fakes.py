@@ -53,6 +53,7 @@ class FakeRestorer:
         self.fail_together: BaseException | None = None  # the calls
         self.wrong_together: dict[int, dict[str, object]] = {}  # by place in the call
         self.closed = self.cancelled = False
+        self.loading_since: float | None = None
         self.made: set[tuple[tuple[int, int], frozenset[Output]]] = set()
         self.streak_light: float | None = None
         self.extinction: float | None = None
@@ -114,7 +115,7 @@ class FakeRestorer:
             assert time.monotonic() < began + PATIENCE
         if self.fail_batches is not None:
             raise self.fail_batches
-        trial = BatchTrial(frames, self.batch_ratios.get(frames, 1.0), call_s=0.01)
+        trial = BatchTrial(frames, self.batch_ratios.get(frames, 1.0), call_s=0.4)
         if trial.pays:
             self.batches.add(batch)
         return trial
@@ -200,6 +201,7 @@ class FakeHandler:
         self.recovered: list[str] = []
         self.images: list[np.ndarray | None] = []
         self.changed = threading.Condition()
+        self.reading_s = 0.0  # of a frame
 
     def of(self, camera: str) -> FakeCamera:
         """The handler of this camera."""
@@ -239,6 +241,7 @@ class FakeCamera:
     def read(self, message) -> FakePicture:
         if isinstance(message, Exception):
             raise message
+        time.sleep(self.all.reading_s)
         return FakePicture(np.zeros((*message[1:], 3), np.uint8))
 
     def focal_px(self, message, size: tuple[int, int]) -> float | None:

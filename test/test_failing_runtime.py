@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 import time
 
@@ -12,6 +13,7 @@ from pipeline_fakes import PATIENCE, FakeHandler, FakeRestorer
 from rain_removal_ros.errors import InferenceError, NotPreparedError
 from rain_removal_ros.frame_statistics import Way
 from rain_removal_ros.pipeline import OnFailure, Options, Pipeline, Problem, failures
+from rain_removal_ros.pipeline import pipeline as pipeline_module
 from rain_removal_ros.pipeline import stand_in as stand_in_module
 from rain_removal_ros.pipeline.batches import Batches
 from rain_removal_ros.pipeline.builds import Builds
@@ -99,6 +101,65 @@ def test_after_an_inference_that_hangs_another_runtime_serves_and_the_late_resul
     assert bench.pipeline.health.failure is None and bench.pipeline.health.remade == 1
     assert bench.pipeline.close(PATIENCE)
     assert hung.closed and new.closed
+
+
+def test_a_runtime_made_anew_is_closed_though_the_one_before_still_hangs(bench):
+    bench = bench(inference_timeout_s=0.1)
+    bench.publishes(0)
+    gate = hang(bench, 1)
+    bench.handler.wait_for(lambda: bench.handler.recovered)
+    assert not bench.pipeline.close(0.3)  # a thread is still in the driver
+    hung, new = bench.restorers
+    assert new.closed and not hung.closed
+    gate.set()
+
+
+def test_a_graph_that_hangs_as_it_is_loaded_has_the_runtime_made_anew(bench, monkeypatch):
+    monkeypatch.setattr(failures, "LONGEST_LOADING_S", 0.2)
+    monkeypatch.setattr(pipeline_module, "LOOK_AGAIN_S", 0.02)
+    bench = bench()
+    first = bench.restorers[0]
+    first.build_gate.clear()
+    bench.pipeline.submit("front", (0, *SIZE))
+    assert first.building.acquire(timeout=PATIENCE)
+    time.sleep(0.3)
+    assert bench.pipeline.health.failure is None, "compiling may take long"
+    first.loading_since = time.perf_counter()
+    bench.handler.wait_for(lambda: bench.handler.recovered)
+    assert "was not loaded within 0.2 s" in bench.handler.recovered[0]
+    assert (None, Problem.FAILED) in [(camera, problem) for camera, problem, _ in bench.handler.problems]
+    bench.publishes(1)
+    assert bench.pipeline.health.stuck == 1 and not first.closed
+    first.build_gate.set()  # it comes back after all
+    end = time.monotonic() + PATIENCE
+    while not first.closed and time.monotonic() < end:
+        time.sleep(0.01)
+    assert first.closed and bench.pipeline.health.stuck == 0
+    bench.publishes(2)
+
+
+def test_a_device_on_which_every_graph_hangs_is_not_tried_without_end(bench, monkeypatch):
+    monkeypatch.setattr(failures, "LONGEST_LOADING_S", 0.05)
+    monkeypatch.setattr(failures, "RETRY_AFTER_S", 0.0)
+    monkeypatch.setattr(pipeline_module, "LOOK_AGAIN_S", 0.02)
+    gate = threading.Event()
+
+    class Ill(FakeRestorer):
+        def prepare(self, *arguments) -> None:
+            self.loading_since = time.perf_counter()
+            assert gate.wait(PATIENCE)
+
+    monkeypatch.setattr(sys.modules[__name__], "FakeRestorer", Ill)
+    bench = bench()
+    end = time.monotonic() + PATIENCE
+    while not bench.pipeline.health.broken and time.monotonic() < end:
+        bench.pipeline.submit("front", (0, *SIZE))
+        time.sleep(0.02)
+    assert bench.pipeline.health.broken
+    made = len(bench.restorers)
+    time.sleep(0.3)
+    assert len(bench.restorers) == made <= MAX_STUCK + 1
+    gate.set()
 
 
 def test_while_an_inference_hangs_everything_else_goes_on_answering(bench):
@@ -475,10 +536,10 @@ def test_a_stand_in_that_hangs_again_and_again_is_not_made_without_end_and_diagn
 def test_a_stand_in_that_hangs_is_made_ever_more_rarely_until_one_has_served():
     stand_in, hangs = StandIn(FakeRestorer), InferenceError("it hangs")
     for attempts in (1, 2, 3):
-        stand_in.on_made(FakeRestorer())
+        stand_in.on_made_ready(FakeRestorer(), (SIZE, IMAGE))
         stand_in.on_hanging(hangs)
-        assert stand_in.failure.attempts == attempts and not stand_in.may_be_made
-    stand_in.on_made(FakeRestorer())
+        assert stand_in.failure.attempts == attempts and not stand_in.may_be_made_ready
+    stand_in.on_made_ready(FakeRestorer(), (SIZE, IMAGE))
     stand_in.on_served((SIZE, IMAGE))
     stand_in.on_hanging(hangs)
     assert stand_in.failure.attempts == 1

@@ -183,3 +183,53 @@ def test_however_a_header_is_cut_or_damaged_it_is_an_image_error_or_a_size(name)
 def test_other_formats_are_refused_with_those_that_are_taken(data):
     with pytest.raises(ImageError, match="no data" if not data else "PNG, JPEG, BMP, WebP and TIFF"):
         read_header(data)
+
+
+def jpeg_segment(marker: int, content: bytes) -> bytes:
+    return bytes([0xFF, marker]) + struct.pack(">H", 2 + len(content)) + content
+
+
+def jpeg_of_scans(scans: int) -> bytes:
+    """A grey progressive JPEG whose every scan goes over the whole of 3840x2160 pixels, in twenty bytes."""
+    frame = struct.pack(">BHHB", 8, 2160, 3840, 1) + b"\x01\x11\x00"
+    scan = jpeg_segment(0xDA, b"\x01\x01\x00\x01\x3f\x00") + b"\x00" * 10
+    return b"\xff\xd8" + jpeg_segment(0xC2, frame) + scans * scan + b"\xff\xd9"
+
+
+def small_tiff_in_tiles(side: int) -> bytes:
+    tags = [(256, 3, 1, 64), (257, 3, 1, 64), (322, 3, 1, side), (323, 3, 1, side)]
+    entries = b"".join(struct.pack("<HHII", *tag) for tag in tags)
+    return b"II*\0" + struct.pack("<IH", 8, len(tags)) + entries + struct.pack("<I", 0)
+
+
+TIRING = {
+    "a JPEG of 8,000 scans": (jpeg_of_scans(8_000), "8000 scans; up to 100"),
+    "a JPEG of empty segments": (b"\xff\xd8" + b"\xff\xfe\0\2" * 600_000 + b"\xff\xd9", "no scan within"),
+    "a JPEG of padding": (b"\xff\xd8" + b"\xff" * 3_000_000, "ends within its header"),
+    "a PNG of empty texts": (
+        encoded(".png")[:33] + 200_000 * png_chunk(b"tEXt", b"") + encoded(".png")[33:],
+        "more than 1024 chunks, 1024 of them without pixels",
+    ),
+    "a PNG of empty pixels": (
+        encoded(".png")[:33] + 600_000 * png_chunk(b"IDAT", b"") + encoded(".png")[33:],
+        "more than 65536 chunks",
+    ),
+    "a TIFF in one tile of millions": (small_tiff_in_tiles(8192), "64x64 pixels in tiles of 8192"),
+}
+
+
+@pytest.mark.parametrize("what", TIRING)
+def test_a_small_message_that_would_keep_a_decoder_busy_for_long_is_refused(monkeypatch, what):
+    monkeypatch.setattr(cv2, "imdecode", lambda *arguments: pytest.fail("it was decoded"))
+    data, said = TIRING[what]
+    with pytest.raises(ImageError, match=said):
+        check_header(data)
+
+
+def test_progressive_pictures_tiles_and_texts_as_they_are_used_are_taken():
+    progressive = encoded(".jpg", IMAGE, cv2.IMWRITE_JPEG_PROGRESSIVE, 1)
+    assert 2 < progressive.count(b"\xff\xda") < 20
+    texts = encoded(".png")[:33] + 500 * png_chunk(b"tEXt", b"a\0b") + encoded(".png")[33:]
+    for data in (progressive, texts):
+        assert (check_header(data).width, check_header(data).height) == (93, 70)
+    assert read_header(small_tiff_in_tiles(256)).width == 64

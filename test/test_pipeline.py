@@ -258,6 +258,38 @@ def test_other_cameras_do_not_wait_while_a_stand_in_is_made(make, restorer, hand
     assert not making.acquire(blocking=False)
 
 
+def test_other_cameras_do_not_wait_while_a_stand_in_prepares_itself(make, restorer, handler):
+    stand_in = FakeRestorer("torch-cpu")
+    stand_in.build_gate.clear()
+    options = Options(serve_while_building=True)
+    pipeline = built(make("front", "rear", make_stand_in=lambda: stand_in, options=lambda: options))
+    restorer.build_gate.clear()
+    for number, size in enumerate(((128, 128), (192, 192))):  # the second by a stand-in that serves already
+        published = len(handler.published)
+        pipeline.submit("rear", (number, *size))
+        assert stand_in.building.acquire(timeout=PATIENCE)
+        pipeline.submit("front", (9, *SIZE))
+        handler.wait_for(lambda published=published: len(handler.published) == published + 1)
+        assert handler.published[-1] == ("front", 9, IMAGE)
+        stand_in.build_gate.set()
+        handler.wait_for(lambda number=number: handler.published[-1] == ("rear", number, IMAGE))
+        stand_in.build_gate.clear()
+    assert [size for size, _ in stand_in.calls] == [(128, 128), (192, 192)]
+
+
+def test_a_stand_in_that_cannot_prepare_itself_is_given_back(make, restorer, handler):
+    stand_in = FakeRestorer("torch-cpu")
+    stand_in.fail_builds = RuntimeError("no memory left")
+    restorer.build_gate.clear()
+    pipeline = make(make_stand_in=lambda: stand_in, options=lambda: Options(serve_while_building=True))
+    pipeline.submit("front", (0, *SIZE))
+    handler.wait_for(lambda: handler.problems == [("front", Problem.FAILED, "no memory left")])
+    end = time.monotonic() + PATIENCE
+    while not stand_in.closed and time.monotonic() < end:
+        time.sleep(0.01)
+    assert stand_in.closed and not restorer.closed
+
+
 def test_frames_that_wait_already_are_served_when_a_stand_in_may(make, restorer, handler):
     may_serve = False
     restorer.build_gate.clear()
@@ -304,6 +336,41 @@ def test_what_a_waiting_camera_wants_is_built_before_what_nobody_sends_any_more(
     restorer.build_gate.set()
     handler.wait_for(lambda: ("front", 160, IMAGE) in handler.published)
     assert [size for size, _ in restorer.builds] == [(128, 128), (160, 128)]
+
+
+def test_what_a_waiting_camera_wants_is_built_before_what_was_only_asked_for(make, restorer, handler):
+    restorer.build_gate.clear()
+    pipeline = make("front", "rear")
+    for side in (128, 192, 256):
+        pipeline.build((side, side), IMAGE)
+    assert restorer.building.acquire(timeout=PATIENCE)
+    for camera, number in (("rear", 0), ("front", 1), ("rear", 2)):  # whose newer frame waits no less long
+        size = {"front": SIZE, "rear": (80, 80)}[camera]
+        pipeline.submit(camera, (number, *size))
+        wait_until_idle(pipeline)
+    restorer.build_gate.set()
+    handler.wait_for(lambda: len(handler.published) == 2)
+    assert pipeline.wait_until_built(PATIENCE)
+    sizes = [size for size, _ in restorer.builds]
+    assert sizes == [(128, 128), (80, 80), SIZE, (192, 192), (256, 256)]
+
+
+def test_what_a_waiting_camera_wants_is_built_before_more_outputs_of_one_that_is_served(
+    make, restorer, handler
+):
+    pipeline = built(make("front", "rear"))
+    assert restorer.building.acquire(timeout=PATIENCE)
+    restorer.build_gate.clear()
+    pipeline.build((192, 192), IMAGE)
+    assert restorer.building.acquire(timeout=PATIENCE)
+    handler.outputs_of["front"] = BOTH
+    pipeline.submit("front", (0, *SIZE))  # served, without its depth
+    handler.wait_for(lambda: handler.published == [("front", 0, IMAGE)])
+    pipeline.submit("rear", (1, 128, 128))
+    wait_until_idle(pipeline)
+    restorer.build_gate.set()
+    assert pipeline.wait_until_built(PATIENCE)
+    assert [size for size, _ in restorer.builds] == [SIZE, (192, 192), (128, 128), SIZE]
 
 
 def test_any_finished_build_of_its_size_wakes_a_waiting_frame(make, restorer, handler):
@@ -453,7 +520,7 @@ def test_while_it_is_dry_frames_go_out_as_they_came_and_the_network_looks_now_an
     assert wet[-10:] == [10] * 10
 
 
-@pytest.mark.parametrize("trouble", ["recompiled", "does not compile", "failed"])
+@pytest.mark.parametrize("trouble", ["recompiled", "does not compile", "failed", "raises"])
 def test_a_dry_camera_goes_on_while_the_network_cannot_look_but_not_for_ever(
     make, restorer, handler, monkeypatch, trouble
 ):
@@ -467,8 +534,11 @@ def test_a_dry_camera_goes_on_while_the_network_cannot_look_but_not_for_ever(
         handler.wait_for(lambda n=number: len(handler.published) == n + 1)
     wait_until_idle(pipeline)
     assert pipeline.snapshot()["front"].dry
-    restorer.made.clear()  # gave way to others
-    restorer.build_gate.clear()
+    if trouble == "raises":
+        restorer.fail_frames = RuntimeError("CUDA error 719")
+    else:
+        restorer.made.clear()  # gave way to others
+        restorer.build_gate.clear()
     if trouble == "does not compile":
         restorer.fail_builds = RuntimeError("out of memory")
         restorer.build_gate.set()

@@ -685,6 +685,23 @@ def timed(monkeypatch):
     return make
 
 
+def test_a_graph_is_being_loaded_while_it_runs_for_the_first_time_and_never_else(timed):
+    subject, seen = timed(n4=0.024), []
+    assert subject.loading_since is None
+    subject.on_run = lambda frames: seen.append((frames, subject.loading_since is not None))
+    subject.prepare(64, 128, IMAGE)
+    subject(np.zeros((64, 128, 3), np.uint8), IMAGE)
+    assert seen == [(1, True), (1, False)]
+    seen.clear()
+    subject.try_batch(4)
+    loading = [frames for frames, whether in seen if whether]
+    assert loading == [4] and len(seen) > 5
+    subject.on_run = lambda frames: (_ for _ in ()).throw(RuntimeError("CUDA error 2"))
+    with pytest.raises(RuntimeError):
+        subject.prepare(64, 192, IMAGE)
+    assert subject.loading_since is None
+
+
 def test_frames_go_together_where_that_pays(timed):
     subject = timed(n4=0.024)
     assert not subject.prepared_batches(64, 64, IMAGE)

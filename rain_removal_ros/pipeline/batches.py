@@ -45,10 +45,12 @@ class Batches:
         self.hung = False
         self._trials: OrderedDict[BatchKey, _Trial] = OrderedDict()
 
-    def frames_a_call(self, key: Key, ready: int, in_memory: Collection[int], longest_s: float) -> int:
+    def frames_a_call(
+        self, key: Key, ready: int, in_memory: Collection[int], longest_s: float, reading_s: float = 0.0
+    ) -> int:
         """How many of so many frames to restore in one call: as many as make a frame the quickest, of the
-        numbers that were tried and are in memory, and whose call takes no longer than `longest_s`. One that
-        is to be tried becomes `wanted`.
+        numbers that were tried and are in memory, and whose call takes no longer than `longest_s`, where a
+        frame is read first in `reading_s`. One that is to be tried becomes `wanted`.
         """
         if self.hung:
             return 1
@@ -59,8 +61,12 @@ class Batches:
             if due is None and best.frames == 1 and (trial is None or trial.is_due):
                 due = key, frames
             if trial is not None and isinstance(trial.outcome, BatchTrial):
-                pays = trial.outcome.pays and frames in in_memory and trial.outcome.call_s <= longest_s
-                best = trial.outcome if pays and trial.outcome.ratio < best.ratio else best
+                pays = trial.outcome.pays_after(reading_s) and trial.outcome.call_s <= longest_s
+                best = (
+                    trial.outcome
+                    if pays and frames in in_memory and trial.outcome.ratio < best.ratio
+                    else best
+                )
         wanted = self.wanted
         if due is not None and (wanted is None or wanted[0] != key or wanted[1] < due[1]):
             self.wanted = due  # of those that wait together, not of the last of them

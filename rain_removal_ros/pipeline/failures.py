@@ -28,6 +28,11 @@ a process, it has for good.
 LONGEST_REMAKING_S = 300.0
 """A device that hangs may hang whoever makes it anew; compiling anew takes no longer on most machines."""
 
+LONGEST_LOADING_S = 120.0
+"""A compiled graph is loaded, and run for the first time, in seconds; where that takes longer than this, the
+device hangs.
+"""
+
 UNWANTED_AFTER_S = 60.0
 """What has been free to be tried again for so long, and was not, is not wanted any more."""
 

@@ -44,6 +44,9 @@ from rain_removal_ros.runtime import BatchTrial, Output, Restored, Restorer
 from rain_removal_ros.runtime.checks import check_restored
 from rain_removal_ros.runtime.sizes import check_size
 
+LOOK_AGAIN_S = 5.0
+"""So often the watchdog looks whether a build has come to the device."""
+
 FAILURES_IN_A_ROW = 3
 """So many failed inferences, one after another, are the runtime's fault and not a frame's."""
 
@@ -68,7 +71,8 @@ class _Camera:
     handler: FrameHandler
     statistics: CameraStatistics
     waiting: deque[_Frame] = field(default_factory=deque)  # the oldest first
-    blocked_since: float | None = None  # the first of them can be served only after a build
+    blocked: bool = False  # the first of them can be served only after a build
+    starved_since: float | None = None  # since when nothing could be served, whichever frame waits now
     desired: Key | None = None  # what it has no graph of its own for
     served: Key | None = None  # what its last restored frame needed
     ran: Key | None = None  # what of the restorer, and not of a stand-in, last restored one
@@ -83,6 +87,8 @@ class _Job:
     frame: _Frame
     wanted: Outputs = frozenset()
     focal_px: float | None = None
+    waits: bool = False  # for a build
+    may_look_later: bool = False  # it may as well go out as it came
 
 
 @dataclass(frozen=True)
@@ -162,7 +168,8 @@ class Pipeline:
         self._recovering = False
         self._recovering_since = self._recovery_due = 0.0
         self._remade = self._not_remade = 0
-        self._stuck: list[threading.Thread] = []
+        self._stuck: list[threading.Thread] = []  # that were left behind
+        self._hanging: list[threading.Thread] = []  # those of them that hang in the device themselves
         with self._changed:
             self._start_worker()
             self._start_builder()
@@ -184,7 +191,7 @@ class Pipeline:
                 state.waiting.popleft()
                 state.statistics.dropped += 1
             if state.waiting[0] is not before:
-                state.blocked_since = None  # it may be of another size
+                state.blocked = False  # it may be of another size
             self._changed.notify_all()
 
     def clear(self) -> None:
@@ -198,7 +205,7 @@ class Pipeline:
         for camera in self._cameras.values():
             camera.statistics.dropped += len(camera.waiting)
             camera.waiting.clear()
-            camera.blocked_since = camera.desired = None
+            camera.blocked, camera.starved_since, camera.desired = False, None, None
         self._batches.wanted = None
 
     def build(self, size: Size, outputs: Outputs) -> None:
@@ -280,22 +287,29 @@ class Pipeline:
             self._stopping = True
             self._builds.asked.clear()
             self._changed.notify_all()
-            threads = [*self._threads, *self._stuck, *self._stand_in.threads]
+            threads, stuck = [*self._threads], [*self._stuck, *self._stand_in.threads]
             building = [self.restorer, *filter(None, (self._successor,))]
         for restorer in building:
             restorer.cancel_builds()
         closing = threading.Thread(
-            target=self._close_restorers_after, args=(threads,), name="close", daemon=True
+            target=self._close_restorers_after, args=(threads, stuck), name="close", daemon=True
         )
         closing.start()
         closing.join(timeout)
         return not closing.is_alive()
 
-    def _close_restorers_after(self, threads: Sequence[threading.Thread]) -> None:
+    def _close_restorers_after(
+        self, threads: Sequence[threading.Thread], stuck: Sequence[threading.Thread]
+    ) -> None:
         for thread in threads:
             thread.join()
+        if self._hangs:  # the restorer is what the stuck ones are in
+            for thread in stuck:
+                thread.join()
         for restorer in filter(None, (self.restorer, self._stand_in.restorer)):
             self._close_restorer(restorer)
+        for thread in stuck:
+            thread.join()
 
     # -- the worker's thread -----------------------------------------------------------------------
 
@@ -328,7 +342,7 @@ class Pipeline:
     def _next_camera(self) -> _Camera | None:
         waits = any(c.waiting for c in self._turns)
         serves = waits and self._stand_in.making_since is None and self._stand_in_serves(self._options())
-        return next((c for c in self._turns if c.waiting and (c.blocked_since is None or serves)), None)
+        return next((c for c in self._turns if c.waiting and (serves or not c.blocked)), None)
 
     def _take(self, camera: _Camera) -> _Job:
         """A camera's oldest waiting frame, into the worker's hands."""
@@ -336,7 +350,7 @@ class Pipeline:
         self._turns.append(camera)  # its next turn comes after all others'
         frame = camera.waiting.popleft()
         if camera.waiting:
-            camera.blocked_since = None  # the next may be of another size
+            camera.blocked = False  # the next may be of another size
         self._busy.append(camera)
         return _Job(camera, frame)
 
@@ -368,6 +382,9 @@ class Pipeline:
         where it has to wait.
         """
         plan = self._guarded(job, self._plan, options)
+        if not job.waits:
+            with self._changed:
+                job.camera.starved_since = None
         if isinstance(plan, _Result):
             self._guarded(job, self._publish, plan)
         if isinstance(plan, _Plan):
@@ -415,19 +432,21 @@ class Pipeline:
         if bypassing and not camera.watch.must_look(now):
             return as_it_came
         check_size(*size)
-        may_look_later = bypassing and camera.watch.may_look_later(now)
+        job.may_look_later = bypassing and camera.watch.may_look_later(now)
         with self._changed:
             failure = self._failure
         chosen: _Plan | _Unserved | None
         if failure is not None:
             chosen = _Unserved(Problem.FAILED, InferenceError(failure))
         else:
-            chosen = self._choose(camera, None if may_look_later else frame, size, job.wanted, options)
-        if may_look_later and not isinstance(chosen, _Plan):
+            chosen = self._choose(camera, None if job.may_look_later else frame, size, job.wanted, options)
+        if job.may_look_later and not isinstance(chosen, _Plan):
             return as_it_came
         if isinstance(chosen, _Unserved):
             return self._lost(job, options, chosen.problem, chosen.error)
-        if chosen is not None:
+        if chosen is None:
+            job.waits = True
+        else:
             job.focal_px = camera.handler.focal_px(frame.message, size)
         return chosen
 
@@ -444,23 +463,27 @@ class Pipeline:
                 for camera in self._turns
                 if camera is not lead.camera
                 and camera.waiting
-                and camera.blocked_since is None
+                and not camera.blocked
                 and camera.served == plan.key
             ]
 
         with self._changed:
             ready = 1 + len(alike())
-        frames = self._frames_a_call(plan, ready, options)
+        frames = self._frames_a_call(plan, ready, options, lead.frame.reading_s)
         with self._changed:
             return [self._take(camera) for camera in alike()[: frames - 1]]
 
-    def _frames_a_call(self, plan: _Plan, ready: int, options: Options) -> int:
-        """How many of so many frames to restore in one call. The builder is told of a number to be tried."""
+    def _frames_a_call(self, plan: _Plan, ready: int, options: Options, reading_s: float = 0.0) -> int:
+        """How many of so many frames to restore in one call, where reading one takes so long before. The
+        builder is told of a number to be tried.
+        """
         if ready == 1 or not options.batching:
             return 1
         in_memory = plan.restorer.prepared_batches(*plan.size, plan.outputs)
         with self._changed:
-            frames = self._batches.frames_a_call(plan.key, ready, in_memory, options.longest_batch_s)
+            frames = self._batches.frames_a_call(
+                plan.key, ready, in_memory, options.longest_batch_s, reading_s
+            )
             if self._batches.wanted is not None:
                 self._changed.notify_all()
         return frames
@@ -541,6 +564,9 @@ class Pipeline:
             raise
         except BaseException as error:  # of whatever backend
             self._on_failed_inference(plan.restorer, error)
+            if job.may_look_later:  # what the camera saw last still holds
+                self._count(job.camera, Problem.FAILED, error)
+                return _Result(_input_of(job.frame.picture.rgb), Way.BYPASSED)
             return self._lost(job, options, Problem.FAILED, error)
         return self._result(job, plan, options, restored)
 
@@ -666,41 +692,53 @@ class Pipeline:
     def _choose_stand_in(self, camera: _Camera, frame: _Frame | None, key: Key) -> _Plan | _Unserved | None:
         """As `_choose`, the lock held, of a frame for which nothing is compiled yet."""
         stand_in = self._stand_in
-        if stand_in.restorer is not None:
+        if stand_in.restorer is not None and key in stand_in.ready:
             stand_in.on_needed()
             return _Plan(stand_in.restorer, *key)
-        if stand_in.may_be_made and not self._stopping:
-            stand_in.on_being_made()
-            self._start_thread("stand-in", self._make_stand_in)  # other cameras' frames do not wait for it
+        if stand_in.may_be_made_ready and not self._stopping:
+            stand_in.on_being_made_ready()
+            arguments = stand_in.restorer, key
+            self._start_thread("stand-in", self._make_stand_in_ready, *arguments)  # other cameras go on
         elif stand_in.making_since is None and stand_in.failure is not None:
             return _Unserved(Problem.FAILED, stand_in.failure.error)
         if frame is not None:
             self._block(camera, frame)
         return None
 
-    def _make_stand_in(self) -> None:
-        assert self._stand_in.make is not None  # it serves
+    def _make_stand_in_ready(self, restorer: Restorer | None, key: Key) -> None:
+        """Make the stand-in, where there is none, and have it prepare what a frame needs."""
         outcome: Restorer | Failure
+        made = None
         try:
-            outcome = self._stand_in.make()
+            if restorer is None:
+                assert self._stand_in.make is not None  # it serves
+                restorer = made = self._stand_in.make()
+            (height, width), outputs = key
+            restorer.prepare(height, width, outputs)
+            outcome = restorer
         except BaseException as error:  # of whatever backend
             outcome = Failure(without_variables(error))
         with self._changed:
-            self._stand_in.on_made(outcome)
+            self._stand_in.on_made_ready(outcome, key)
+            unused = made if self._stand_in.restorer is not made else None
             self._unblock_all()
+        if unused is not None:
+            self._close_restorer(unused)
 
     def _block(self, camera: _Camera, frame: _Frame) -> None:
         """Have a frame wait for the next build, unless a newer one has come."""
+        if camera.starved_since is None:
+            camera.starved_since = time.perf_counter()
         if len(camera.waiting) < self._options().queue_length:
             camera.waiting.appendleft(frame)
-            camera.blocked_since = time.perf_counter()
+            camera.blocked = True
         else:
             camera.statistics.dropped += 1
         self._changed.notify_all()
 
     def _unblock_all(self) -> None:
         for camera in self._cameras.values():
-            camera.blocked_since = None
+            camera.blocked = False
         self._changed.notify_all()
 
     def _count(self, camera: _Camera, problem: Problem, error: BaseException) -> None:
@@ -711,15 +749,19 @@ class Pipeline:
     # -- the builder's thread ----------------------------------------------------------------------
 
     def _next_key(self) -> Key | None:
-        """What to compile next: for frames that wait, the longest first; then what was asked for; then what
-        would serve better than what serves now.
+        """What to compile next: for cameras that nothing serves, the one that has waited longest first; then
+        what was asked for; then what would serve better than what serves now.
         """
-        cameras = sorted(
-            self._cameras.values(), key=lambda c: (c.blocked_since is None, c.blocked_since or 0)
+        wanting = [camera for camera in self._cameras.values() if camera.desired is not None]
+        starved = [camera for camera in wanting if camera.starved_since is not None]
+        starved.sort(key=lambda camera: camera.starved_since or 0)
+        served = [camera for camera in wanting if camera.starved_since is None]
+        keys = (
+            [camera.desired for camera in starved],
+            self._builds.asked,
+            [camera.desired for camera in served],
         )
-        waiting = [c.desired for c in cameras if c.desired and c.blocked_since is not None]
-        others = [c.desired for c in cameras if c.desired and c.blocked_since is None]
-        return next(iter([*waiting, *self._builds.asked, *others]), None)
+        return next((key for part in keys for key in part), None)
 
     def _next_build(self) -> BatchKey | None:
         """What to compile next, for how many frames a call: what is only to be tried comes last."""
@@ -743,6 +785,7 @@ class Pipeline:
                 key, frames = wanted
                 self._builds.current = Build(*key, started=time.perf_counter(), frames=frames)
                 restorer = self.restorer
+                self._changed.notify_all()  # the watchdog looks after it
             if frames > 1:
                 self._try_batch(key, frames, restorer, crew)
                 continue
@@ -753,6 +796,11 @@ class Pipeline:
                 restorer.prepare(height, width, outputs, lambda text: self._on_progress(crew, text))
             except BaseException as error:  # of whatever compiler; it is reported and tried again later
                 failure = without_variables(error)
+            with self._changed:
+                left_behind = crew != self._builder
+            if left_behind:
+                self._close_restorer(restorer)  # another has taken its place, or will
+                return
             with self._changed:
                 if crew != self._builder or (self._stopping and failure is not None):
                     return
@@ -809,6 +857,8 @@ class Pipeline:
 
     def _on_build_ended(self, key: Key, failure: BaseException | None, known: bool) -> None:
         for camera in self._cameras.values():
+            if failure is None and camera.desired is not None and _serves(key, camera.desired):
+                camera.starved_since = None  # its next frame will not wait
             if camera.desired == key:
                 camera.desired = None
         self._builds.on_ended(key, None if failure is None else Failure(failure), known)
@@ -860,6 +910,11 @@ class Pipeline:
                     else:
                         self._recovering, self._recovering_since = True, now
                         self._start_thread("recovery", self._recover, self.restorer, self._hangs)
+                loading_until = self._loading_until(now)
+                if loading_until is not None and now >= loading_until:
+                    self._leave_builder_behind()
+                    continue
+                times += [] if loading_until is None else [loading_until]
                 times += self._give_stand_in_back(now)
                 self._changed.wait(min(times) - now if times else None)
 
@@ -873,6 +928,33 @@ class Pipeline:
             return [due]
         self._start_thread("close", self._close_restorer, self._stand_in.give_back())
         return []
+
+    def _loading_until(self, now: float) -> float | None:
+        """When what the builder loads onto the device hangs, or, while it compiles, when to look again; None
+        without a build.
+        """
+        if self._builds.current is None or self._failure is not None:
+            return None
+        since = self.restorer.loading_since
+        return now + LOOK_AGAIN_S if since is None else since + failures.LONGEST_LOADING_S
+
+    def _leave_builder_behind(self) -> None:
+        """Replace the builder, which hangs in the device, and have the runtime made anew."""
+        build, self._builds.current = self._builds.current, None
+        assert build is not None  # something hangs
+        error = InferenceError(
+            f"{build} was not loaded within {failures.LONGEST_LOADING_S:g} s; the device or its driver hangs"
+        )
+        taken = self._take_threads("build")
+        self._stuck = [thread for thread in (*self._stuck, *taken) if thread.is_alive()]
+        self._hanging += taken
+        self._batches.wanted = None
+        self._batches.hung |= build.frames > 1
+        self._hangs = True
+        self._fail(str(error))
+        self._start_builder()
+        report = self.restorer, [None], error
+        threading.Thread(target=self._report_hanging, args=report, daemon=True).start()
 
     def _leave_behind(self) -> None:
         """Replace the worker, and the builder too where the restorer has failed: it may wait for it."""
@@ -888,8 +970,10 @@ class Pipeline:
             self._stand_in.on_hanging(error, *self._take_threads("restore"))
             self._unblock_all()
         else:
+            hanging = self._take_threads("restore")
             self._stuck = [thread for thread in self._stuck if thread.is_alive()]
-            self._stuck += self._take_threads("restore", "build")
+            self._stuck += [*hanging, *self._take_threads("build")]
+            self._hanging += hanging
             build, self._builds.current = self._builds.current, None
             self._batches.wanted = None
             self._batches.hung |= frames > 1 or (build is not None and build.frames > 1)
@@ -908,13 +992,16 @@ class Pipeline:
         self._threads = [thread for thread in self._threads if thread not in taken]
         return taken
 
-    def _report_hanging(self, hanging: Restorer, cameras: Sequence[str], error: InferenceError) -> None:
+    def _report_hanging(
+        self, hanging: Restorer, cameras: Sequence[str | None], error: InferenceError
+    ) -> None:
         hanging.cancel_builds()
         for camera in cameras:
             self._listener.on_problem(camera, Problem.FAILED, error)
 
     def _still_stuck(self) -> list[threading.Thread]:
-        return [thread for thread in self._stuck if thread.is_alive() and thread.name.startswith("restore")]
+        """Threads that hang in a restorer; who only waits for one of them is not meant."""
+        return [thread for thread in self._hanging if thread.is_alive()]
 
     def _recover(self, failed: Restorer, hangs: bool) -> None:
         """Make the runtime anew and compile what ran, in a thread of its own: it may hang as well.
@@ -979,6 +1066,11 @@ class Pipeline:
         self._threads = [t for t in self._threads if t.is_alive()]
         self._threads.append(thread)
         thread.start()
+
+
+def _serves(key: Key, wanted: Key) -> bool:
+    """Whether the graph of one key has anything of what another wants, as `_choose` sees it."""
+    return key[0] == wanted[0] and bool(key[1] & wanted[1])
 
 
 def _input_of(rgb: np.ndarray) -> Restored:

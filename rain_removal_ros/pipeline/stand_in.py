@@ -16,7 +16,7 @@ KEPT_S = 30.0
 """A stand-in that no frame has needed for so long gives its memory back."""
 
 PATIENCE = 10
-"""It is slow, and prepares itself with the first frame of a size: that may take so many times as long."""
+"""It is slow, and slowest with the first frame of a size: that may take so many times as long."""
 
 PATIENCE_AFTERWARDS = 2
 
@@ -33,32 +33,39 @@ class StandIn:
         self.failure: Failure | None = None  # to make it, or of what was made, until it has served
         self.making_since: float | None = None
         self.threads: list[threading.Thread] = []  # that hang in it
+        self.ready: set[Key] = set()  # what it has prepared
         self._served: set[Key] = set()
         self._needed = 0.0
+        self._left: Restorer | None = None  # to threads that hang in it
 
     @property
-    def may_be_made(self) -> bool:
-        """Whether it is time to make it, if it is needed."""
+    def may_be_made_ready(self) -> bool:
+        """Whether it is time to make it, or have it prepare something, if that is needed."""
         return (
             self.make is not None
-            and self.restorer is None
             and self.making_since is None
             and (self.failure is None or self.failure.may_be_tried_again)
             and self.stuck < MAX_STUCK
         )
 
-    def on_being_made(self) -> None:
-        """A thread has begun to make it."""
+    def on_being_made_ready(self) -> None:
+        """A thread has begun to make it, or to have it prepare something."""
         self.making_since = time.perf_counter()
 
-    def on_made(self, outcome: Restorer | Failure) -> None:
-        """What came of making it; what cannot be made is not to be tried for every frame."""
+    def on_made_ready(self, outcome: Restorer | Failure, key: Key) -> None:
+        """What came of it; what cannot be made is not to be tried for every frame. One that was left to a
+        thread that hangs in it meanwhile is none any more.
+        """
         self.making_since = None
         if isinstance(outcome, Failure):
             self.failure = outcome.after(self.failure)
-        else:
+            return
+        if self.restorer is None and outcome is not self._left:
             self.restorer = outcome
+            self.ready.clear()
             self._served.clear()
+        if self.restorer is outcome:
+            self.ready.add(key)
             self.on_needed()
 
     def patience(self, key: Key) -> int:
@@ -77,8 +84,10 @@ class StandIn:
 
     @property
     def given_back_at(self) -> float | None:
-        """When (time.perf_counter()) it is to be given back unless a frame needs it; None without one."""
-        return None if self.restorer is None else self._needed + KEPT_S
+        """When (time.perf_counter()) it is to be given back unless a frame needs it; None without one, or
+        while it prepares something.
+        """
+        return None if self.restorer is None or self.making_since is not None else self._needed + KEPT_S
 
     def give_back(self) -> Restorer | None:
         """The restorer, which is to be closed and serves no more."""
@@ -88,6 +97,7 @@ class StandIn:
     def on_hanging(self, error: BaseException, *threads: threading.Thread) -> None:
         """It is left to the threads that hang in it."""
         self.threads = [thread for thread in (*self.threads, *threads) if thread.is_alive()]
+        self._left = self.restorer
         self.restorer, self.failure = None, Failure(error).after(self.failure)
 
     @property

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -102,7 +103,17 @@ class BatchTrial:
         """Whether none comes out later than it would alone, on average: one by one n frames are there after
         1, 2 .. n calls, which is (n + 1) / 2.
         """
-        return self.ratio <= (self.frames + 1) / (2 * self.frames)
+        return self.pays_after(0.0)
+
+    def pays_after(self, reading_s: float) -> bool:
+        """The same where each frame is read first, in so many seconds: of frames that go together every one
+        waits until all have been read.
+        """
+        if not math.isfinite(self.ratio):
+            return False
+        alone_s = self.call_s / (self.ratio * self.frames)
+        together_s = self.frames * reading_s + self.call_s
+        return together_s <= (self.frames + 1) / 2 * (reading_s + alone_s)
 
 
 class Restorer(Protocol):
@@ -115,6 +126,12 @@ class Restorer(Protocol):
         self, height: int, width: int, outputs: Collection[Output], on_progress: Progress | None = None
     ) -> None:
         """Compile (or find in the cache) and warm the network for this image size and these outputs."""
+
+    @property
+    def loading_since(self) -> float | None:
+        """Since when (time.perf_counter()) a graph has been loaded or run for the first time, in this process
+        and on its device; None: none is. Compiling, which may take long, is not meant.
+        """
 
     def prepared(self, height: int, width: int) -> Collection[frozenset[Output]]:
         """The sets of outputs whose graphs are in memory for this image size."""

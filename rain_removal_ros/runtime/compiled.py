@@ -10,7 +10,8 @@ import threading
 import time
 from abc import ABC, abstractmethod
 from collections import OrderedDict
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Protocol
 
@@ -138,6 +139,7 @@ class CompilingRestorer(ABC):
         self._table = threading.Lock()  # held for moments
         self._building = threading.Lock()  # held while a graph is compiled
         self._running = FairLock()  # held while a call is in work; a trial makes many, one after another
+        self._loading_from: float | None = None
         self._closed = False
         self._cancellation = Cancellation()
 
@@ -174,13 +176,27 @@ class CompilingRestorer(ABC):
             told = on_progress or self._on_progress
             graph = height, width, outputs, 1
             frame = self._compile(graph, told, self._cancellation)
-            frame.run([np.zeros((height, width, 3), np.uint8)])  # the first run allocates
+            with self._loading():
+                frame.run([np.zeros((height, width, 3), np.uint8)])  # the first run allocates
             with self._table:
                 self._compiled[graph] = frame
                 retired = self._retire()
         with self._running:
             for old in retired:
                 old.close()
+
+    @property
+    def loading_since(self) -> float | None:
+        return self._loading_from
+
+    @contextmanager
+    def _loading(self) -> Iterator[None]:
+        """While the device is at work on a graph that does not serve yet; `_building` is held."""
+        self._loading_from = time.perf_counter()
+        try:
+            yield
+        finally:
+            self._loading_from = None
 
     def _retire(self) -> list[CompiledFrame]:
         """Take out of the table what is too much: batches first, and then what was used longest ago."""
@@ -258,7 +274,8 @@ class CompilingRestorer(ABC):
         images: Sequence[np.ndarray],
         cancellation: Cancellation,
     ) -> BatchTrial:
-        batch.run(images)  # the first run allocates
+        with self._loading():
+            batch.run(images)  # the first run allocates
         turns: list[BatchTrial] = []
         while len(turns) < FEWEST_TURNS or (
             len(turns) < MOST_TURNS and len({turn.pays for turn in turns}) > 1

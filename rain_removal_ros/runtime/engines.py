@@ -86,7 +86,8 @@ class EngineRestorer(CompilingRestorer):
                 self._cache.store(key, lambda path: path.write_bytes(engine))
                 stage.text = "loading"
                 try:
-                    frame = self.read(engine, *graph, key.digest)
+                    with self._loading():
+                        frame = self.read(engine, *graph, key.digest)
                 except EngineError as error:
                     raise BackendError(f"the engine that was just built cannot be used: {error}") from error
                 stage.text = "built"
@@ -99,7 +100,9 @@ class EngineRestorer(CompilingRestorer):
         if path is None:
             return None
         try:
-            return self.read(path.read_bytes(), height, width, outputs, frames, key.digest)
+            engine = path.read_bytes()
+            with self._loading():
+                return self.read(engine, height, width, outputs, frames, key.digest)
         except (EngineError, OSError) as error:
             self._cache.discard(key, str(error))
             return None

@@ -154,7 +154,7 @@ class TorchCudaRestorer(CompilingRestorer):
         height, width, outputs, frames = graph
         described = describe(*graph)
         what = f"preparing {described} for torch-cuda {self.precision}"
-        with reporting(what, on_progress) as stage:
+        with reporting(what, on_progress) as stage, self._loading():
             network = frame_graph(self.networks, height, width, outputs, self.precision, self._device)
             stage.text = "recording"
             compiled = DeviceFrames(
