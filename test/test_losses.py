@@ -11,14 +11,9 @@ import torch
 
 from rain_removal_ros.lab.data.datasets import Example
 from rain_removal_ros.lab.training import losses
-from rain_removal_ros.lab.training.trainer import (
-    FIND_DEPTH,
-    PARTS,
-    LossWeights,
-    Objective,
-    TrainingSettings,
-    choose_part,
-)
+from rain_removal_ros.lab.training.objective import Objective
+from rain_removal_ros.lab.training.settings import FIND_DEPTH, PARTS, LossWeights, TrainingSettings
+from rain_removal_ros.lab.training.trainer import choose_part
 from rain_removal_ros.network import build_network, get_preset
 
 

@@ -23,7 +23,7 @@ from accelerate import Accelerator
 from runtime_fixtures import TINY, TINY_SEGMENTATION, write_weights
 
 from rain_removal_ros.commands.main import main
-from rain_removal_ros.errors import DatasetError, OutputError, PresetError, WeightsError
+from rain_removal_ros.errors import DatasetError, OutputError, PresetError, RainRemovalError, WeightsError
 from rain_removal_ros.lab.data.datasets import Example, FolderDataset
 from rain_removal_ros.lab.training import recipe, trainer
 from rain_removal_ros.lab.training.recipe import Stage
@@ -37,14 +37,14 @@ from rain_removal_ros.lab.training.samples import (
     calm,
     overcast,
 )
-from rain_removal_ros.lab.training.trainer import (
+from rain_removal_ros.lab.training.settings import (
     FIND_DEPTH,
     PARTS,
     LossWeights,
     TrainingSettings,
     learning_rate_at,
-    train,
 )
+from rain_removal_ros.lab.training.trainer import train
 from rain_removal_ros.lab.weather import fog_in_linear_light
 from rain_removal_ros.network import build_network, get_preset, load_network, sha256_of
 from rain_removal_ros.network.quantisation import convolutions, ranges_of
@@ -426,8 +426,9 @@ def test_what_cannot_be_started_from_or_trained_alone_is_named(street, tmp_path)
         plain = settings(preset=get_preset("paper"), part="streaks")
         train(plain, [street], tmp_path / "a", workers=0, show_progress=False)
     pair = [Example("pair_0", np.zeros((80, 80, 3), np.uint8), rainy=np.zeros((80, 80, 3), np.uint8))]
-    with pytest.raises(DatasetError, match="rendered rain"):
-        train(settings(part="streaks"), [pair], tmp_path / "b", show_progress=False)
+    for datasets in ([pair], [street, pair]):
+        with pytest.raises(DatasetError, match="rendered rain"):
+            train(settings(part="fog"), datasets, tmp_path / "b", show_progress=False)
     first = train(settings(steps=1), [street], tmp_path / "first", workers=0, show_progress=False)
     for changes in ({"streak_channels": (4, 8)}, {"depths": (2, 3, 2, 1)}, {"depth_channels": 16}):
         other = settings(preset=dataclasses.replace(TINY, **changes))
@@ -435,11 +436,46 @@ def test_what_cannot_be_started_from_or_trained_alone_is_named(street, tmp_path)
             train(other, [street], tmp_path / "c", workers=0, start_from=first, show_progress=False)
 
 
+def test_a_run_goes_on_with_its_own_images_alone(street, tmp_path) -> None:
+    half = {"workers": 0, "stop_after": 0.0, "show_progress": False}
+    train(settings(steps=20), [street], tmp_path, **half)
+    with pytest.raises(WeightsError, match="of a run on other images"):
+        train(settings(steps=20), [street, street], tmp_path, **half)
+    train(settings(steps=20), [street], tmp_path, **half)
+
+
+def test_terms_of_meaning_need_a_segmentation_network(street, tmp_path) -> None:
+    run = settings(weights=LossWeights(semantic=0.1))
+    with pytest.raises(PresetError, match=r"weights 0\.1 and 0 of the semantic and the perceptual term need"):
+        train(run, [street], tmp_path, show_progress=False)
+
+
+def test_a_loss_that_grows_beyond_all_bounds_is_said_and_not_saved(street, tmp_path) -> None:
+    with pytest.raises(RainRemovalError, match=r"not finite at step \d"):
+        train(
+            settings(steps=6, learning_rate=1e30, clip=1e30),
+            [street],
+            tmp_path,
+            workers=0,
+            checkpoint_every=2,
+            show_progress=False,
+        )
+    for path in tmp_path.glob("weights.safetensors"):
+        network = load_network(path)[0]
+        assert all(tensor.isfinite().all() for tensor in network.state_dict().values())
+
+
+def test_a_damaged_checkpoint_is_said(street, tmp_path) -> None:
+    (tmp_path / "checkpoint.pt").write_bytes(b"no checkpoint")
+    with pytest.raises(WeightsError, match=r"checkpoint\.pt is damaged; remove it"):
+        train(settings(), [street], tmp_path, workers=0, show_progress=False)
+
+
 def test_a_sheet_that_cannot_be_written_is_said_and_the_run_goes_on_later(
     street, tmp_path, monkeypatch
 ) -> None:
     with monkeypatch.context() as patched:
-        patched.setattr("rain_removal_ros.lab.training.trainer.cv2.imwrite", lambda path, sheet: False)
+        patched.setattr("rain_removal_ros.lab.training.run_files.cv2.imwrite", lambda path, sheet: False)
         with pytest.raises(OutputError, match=r"sheet_0000001.jpg cannot be written"):
             train(settings(steps=1), [street], tmp_path, workers=0, show_progress=False)
     assert train(settings(steps=1), [street], tmp_path, workers=0, show_progress=False).is_file()

@@ -14,7 +14,8 @@ from rain_removal_ros.errors import ParameterError, RainRemovalError
 from rain_removal_ros.lab.data.datasets import SPLITS, open_dataset
 from rain_removal_ros.lab.training.recipe import RECIPES, run_recipe
 from rain_removal_ros.lab.training.samples import SampleSettings
-from rain_removal_ros.lab.training.trainer import PARTS, LossWeights, TrainingSettings, restores, train
+from rain_removal_ros.lab.training.settings import PARTS, LossWeights, TrainingSettings, restores
+from rain_removal_ros.lab.training.trainer import train
 from rain_removal_ros.network import PRESETS, get_preset
 
 OF_RECIPES = (
@@ -22,6 +23,9 @@ OF_RECIPES = (
     *("batch", "seed", "workers", "threads", "checkpoint_every", "minutes"),
 )
 """Options that count for a recipe, whose stages settle all else."""
+
+OF_MEANING = {"semantic": 0.04, "perceptual": 0.1}
+"""Weights of the terms that need a segmentation network, where one is given."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -77,7 +81,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--learning-rate",
-        type=float,
+        type=positive,
         default=defaults.learning_rate,
         help="the highest, after a warm-up and before a cosine to 0 (%(default)s)",
     )
@@ -102,9 +106,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--seed", type=whole_number(0), default=0, help="(%(default)s)")
     for term in dataclasses.fields(LossWeights):
-        option = f"--{term.name.replace('_', '-')}-weight"
+        usual = f"{OF_MEANING[term.name]} with --segmentation" if term.name in OF_MEANING else term.default
         parser.add_argument(
-            option, type=float, default=term.default, help="weight of this loss term (%(default)s)"
+            f"--{term.name.replace('_', '-')}-weight",
+            type=float,
+            default=None if term.name in OF_MEANING else term.default,
+            help=f"weight of this loss term ({usual})",
         )
     parser.add_argument(
         "--segmentation", type=Path, help="frozen network of the semantic loss (.safetensors)"
@@ -157,9 +164,12 @@ def run(arguments: argparse.Namespace) -> int:
         )
         print(f"weights: {path}" if path else "the time is over; the same command goes on")
         return 0
-    weights = LossWeights(
-        **{t.name: getattr(arguments, f"{t.name}_weight") for t in dataclasses.fields(LossWeights)}
-    )
+    weights = {
+        term.name: getattr(arguments, f"{term.name}_weight") for term in dataclasses.fields(LossWeights)
+    }
+    for name, usual in OF_MEANING.items():
+        if weights[name] is None:
+            weights[name] = usual if arguments.segmentation else 0.0
     settings = TrainingSettings(
         preset=get_preset(arguments.preset),
         steps=arguments.steps,
@@ -172,7 +182,7 @@ def run(arguments: argparse.Namespace) -> int:
         seed=arguments.seed,
         frozen=tuple(arguments.freeze),
         samples=SampleSettings(size=arguments.crop, scales=tuple(arguments.scales)),
-        weights=weights,
+        weights=LossWeights(**weights),
         segmentation=arguments.segmentation.name if arguments.segmentation else None,
     )
     finds_depth = restores(settings) and settings.part != "streaks"

@@ -14,15 +14,8 @@ from pathlib import Path
 from rain_removal_ros.errors import DatasetError, PresetError
 from rain_removal_ros.lab.data.examples import Dataset
 from rain_removal_ros.lab.training.samples import SampleSettings
-from rain_removal_ros.lab.training.trainer import (
-    LossWeights,
-    TrainingSettings,
-    finished_steps,
-    load_checkpoint,
-    require_same_run,
-    restores,
-    train,
-)
+from rain_removal_ros.lab.training.settings import LossWeights, TrainingSettings, restores
+from rain_removal_ros.lab.training.trainer import finished_steps, load_checkpoint, require_same_run, train
 from rain_removal_ros.network.presets import get_preset
 from rain_removal_ros.share import packaged_weights
 
@@ -234,8 +227,6 @@ def run_recipe(
         }
         if finished_steps(folder) < settings.steps:
             left = None if stop_after is None else stop_after - (time.monotonic() - began)
-            if left is not None and left <= 0:
-                return None
             path = train(
                 settings,
                 taught,

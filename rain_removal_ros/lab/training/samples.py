@@ -5,6 +5,7 @@ Sample i depends on the seed and i alone, so a run that is resumed sees exactly 
 
 from __future__ import annotations
 
+import hashlib
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -115,7 +116,7 @@ class RainySamples(TorchDataset):
     airlight float32 in [0, 1], both NaN where unknown, labels uint8 (H, W) with 255 where unlabelled.
     Examples are drawn in proportion to the square root of how many their source has (a source is what stands
     before the first underscore of a name), so that one long sequence does not outweigh the rest, and by
-    `measured_weight`.
+    `measured_weight`. `digest` tells their names and order.
     """
 
     def __init__(
@@ -129,6 +130,7 @@ class RainySamples(TorchDataset):
         if sum(_size_of(dataset) for dataset in datasets) <= HELD_BYTES:
             self._held = [_trainable(dataset[index]) for dataset, index in self._places]
         known = self._held or [outline_of(dataset, index) for dataset, index in self._places]
+        self.digest = hashlib.sha256("\n".join(example.name for example in known).encode()).hexdigest()
         sources = [example.name.split("_")[0] for example in known]
         counts = Counter(sources)
         weights = np.array([counts[source] ** -0.5 for source in sources])

@@ -8,101 +8,45 @@ log.png, and sheets of sample pictures.
 
 from __future__ import annotations
 
-import csv
-import dataclasses
 import io
 import math
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
-import cv2
-import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.utils import broadcast
 from torch import Tensor, nn
-from torch.nn import functional as F
 from torch.utils.data import DataLoader, Subset
 from tqdm import tqdm
 
-from rain_removal_ros.errors import DatasetError, OutputError, PresetError, WeightsError
+from rain_removal_ros.errors import DatasetError, PresetError, RainRemovalError, WeightsError
 from rain_removal_ros.lab.data.examples import Dataset
-from rain_removal_ros.lab.training import losses
 from rain_removal_ros.lab.training.imagenet import load_imagenet
-from rain_removal_ros.lab.training.samples import RainySamples, SampleSettings
-from rain_removal_ros.network import (
-    MAX_PIXELS_PER_METRE,
-    build_network,
-    load_network,
-    require_layers,
-    save_network,
-    sha256_of,
+from rain_removal_ros.lab.training.objective import Objective
+from rain_removal_ros.lab.training.run_files import LogFile, write_sheet
+from rain_removal_ros.lab.training.samples import RainySamples
+from rain_removal_ros.lab.training.settings import (
+    FIND_DEPTH,
+    PARTS,
+    TrainingSettings,
+    learning_rate_at,
+    plain_settings,
+    restores,
 )
-from rain_removal_ros.network.presets import DerainPreset, Preset, SegmentationPreset
+from rain_removal_ros.network import build_network, load_network, require_layers, save_network, sha256_of
+from rain_removal_ros.network.presets import DerainPreset
 from rain_removal_ros.network.quantisation import calibrate
 from rain_removal_ros.output import write_bytes
 
-
-@dataclass(frozen=True)
-class LossWeights:
-    """What each term of the loss counts; 0 leaves it out (and, for depth, leaves the depth head untaught)."""
-
-    image: float = 1.0
-    fidelity: float = 0.08
-    gradient: float = 0.5
-    structural: float = 0.1
-    harm: float = 1.0
-    depth: float = 0.05
-    distance: float = 0.025
-    semantic: float = 0.04
-    perceptual: float = 0.1
-    streaks: float = 1.0
-    presence: float = 0.02
-    extinction: float = 0.06
-    airlight: float = 0.2
-
-
-PARTS = ("all", "streaks", "fog", "depth")
-"""What of the network `fast` a run trains: all of it, where the whole restoration teaches the streak stage
-too; the streak stage alone; all but the streak stage, on samples whose streaks were taken off, all but a
-little, by rendering; on the same, what finds depth.
-"""
-
-FIND_DEPTH = ("trunk", "context", "depth_head")
-"""Parts of the network `fast` that depth is found with."""
-
-
-@dataclass(frozen=True)
-class TrainingSettings:
-    """All that a run depends on besides its data; kept in its checkpoints and in the weights' metadata."""
-
-    preset: Preset
-    steps: int
-    part: str = "all"  # one of PARTS
-    batch: int = 8  # samples a step and process
-    learning_rate: float = 1e-3  # AdamW, linear warm-up, then cosine to 0
-    trunk_rate: float = 0.3  # of the learning rate, for what ImageNet taught
-    warmup_share: float = 0.02
-    weight_decay: float = 1e-4
-    clip: float = 5.0  # norm of the gradient
-    average_decay: float = 0.999  # exponential moving average of the weights
-    precision: str = "bf16"  # bf16 | fp16 | no: accelerate's mixed precision
-    seed: int = 0
-    samples: SampleSettings = field(default_factory=SampleSettings)
-    weights: LossWeights = field(default_factory=LossWeights)
-    segmentation: str | None = None  # file name of the frozen network of the semantic and perceptual terms
-    class_balance: float = (
-        0.5  # of a segmentation network's classes: 0 every pixel alike, 1 every class alike
-    )
-    seen_at: int = 1  # pixels a side that are averaged before that network sees an image: 1 or 2
-    frozen: tuple[str, ...] = ()  # layers that keep the weights they start with
-
-
 CALIBRATION = 64
 """Samples that a finished run's weights are calibrated on for 8-bit integers."""
+
+LOGGED_EVERY = 50
+"""Steps."""
 
 
 class AveragedWeights:
@@ -120,121 +64,6 @@ class AveragedWeights:
         pairs = zip(self.network.state_dict().values(), network.state_dict().values(), strict=True)
         floating = [(mine, new) for mine, new in pairs if mine.is_floating_point()]
         torch._foreach_lerp_([mine for mine, _ in floating], [new for _, new in floating], 1 - decay)
-
-
-def learning_rate_at(step: int, settings: TrainingSettings) -> float:
-    """Linear warm-up, then half a cosine to zero."""
-    warmup = max(1, round(settings.warmup_share * settings.steps))
-    if step < warmup:
-        return settings.learning_rate * (step + 1) / warmup
-    progress = (step - warmup) / max(1, settings.steps - warmup)
-    return settings.learning_rate * 0.5 * (1 + math.cos(math.pi * progress))
-
-
-def restores(settings: TrainingSettings) -> bool:
-    """Whether a run trains a derain network, and not a segmentation network."""
-    return not isinstance(settings.preset, SegmentationPreset)
-
-
-class Objective(nn.Module):
-    """The network and its loss in one module, so that distributed training sees one forward pass.
-
-    The frozen segmentation network serves two terms in one pass: its class probabilities the semantic, the
-    features of its trunk the perceptual.
-    """
-
-    def __init__(self, network: nn.Module, settings: TrainingSettings, segmentation: nn.Module | None):
-        super().__init__()
-        self.network, self.settings = network, settings
-        self._frozen = [segmentation]  # in a list: no part of what is trained, saved or averaged
-
-    def forward(self, batch: dict[str, Tensor]) -> tuple[dict[str, Tensor], Tensor, Tensor | None]:
-        """Loss terms (weighted), and for looking at: the restored images or logits, and pixels per metre."""
-        settings = self.settings
-        if not restores(settings):
-            logits = self.network(batch["clean"].float() / 255)
-            loss = losses.segmentation_cross_entropy(logits, batch["labels"], settings.class_balance)
-            terms = {"cross_entropy": loss}
-            return terms, logits, None
-        rainy = batch["rainy"].float() / 255
-        if settings.part == "streaks":
-            return self._streaks(rainy, batch)
-        clean = batch["clean"].float() / 255
-        weights = settings.weights
-        terms: dict[str, Tensor] = {}
-        if isinstance(settings.preset, DerainPreset):
-            if settings.part in ("fog", "depth"):
-                streaks = batch["streaks"].float() * (1 - batch["leftover"][:, None, None, None])
-            else:
-                streaks, rain_logit = self.network.find_streaks(rainy)
-                terms |= self._streak_terms(streaks, rain_logit, batch)
-            seen = rainy - streaks
-            came = rainy if settings.part == "all" else seen
-            if settings.part == "depth":
-                depth = self.network.find_depth(seen)
-                return self._depth_terms(depth, batch), seen, depth
-            correction, depth, fog = self.network.clear_fog(seen)
-            restored = seen + correction
-            of_fog = weights.presence * losses.presence(fog.logit, batch["fog"])
-            terms["presence"] = terms.get("presence", 0) + of_fog
-            terms["extinction"] = weights.extinction * losses.extinction_l1(fog.root, batch["extinction"])
-            terms["airlight"] = weights.airlight * losses.airlight_l1(fog.airlight, batch["airlight"])
-        else:
-            correction, depth, _ = self.network(rainy)
-            came, restored = rainy, rainy + correction.float()
-        terms |= {
-            "image": weights.image * losses.image_l1(restored, clean),
-            "fidelity": weights.fidelity * losses.fidelity(restored, clean, _knowable(batch)),
-            "gradient": weights.gradient * losses.gradient_l1(restored, clean),
-            "structural": weights.structural * losses.structural(restored, clean),
-            "harm": weights.harm * losses.harm(restored, came, clean),
-            **self._depth_terms(depth, batch),
-            **self._meaning(restored, clean),
-        }
-        return terms, restored, depth
-
-    def _depth_terms(self, depth: Tensor, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        weights, truth = self.settings.weights, (batch["pixels_per_metre"], batch["depth_weight"])
-        return {
-            "depth": weights.depth * losses.depth_l1(depth, *truth),
-            "distance": weights.distance * losses.distance_error(depth, *truth),
-        }
-
-    def _streaks(self, rainy: Tensor, batch: dict[str, Tensor]) -> tuple[dict[str, Tensor], Tensor, None]:
-        light, rain_logit = self.network.find_streaks(rainy)
-        restored, without = rainy - light, rainy - torch.nan_to_num(batch["streaks"].float())
-        terms = {
-            **self._streak_terms(light, rain_logit, batch),
-            "structural": self.settings.weights.structural * losses.structural(restored, without),
-            **self._meaning(restored, without),
-        }
-        return terms, restored, None
-
-    def _streak_terms(self, light: Tensor, rain_logit: Tensor, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        weights = self.settings.weights
-        return {
-            "streaks": weights.streaks * losses.streaks_l1(light, batch["streaks"].float()),
-            "presence": weights.presence * losses.presence(rain_logit, batch["rain"]),
-        }
-
-    def _meaning(self, restored: Tensor, clean: Tensor) -> dict[str, Tensor]:
-        """The terms of what a segmentation network sees, where there is one."""
-        (segmentation,), weights = self._frozen, self.settings.weights
-        if segmentation is None or not (weights.semantic or weights.perceptual):
-            return {}
-        seen, wanted = (F.avg_pool2d(image.clamp(0, 1), self.settings.seen_at) for image in (restored, clean))
-        with torch.no_grad():
-            features_clean, logits_clean = segmentation.features_and_logits(wanted)
-        features, logits = segmentation.features_and_logits(seen)
-        return {
-            "semantic": weights.semantic * losses.semantic(logits, logits_clean),
-            "perceptual": weights.perceptual * losses.perceptual(features, features_clean),
-        }
-
-
-def _knowable(batch: dict[str, Tensor]) -> Tensor:
-    """Where what is behind the weather can be known, bool (N, H, W): everywhere but in a sky behind fog."""
-    return (batch["pixels_per_metre"] != 0) | (batch["fog"] == 0)[:, None, None]
 
 
 def start_with(network: nn.Module, trained: nn.Module, layers: Sequence[str] | None = None) -> None:
@@ -265,9 +94,9 @@ def choose_part(network: nn.Module, settings: TrainingSettings, datasets: Sequen
         if settings.part != "all":
             raise PresetError(f"preset {settings.preset.name} has no part {settings.part!r} to train alone")
         return
-    if settings.part != "all" and all(dataset[0].rainy is not None for dataset in datasets):
+    if settings.part != "all" and any(dataset[0].rainy is not None for dataset in datasets):
         raise DatasetError(
-            f"the part {settings.part!r} learns from rendered rain; all the datasets have their own"
+            f"the part {settings.part!r} learns from rendered rain alone, and a dataset has its own"
         )
     learns = {
         "all": lambda name: True,
@@ -309,27 +138,6 @@ def parameter_groups(network: nn.Module, settings: TrainingSettings) -> list[dic
     ]
 
 
-def sample_sheet(
-    batch: dict[str, Tensor], restored: Tensor, depth: Tensor | None, count: int = 6
-) -> np.ndarray:
-    """uint8 BGR picture: a row each of rainy, restored and clean samples and, where there is one, of their
-    estimated pixels per metre.
-    """
-
-    def tiles(images: Tensor) -> np.ndarray:
-        return np.hstack(list(images[:count].detach().permute(0, 2, 3, 1).clamp(0, 255).byte().cpu().numpy()))
-
-    rows = [tiles(batch["rainy"].float()), tiles(255 * restored.float()), tiles(batch["clean"].float())]
-    sheet = cv2.cvtColor(np.vstack(rows), cv2.COLOR_RGB2BGR)
-    if depth is None:
-        return sheet
-    side = restored.shape[-1]
-    share = (depth[:count, 0].detach().float() / MAX_PIXELS_PER_METRE).clamp(0, 1).sqrt().sqrt().cpu().numpy()
-    depth_tiles = [cv2.resize((255 * tile).astype(np.uint8), (side, side)) for tile in share]
-    coloured = cv2.applyColorMap(np.hstack(depth_tiles), cv2.COLORMAP_MAGMA)
-    return np.vstack([sheet, coloured])
-
-
 def train(
     settings: TrainingSettings,
     datasets: Sequence[Dataset],
@@ -344,190 +152,244 @@ def train(
 ) -> Path:
     """Train (or resume what lies in `output`) and return the path of the averaged weights.
 
-    `stop_after` seconds the run is checkpointed and left, to be resumed. `start_from` gives first weights,
-    `streaks_from` those of the streak stage; else a trunk begins with what ImageNet taught it. The weights
-    that come out name those files, the segmentation network's, and their SHA-256. Raises WeightsError where
-    `output` holds a run with other settings, other first weights, another segmentation network, or without
-    the gradients' scale that this one needs, or where the first weights do not fit, DatasetError where there
-    is nothing to train on, PresetError where a part is to be trained that the preset has not.
+    `stop_after` seconds the run is checkpointed and left, to be resumed; with less than none nothing is done.
+    `start_from` gives first weights, `streaks_from` those of the streak stage; else a trunk begins with what
+    ImageNet taught it. The weights that come out name those files, the segmentation network's, and their SHA-256. Raises WeightsError where
+    `output` holds a run with other settings, other images, other first weights, another segmentation network,
+    or without the gradients' scale that this one needs, or where the first weights do not fit, DatasetError
+    where there is nothing to train on, PresetError where a part is to be trained that the preset has not, or
+    terms weigh that need a segmentation network and none is given, RainRemovalError where the loss grows
+    beyond all bounds.
     """
     began = time.monotonic()
-    output = Path(output)
-    output.mkdir(parents=True, exist_ok=True)
-    torch.manual_seed(settings.seed)
-    accelerator = Accelerator(mixed_precision=settings.precision, cpu=not torch.cuda.is_available())
-    network = build_network(settings.preset)
     sources = {
         "start_from": start_from,
         "streaks_from": streaks_from,
         "segmentation_weights": segmentation_weights,
     }
-    if start_from is not None:
-        start_with(network, load_network(start_from)[0])
-    elif hasattr(network, "trunk"):
-        load_imagenet(network.trunk, settings.preset.trunk)
-    if streaks_from is not None:
-        start_with(network, load_network(streaks_from)[0], ("streaks",))
-    network.to(accelerator.device, memory_format=torch.channels_last)
-    segmentation = None
-    if segmentation_weights is not None:
-        segmentation = load_network(segmentation_weights)[0].requires_grad_(False)
-        segmentation.to(accelerator.device, memory_format=torch.channels_last)
-    origin = {role: _named(file) for role, file in sources.items() if file is not None}
-    if not restores(settings) and not any(d[0].labels is not None for d in datasets):
-        raise DatasetError("a segmentation network needs labels; none of the datasets has any")
-    choose_part(network, settings, datasets)
-    freeze(network, settings.frozen)
+    run = _Run(settings, datasets, Path(output), sources)
+    return run.go_on(workers, checkpoint_every, began, stop_after, show_progress)
 
-    objective = Objective(network, settings, segmentation)
-    optimizer = torch.optim.AdamW(parameter_groups(network, settings), lr=settings.learning_rate, fused=True)
-    average = AveragedWeights(network, settings.average_decay)
 
-    checkpoint_path = output / "checkpoint.pt"
-    step = 0
-    if checkpoint_path.is_file():
-        checkpoint = torch.load(checkpoint_path, map_location="cpu", weights_only=True)
-        require_same_run(checkpoint_path, checkpoint, settings, sources)
-        shared_by = checkpoint.get("processes", accelerator.num_processes)  # older ones do not say
-        if shared_by != accelerator.num_processes:
-            raise WeightsError(
-                f"{checkpoint_path} is of a run that {shared_by} processes share, not "
-                f"{accelerator.num_processes}, to whom other samples would come; give as many"
+class _Run:
+    """A run in its folder: the network, its average, its optimizer, and how many steps it has made."""
+
+    def __init__(
+        self,
+        settings: TrainingSettings,
+        datasets: Sequence[Dataset],
+        output: Path,
+        sources: Mapping[str, Path | None],
+    ):
+        """Begins a run, or takes up the one in the folder. Raises as `train` does."""
+        output.mkdir(parents=True, exist_ok=True)
+        torch.manual_seed(settings.seed)
+        self.settings, self.output = settings, output
+        self.checkpoint_path = output / "checkpoint.pt"
+        self.accelerator = Accelerator(mixed_precision=settings.precision, cpu=not torch.cuda.is_available())
+        self.network = self._first_network(sources["start_from"], sources["streaks_from"])
+        segmentation = self._segmentation(sources["segmentation_weights"])
+        self.origin = {role: _named(file) for role, file in sources.items() if file is not None}
+        if not restores(settings) and not any(d[0].labels is not None for d in datasets):
+            raise DatasetError("a segmentation network needs labels; none of the datasets has any")
+        choose_part(self.network, settings, datasets)
+        freeze(self.network, settings.frozen)
+        objective = Objective(self.network, settings, segmentation)
+        groups = parameter_groups(self.network, settings)
+        optimizer = torch.optim.AdamW(groups, lr=settings.learning_rate, fused=True)
+        self.average = AveragedWeights(self.network, settings.average_decay)
+        self.samples_a_step = settings.batch * self.accelerator.num_processes
+        self.samples = RainySamples(
+            datasets,
+            settings.samples,
+            settings.seed,
+            settings.steps * self.samples_a_step,
+            rain=restores(settings),
+        )
+        self.step = 0
+        if self.checkpoint_path.is_file():
+            self._take_up(optimizer, sources)
+        self.objective, self.optimizer = self.accelerator.prepare(objective, optimizer)
+
+    def _first_network(self, start_from: Path | None, streaks_from: Path | None) -> nn.Module:
+        network = build_network(self.settings.preset)
+        if start_from is not None:
+            start_with(network, load_network(start_from)[0])
+        elif hasattr(network, "trunk"):
+            load_imagenet(network.trunk, self.settings.preset.trunk)
+        if streaks_from is not None:
+            start_with(network, load_network(streaks_from)[0], ("streaks",))
+        return network.to(self.accelerator.device, memory_format=torch.channels_last)
+
+    def _segmentation(self, weights: Path | None) -> nn.Module | None:
+        terms = self.settings.weights
+        if weights is None and (terms.semantic or terms.perceptual):
+            raise PresetError(
+                f"weights {terms.semantic:g} and {terms.perceptual:g} of the semantic and the perceptual term "
+                "need a segmentation network; give one, or weights of 0"
             )
-        if accelerator.scaler is not None:
+        if weights is None:
+            return None
+        segmentation = load_network(weights)[0].requires_grad_(False)
+        return segmentation.to(self.accelerator.device, memory_format=torch.channels_last)
+
+    def _take_up(self, optimizer: torch.optim.Optimizer, sources: Mapping[str, Path | None]) -> None:
+        """Go on from the checkpoint. Raises WeightsError where it is of another run."""
+        path, scaler = self.checkpoint_path, self.accelerator.scaler
+        checkpoint = load_checkpoint(path)
+        require_same_run(path, checkpoint, self.settings, sources)
+        processes = self.accelerator.num_processes
+        shared_by = checkpoint.get("processes", processes)  # older ones do not say
+        if shared_by != processes:
+            raise WeightsError(
+                f"{path} is of a run that {shared_by} processes share, not {processes}, to whom other "
+                "samples would come; give as many"
+            )
+        if checkpoint.get("drawn_from", self.samples.digest) != self.samples.digest:
+            raise WeightsError(
+                f"{path} is of a run on other images; give the same, in the same order, or another folder"
+            )
+        if scaler is not None:
             if checkpoint.get("scaler") is None:
                 raise WeightsError(
-                    f"{checkpoint_path} does not hold the scale of the gradients, without which a run with "
-                    f"precision {settings.precision} does not go on as it was; give another output folder"
+                    f"{path} does not hold the scale of the gradients, without which a run with precision "
+                    f"{self.settings.precision} does not go on as it was; give another output folder"
                 )
-            accelerator.scaler.load_state_dict(checkpoint["scaler"])
-        network.load_state_dict(checkpoint["network"])
-        average.network.load_state_dict(checkpoint["average"])
+            scaler.load_state_dict(checkpoint["scaler"])
+        self.network.load_state_dict(checkpoint["network"])
+        self.average.network.load_state_dict(checkpoint["average"])
         optimizer.load_state_dict(checkpoint["optimizer"])
-        step = checkpoint["step"]
-        origin = checkpoint["origin"]
+        self.step, self.origin = checkpoint["step"], checkpoint["origin"]
 
-    objective, optimizer = accelerator.prepare(objective, optimizer)
-    consumed = step * settings.batch * accelerator.num_processes
-    total = settings.steps * settings.batch * accelerator.num_processes
-    samples = RainySamples(
-        datasets,
-        settings.samples,
-        settings.seed,
-        total,
-        rain=restores(settings),
-    )
-    loader = accelerator.prepare_data_loader(
-        DataLoader(
-            Subset(samples, range(consumed, total)),
-            batch_size=settings.batch,
-            num_workers=workers,
-            pin_memory=accelerator.device.type == "cuda",
-            drop_last=True,
-            prefetch_factor=4 if workers else None,
+    def _loader(self, workers: int) -> DataLoader:
+        """The samples that are left."""
+        left = range(self.step * self.samples_a_step, len(self.samples))
+        return self.accelerator.prepare_data_loader(
+            DataLoader(
+                Subset(self.samples, left),
+                batch_size=self.settings.batch,
+                num_workers=workers,
+                pin_memory=self.accelerator.device.type == "cuda",
+                drop_last=True,
+                prefetch_factor=4 if workers else None,
+            )
         )
-    )
 
-    def save() -> None:
-        if not accelerator.is_main_process:
-            return
+    def go_on(
+        self, workers: int, checkpoint_every: int, began: float, stop_after: float | None, show: bool
+    ) -> Path:
+        """Make the steps that are left, or those that the time is enough for; the path of the weights."""
+        settings, accelerator = self.settings, self.accelerator
+        if stop_after is not None and _agreed(stop_after < 0, accelerator):
+            return self.output / "weights.safetensors"
+        progress = tqdm(
+            total=settings.steps,
+            initial=self.step,
+            desc=f"train {settings.preset.name}",
+            disable=not (show and accelerator.is_local_main_process),
+            mininterval=2,
+        )
+        log = LogFile(self.output / "log.csv", self.step) if accelerator.is_main_process else None
+        pending: list[Tensor] = []
+        names: list[str] = []
+        logged_step, logged_at = self.step, time.monotonic()
+        self.objective.train()
+        for batch in self._loader(workers):
+            batch = {name: tensor.to(accelerator.device, non_blocking=True) for name, tensor in batch.items()}
+            terms, norm, prediction, depth = self._learn(batch)
+            names = list(terms)
+            pending.append(torch.stack([*(term.detach().float() for term in terms.values()), norm.float()]))
+            progress.update()
+            out_of_time = (
+                stop_after is not None
+                and self.step % 10 == 0
+                and _agreed(time.monotonic() - began > stop_after, accelerator)
+            )
+            ends = out_of_time or self.step == settings.steps
+            saves = ends or self.step % checkpoint_every == 0
+            if saves or self.step % LOGGED_EVERY == 0:
+                *means, mean_norm = torch.stack(pending).mean(0).tolist()
+                pending.clear()
+                seen = dict(zip(names, means, strict=True))
+                _require_finite(seen, self.step)
+                progress.set_postfix({name: f"{value:.4f}" for name, value in seen.items()})
+                if log is not None:
+                    seconds = time.monotonic() - logged_at
+                    samples_a_second = (self.step - logged_step) * self.samples_a_step / seconds
+                    log.write(
+                        self.step, learning_rate_at(self.step, settings), samples_a_second, mean_norm, seen
+                    )
+                logged_step, logged_at = self.step, time.monotonic()
+            if saves and accelerator.is_main_process:
+                self._save()
+                if restores(settings):
+                    write_sheet(self.output / f"sheet_{self.step:07d}.jpg", batch, prediction, depth)
+            if out_of_time:
+                break
+        progress.close()
+        if log is not None:
+            log.plot(self.output / "log.png")
+        accelerator.wait_for_everyone()  # the next stage begins with what the main process wrote
+        return self.output / "weights.safetensors"
+
+    def _learn(self, batch: dict[str, Tensor]) -> tuple[dict[str, Tensor], Tensor, Tensor, Tensor | None]:
+        """One step: the terms of its loss, the norm of its gradient, and what the network gave."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate_at(self.step, self.settings) * group["rate"]
+        with self.accelerator.autocast():
+            terms, prediction, depth = self.objective(batch)
+        self.accelerator.backward(sum(terms.values()))
+        norm = self.accelerator.clip_grad_norm_(self.network.parameters(), self.settings.clip)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        self.step += 1
+        self.average.update(self.network, self.step)
+        return terms, norm, prediction, depth
+
+    def _save(self) -> None:
+        """Write the weights and a checkpoint; a finished run's weights are calibrated first."""
+        settings, samples = self.settings, self.samples
+        processes = self.accelerator.num_processes
         training = {
             **plain_settings(settings),
-            "step": step,
-            **origin,
-            "processes": accelerator.num_processes,
+            "step": self.step,
+            **self.origin,
+            "processes": processes,
             "examples": samples.example_count,
             "torch": torch.__version__,
         }
-        if step == settings.steps and isinstance(settings.preset, DerainPreset):
-            drawn = (samples[i]["rainy"] for i in range(min(CALIBRATION, total)))
-            images = (image[None].to(accelerator.device) / 255 for image in drawn)
-            average.network.input_ranges = calibrate(average.network, images)
-        save_network(average.network, output / "weights.safetensors", training)
+        network = self.average.network
+        if self.step == settings.steps and isinstance(settings.preset, DerainPreset):
+            drawn = (samples[i]["rainy"] for i in range(min(CALIBRATION, len(samples))))
+            images = (image[None].to(self.accelerator.device) / 255 for image in drawn)
+            network.input_ranges = calibrate(network, images)
+        save_network(network, self.output / "weights.safetensors", training)
         # the checkpoint last: what it says is finished must be there
+        scaler = self.accelerator.scaler
         state = {
             "settings": plain_settings(settings),
-            "step": step,
-            "origin": origin,
-            "processes": accelerator.num_processes,
-            "network": network.state_dict(),
-            "average": average.network.state_dict(),
-            "optimizer": optimizer.state_dict(),
-            "scaler": None if accelerator.scaler is None else accelerator.scaler.state_dict(),
+            "step": self.step,
+            "origin": self.origin,
+            "processes": processes,
+            "drawn_from": samples.digest,
+            "network": self.network.state_dict(),
+            "average": network.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "scaler": None if scaler is None else scaler.state_dict(),
         }
         content = io.BytesIO()  # on a full disk PyTorch's own writer says nothing of it
         torch.save(state, content)
-        write_bytes(checkpoint_path, content.getvalue())
+        write_bytes(self.checkpoint_path, content.getvalue())
 
-    progress = tqdm(
-        total=settings.steps,
-        initial=step,
-        desc=f"train {settings.preset.name}",
-        disable=not (show_progress and accelerator.is_local_main_process),
-        mininterval=2,
-    )
-    log = LogFile(output / "log.csv", step) if accelerator.is_main_process else None
-    pending: list[Tensor] = []
-    names: list[str] = []
-    logged_step, logged_at = step, time.monotonic()
-    objective.train()
-    for batch in loader:
-        for group in optimizer.param_groups:
-            group["lr"] = learning_rate_at(step, settings) * group["rate"]
-        batch = {name: tensor.to(accelerator.device, non_blocking=True) for name, tensor in batch.items()}
-        with accelerator.autocast():
-            terms, prediction, depth = objective(batch)
-        accelerator.backward(sum(terms.values()))
-        norm = accelerator.clip_grad_norm_(network.parameters(), settings.clip)
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-        step += 1
-        average.update(network, step)
-        names = list(terms)
-        pending.append(torch.stack([*(term.detach().float() for term in terms.values()), norm.float()]))
-        progress.update()
-        out_of_time = (
-            stop_after is not None
-            and step % 10 == 0
-            and _agreed(time.monotonic() - began > stop_after, accelerator)
+
+def _require_finite(terms: Mapping[str, float], step: int) -> None:
+    """Raise RainRemovalError where a term of the loss is no number any more; nothing of it is saved then."""
+    wrong = [name for name, value in terms.items() if not math.isfinite(value)]
+    if wrong:
+        raise RainRemovalError(
+            f"the loss is not finite at step {step} ({', '.join(wrong)}); begin anew with a lower learning "
+            "rate, from the weights that the run wrote last"
         )
-        if step % 50 == 0 or step == settings.steps or out_of_time:
-            *means, mean_norm = torch.stack(pending).mean(0).tolist()
-            pending.clear()
-            if not all(map(math.isfinite, means)):
-                raise FloatingPointError(
-                    f"the loss is not finite at step {step}: {dict(zip(names, means, strict=True))}"
-                )
-            progress.set_postfix({name: f"{value:.4f}" for name, value in zip(names, means, strict=True)})
-            if log is not None:
-                rate = (
-                    (step - logged_step)
-                    * settings.batch
-                    * accelerator.num_processes
-                    / (time.monotonic() - logged_at)
-                )
-                log.write(
-                    step,
-                    learning_rate_at(step, settings),
-                    rate,
-                    mean_norm,
-                    dict(zip(names, means, strict=True)),
-                )
-                logged_step, logged_at = step, time.monotonic()
-        if step % checkpoint_every == 0 or step == settings.steps or out_of_time:
-            save()
-            if restores(settings) and accelerator.is_main_process:
-                sheet = sample_sheet(batch, prediction, depth)
-                path = output / f"sheet_{step:07d}.jpg"
-                if not cv2.imwrite(str(path), sheet):
-                    raise OutputError(f"{path} cannot be written; make room, and the same run goes on")
-        if out_of_time:
-            break
-    progress.close()
-    if log is not None:
-        log.plot(output / "log.png")
-    accelerator.wait_for_everyone()  # the next stage begins with what the main process wrote
-    return output / "weights.safetensors"
 
 
 def _named(weights: Path) -> dict[str, str]:
@@ -577,8 +439,13 @@ def require_same_run(
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
-    """What lies in a checkpoint, its tensors read as they are needed."""
-    return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    """What lies in a checkpoint, its tensors read as they are needed. Raises WeightsError for a damaged
+    one.
+    """
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except (RuntimeError, EOFError, UnpicklingError, ValueError) as error:
+        raise WeightsError(f"{path} is damaged; remove it, and the run begins anew ({error})") from error
 
 
 def finished_steps(output: Path) -> int:
@@ -587,68 +454,3 @@ def finished_steps(output: Path) -> int:
     if not checkpoint.is_file():
         return 0
     return load_checkpoint(checkpoint)["step"]
-
-
-def plain_settings(settings: TrainingSettings) -> dict:
-    """The settings as plain values: what a checkpoint and a weights file keep."""
-    return dataclasses.asdict(settings)
-
-
-class LogFile:
-    """Loss terms by step in a CSV file, which grows when a run is resumed, and their plot."""
-
-    def __init__(self, path: Path, step: int):
-        """Rows after `step` are of a run that was cut off and is now repeated from its checkpoint: they
-        go.
-        """
-        self.path = path
-        if path.exists():
-            with open(path, newline="") as file:
-                header, *rows = list(csv.reader(file)) or [[]]
-            with open(path, "w", newline="") as file:
-                csv.writer(file).writerows(
-                    [header, *(row for row in rows if row and row[0].isdigit() and int(row[0]) <= step)]
-                )
-
-    def write(
-        self,
-        step: int,
-        learning_rate: float,
-        samples_per_second: float,
-        gradient_norm: float,
-        terms: dict[str, float],
-    ) -> None:
-        row = {
-            "step": step,
-            "learning_rate": f"{learning_rate:.6g}",
-            "samples_per_second": f"{samples_per_second:.1f}",
-            "gradient_norm": f"{gradient_norm:.4g}",
-        } | {k: f"{v:.6g}" for k, v in terms.items()}
-        fresh = not self.path.exists()
-        with open(self.path, "a", newline="") as file:
-            writer = csv.DictWriter(file, row)
-            if fresh:
-                writer.writeheader()
-            writer.writerow(row)
-
-    def plot(self, path: Path) -> None:
-        """Draw every term over the steps, on a logarithmic scale."""
-        if not self.path.exists():
-            return
-        import matplotlib
-
-        matplotlib.use("Agg")
-        from matplotlib import pyplot
-
-        with open(self.path, newline="") as file:
-            rows = list(csv.DictReader(file))
-        figure, axes = pyplot.subplots(figsize=(9, 5))
-        beside = ("step", "learning_rate", "samples_per_second", "gradient_norm")
-        for name in [key for key in rows[0] if key not in beside]:
-            axes.plot([int(row["step"]) for row in rows], [float(row[name]) for row in rows], label=name)
-        axes.set(xlabel="step", ylabel="loss (weighted)")
-        axes.set_yscale("symlog", linthresh=1e-3)
-        axes.legend()
-        figure.tight_layout()
-        figure.savefig(path, dpi=110)
-        pyplot.close(figure)

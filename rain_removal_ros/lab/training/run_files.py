@@ -1,0 +1,100 @@
+"""What a run shows of itself: its log, the log's plot, and sheets of samples."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+import cv2
+import numpy as np
+from torch import Tensor
+
+from rain_removal_ros.errors import OutputError
+from rain_removal_ros.network import MAX_PIXELS_PER_METRE
+
+
+def sample_sheet(
+    batch: dict[str, Tensor], restored: Tensor, depth: Tensor | None, count: int = 6
+) -> np.ndarray:
+    """uint8 BGR picture: a row each of rainy, restored and clean samples and, where there is one, of their
+    estimated pixels per metre.
+    """
+
+    def tiles(images: Tensor) -> np.ndarray:
+        return np.hstack(list(images[:count].detach().permute(0, 2, 3, 1).clamp(0, 255).byte().cpu().numpy()))
+
+    rows = [tiles(batch["rainy"].float()), tiles(255 * restored.float()), tiles(batch["clean"].float())]
+    sheet = cv2.cvtColor(np.vstack(rows), cv2.COLOR_RGB2BGR)
+    if depth is None:
+        return sheet
+    side = restored.shape[-1]
+    share = (depth[:count, 0].detach().float() / MAX_PIXELS_PER_METRE).clamp(0, 1).sqrt().sqrt().cpu().numpy()
+    depth_tiles = [cv2.resize((255 * tile).astype(np.uint8), (side, side)) for tile in share]
+    coloured = cv2.applyColorMap(np.hstack(depth_tiles), cv2.COLORMAP_MAGMA)
+    return np.vstack([sheet, coloured])
+
+
+def write_sheet(path: Path, batch: dict[str, Tensor], restored: Tensor, depth: Tensor | None) -> None:
+    """Write the sheet of a batch. Raises OutputError."""
+    if not cv2.imwrite(str(path), sample_sheet(batch, restored, depth)):
+        raise OutputError(f"{path} cannot be written; make room, and the same run goes on")
+
+
+class LogFile:
+    """Loss terms by step in a CSV file, which grows when a run is resumed, and their plot."""
+
+    def __init__(self, path: Path, step: int):
+        """Rows after `step` are of a run that was cut off and is now repeated from its checkpoint: they
+        go.
+        """
+        self.path = path
+        if path.exists():
+            with open(path, newline="") as file:
+                header, *rows = list(csv.reader(file)) or [[]]
+            with open(path, "w", newline="") as file:
+                csv.writer(file).writerows(
+                    [header, *(row for row in rows if row and row[0].isdigit() and int(row[0]) <= step)]
+                )
+
+    def write(
+        self,
+        step: int,
+        learning_rate: float,
+        samples_per_second: float,
+        gradient_norm: float,
+        terms: dict[str, float],
+    ) -> None:
+        row = {
+            "step": step,
+            "learning_rate": f"{learning_rate:.6g}",
+            "samples_per_second": f"{samples_per_second:.1f}",
+            "gradient_norm": f"{gradient_norm:.4g}",
+        } | {k: f"{v:.6g}" for k, v in terms.items()}
+        fresh = not self.path.exists()
+        with open(self.path, "a", newline="") as file:
+            writer = csv.DictWriter(file, row)
+            if fresh:
+                writer.writeheader()
+            writer.writerow(row)
+
+    def plot(self, path: Path) -> None:
+        """Draw every term over the steps, on a logarithmic scale."""
+        if not self.path.exists():
+            return
+        import matplotlib
+
+        matplotlib.use("Agg")
+        from matplotlib import pyplot
+
+        with open(self.path, newline="") as file:
+            rows = list(csv.DictReader(file))
+        figure, axes = pyplot.subplots(figsize=(9, 5))
+        beside = ("step", "learning_rate", "samples_per_second", "gradient_norm")
+        for name in [key for key in rows[0] if key not in beside]:
+            axes.plot([int(row["step"]) for row in rows], [float(row[name]) for row in rows], label=name)
+        axes.set(xlabel="step", ylabel="loss (weighted)")
+        axes.set_yscale("symlog", linthresh=1e-3)
+        axes.legend()
+        figure.tight_layout()
+        figure.savefig(path, dpi=110)
+        pyplot.close(figure)
