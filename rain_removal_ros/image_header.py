@@ -6,6 +6,7 @@ show in the header and the outer structure alone. Knows neither ROS nor OpenCV n
 
 from __future__ import annotations
 
+import re
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -32,8 +33,8 @@ have no more than twenty bytes.
 MOST_CHUNKS, MOST_BESIDE = 1 << 16, 1024
 """Of a PNG, and those of them that hold no pixels: a decoder may write a line about each."""
 
-MOST_TILE = 1024
-"""Pixels of a side of a TIFF's tile, which is decoded whole, however small the picture is."""
+MOST_TILE = 2048 * 2048
+"""Pixels of a TIFF's tile, which is decoded whole, however small the picture is."""
 
 Data = bytes | bytearray | memoryview
 
@@ -139,7 +140,15 @@ def png_chunks(view: memoryview) -> Iterator[tuple[bytes, memoryview]]:
 
 
 def jpeg_segments(view: memoryview) -> Iterator[tuple[int, memoryview]]:
-    """Marker and content of every segment of a JPEG before its first scan. Raises ImageError for damage."""
+    """Marker and content of every segment of a JPEG before its first scan, whose header is the last. Raises
+    ImageError for damage.
+    """
+    for marker, begin, end in _jpeg_places(view):
+        yield marker, view[begin:end]
+
+
+def _jpeg_places(view: memoryview) -> Iterator[tuple[int, int, int]]:
+    """As `jpeg_segments`: markers, and where their content begins and ends."""
     place = 2
     for _ in range(MOST):
         if view[place] != 0xFF:
@@ -156,33 +165,56 @@ def jpeg_segments(view: memoryview) -> Iterator[tuple[int, memoryview]]:
         (length,) = struct.unpack_from(">H", view, place)
         if length < 2:
             raise ImageError(f"JPEG image is damaged: a segment of {length} bytes")
-        yield marker, view[place + 2 : place + length]
+        yield marker, place + 2, place + length
         if marker == 0xDA:
             return
         place += length
     raise ImageError(f"JPEG image has no scan within its first {MOST} segments")
 
 
+_WITHIN_SCANS = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
+"""A marker after a scan's begin: neither a byte of it that happens to be FF, nor where a decoder may start
+anew.
+"""
+
+
 def _jpeg(view: memoryview) -> ImageHeader:
-    size, orientation = None, 1
-    for marker, content in jpeg_segments(view):
+    size, orientation, place = None, 1, len(view)
+    for marker, begin, end in _jpeg_places(view):
         if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):  # a frame, of whatever process
-            height, width = struct.unpack_from(">HH", content, 1)
+            height, width = struct.unpack_from(">HH", view[begin:end], 1)
             size = width, height
-        elif marker == 0xE1 and bytes(content[:6]) == b"Exif\0\0":
-            orientation = _exif_orientation(content[6:])
+        elif marker == 0xE1 and bytes(view[begin : begin + 6]) == b"Exif\0\0":
+            orientation = _exif_orientation(view[begin + 6 : end])
         elif marker == 0xDA:
-            break
+            place = end
     if size is None:
         raise ImageError("JPEG image has no frame header")
-    stream = bytes(view)
-    scans = stream.count(b"\xff\xda")
-    if scans > MOST_SCANS:
-        raise ImageError(f"JPEG image of {scans} scans; up to {MOST_SCANS} are decoded")
-    complete = stream.rfind(b"\xff\xd9") > stream.rfind(
-        b"\xff\xda"
-    )  # the end comes after the last scan's start
-    return ImageHeader(*size, "jpeg", orientation, complete)
+    return ImageHeader(*size, "jpeg", orientation, _ends_after_scans(view, place))
+
+
+def _ends_after_scans(view: memoryview, place: int) -> bool:
+    """Whether a JPEG has its end, from its first scan on; what a camera appends to it is not looked at.
+
+    Raises ImageError for one of too many scans, or of too many segments between them.
+    """
+    scans = 1
+    for _ in range(MOST):
+        found = _WITHIN_SCANS.search(view, place)
+        if found is None:
+            return False
+        marker, place = view[found.start() + 1], found.end()
+        if marker == 0xD9:
+            return True
+        if marker in (0x01, 0xD8):
+            continue
+        scans += marker == 0xDA
+        if scans > MOST_SCANS:
+            raise ImageError(f"JPEG image of more than {MOST_SCANS} scans; up to so many are decoded")
+        if place + 2 > len(view):
+            return False
+        place += struct.unpack_from(">H", view, place)[0]
+    raise ImageError(f"JPEG image has more than {MOST} segments between its scans")
 
 
 def _bmp(view: memoryview) -> ImageHeader:
@@ -241,9 +273,9 @@ def _tiff(view: memoryview) -> ImageHeader:
     if 256 not in tags or 257 not in tags:
         raise ImageError("TIFF image does not say how large it is")
     orientation = tags.get(274, 1)
-    tile, side = max(tags.get(322, 0), tags.get(323, 0)), max(tags[256], tags[257])
-    if tile > max(side, MOST_TILE):
-        raise ImageError(f"TIFF image of {tags[256]}x{tags[257]} pixels in tiles of {tile}")
+    tile = tags.get(322, 0), tags.get(323, 0)
+    if tile[0] * tile[1] > max(4 * tags[256] * tags[257], MOST_TILE):
+        raise ImageError(f"TIFF image of {tags[256]}x{tags[257]} pixels in tiles of {tile[0]}x{tile[1]}")
     return ImageHeader(tags[256], tags[257], "tiff", orientation if 1 <= orientation <= 8 else 1)
 
 

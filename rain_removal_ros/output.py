@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from threading import get_ident
 
 from rain_removal_ros.errors import OutputError
 
@@ -38,7 +39,7 @@ def appearing(path: Path) -> Iterator[Path]:
     Otherwise nothing is left. The folder is made, and the file may be read by whom the umask allows.
     Raises OutputError for whatever the system refuses, in the block too.
     """
-    partial = path.with_name(f".partial-{os.getpid()}-{path.stem[:40]}{path.suffix}")
+    partial = path.with_name(f".partial-{os.getpid()}-{get_ident()}-{path.stem[:40]}{path.suffix}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         partial.touch()

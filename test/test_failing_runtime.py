@@ -536,10 +536,10 @@ def test_a_stand_in_that_hangs_again_and_again_is_not_made_without_end_and_diagn
 def test_a_stand_in_that_hangs_is_made_ever_more_rarely_until_one_has_served():
     stand_in, hangs = StandIn(FakeRestorer), InferenceError("it hangs")
     for attempts in (1, 2, 3):
-        stand_in.on_made_ready(FakeRestorer(), (SIZE, IMAGE))
+        stand_in.on_made(FakeRestorer())
         stand_in.on_hanging(hangs)
-        assert stand_in.failure.attempts == attempts and not stand_in.may_be_made_ready
-    stand_in.on_made_ready(FakeRestorer(), (SIZE, IMAGE))
+        assert stand_in.failure.attempts == attempts and not stand_in.may_be_made_ready((SIZE, IMAGE))
+    stand_in.on_made(FakeRestorer())
     stand_in.on_served((SIZE, IMAGE))
     stand_in.on_hanging(hangs)
     assert stand_in.failure.attempts == 1
@@ -573,6 +573,69 @@ def test_a_stand_in_that_takes_for_ever_to_load_is_told(standing_in, monkeypatch
     block.set()
     bench.handler.wait_for(lambda: bench.handler.published)
     assert bench.pipeline.health.stand_in is None
+
+
+def test_a_stand_in_that_hangs_as_it_prepares_itself_is_left_behind(standing_in, monkeypatch):
+    monkeypatch.setattr(stand_in_module, "HANGS_AFTER_S", 0.2)
+    monkeypatch.setattr(failures, "RETRY_AFTER_S", 0.0)
+    bench, block = standing_in(), threading.Event()
+    first = FakeRestorer("torch-cpu")
+    first.prepare = lambda *arguments: block.wait(PATIENCE)
+    made = iter([first])
+    make = bench._make
+    bench.pipeline._stand_in.make = lambda: next(made, None) or make()
+    bench.pipeline.submit("front", (0, *SIZE))
+    bench.handler.wait_for(lambda: bench.handler.published)  # by a second one
+    assert not bench.pipeline.close(0.3), "a thread is still in the driver"
+    assert bench.restorer.closed is False and not first.closed  # its build is under way
+    bench.restorer.build_gate.set()
+    block.set()
+    end = time.monotonic() + PATIENCE
+    while not (first.closed and bench.restorer.closed) and time.monotonic() < end:
+        time.sleep(0.01)
+    assert first.closed and bench.restorer.closed and bench.made[0].closed
+
+
+def test_a_runtime_that_fails_while_a_graph_hangs_as_it_is_loaded_is_made_anew(bench):
+    bench = bench("front", "rear")
+    bench.publishes(0)
+    first, closing = bench.restorers[0], threading.Event()
+    first.build_gate.clear()
+    first.close = lambda: (first.build_gate.wait(PATIENCE), closing.set())  # for the lock that a build holds
+    bench.pipeline.submit("rear", (0, 128, 128))
+    assert first.building.acquire(timeout=PATIENCE)
+    assert first.building.acquire(timeout=PATIENCE)
+    first.loading_since = time.perf_counter()
+    first.fail_frames = RuntimeError("CUDA error 719")
+    for number in range(1, 1 + FAILURES_IN_A_ROW):
+        bench.send(number)
+    bench.handler.wait_for(lambda: bench.handler.recovered)
+    bench.publishes(9)
+    assert not closing.is_set()
+    first.build_gate.set()
+    assert closing.wait(PATIENCE)
+
+
+def test_a_frame_that_hangs_in_a_runtime_that_was_replaced_condemns_no_other(bench, monkeypatch):
+    monkeypatch.setattr(failures, "LONGEST_LOADING_S", 0.1)
+    monkeypatch.setattr(pipeline_module, "LOOK_AGAIN_S", 0.02)
+    bench = bench("front", "rear", inference_timeout_s=1.5)
+    bench.publishes(0)
+    first = bench.restorers[0]
+    first.gate.clear()
+    bench.pipeline.submit("front", (1, *SIZE))
+    assert first.working.acquire(timeout=PATIENCE) and first.working.acquire(timeout=PATIENCE)
+    first.build_gate.clear()
+    bench.pipeline.build((128, 128), IMAGE)
+    assert first.building.acquire(timeout=PATIENCE) and first.building.acquire(timeout=PATIENCE)
+    first.loading_since = time.perf_counter()
+    bench.handler.wait_for(lambda: bench.handler.recovered)
+    bench.handler.wait_for(lambda: any("did not come back" in text for text in bench.failures()))
+    bench.publishes(2)
+    assert len(bench.restorers) == 2 and bench.pipeline.restorer is bench.restorers[1]
+    assert bench.pipeline.health.failure is None and bench.pipeline.health.stuck == 2
+    first.gate.set()
+    first.build_gate.set()
 
 
 def test_an_inference_of_a_stand_in_may_take_longer_and_only_its_first_of_a_size(standing_in, monkeypatch):

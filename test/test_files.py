@@ -11,6 +11,7 @@ import resource
 import signal
 import struct
 import zlib
+from concurrent.futures import ThreadPoolExecutor
 from fractions import Fraction
 from pathlib import Path
 
@@ -871,3 +872,15 @@ def test_a_video_is_not_written_over_its_input_or_into_an_unknown_container(tmp_
     assert "choose another output" in capsys.readouterr().err
     assert run("video", tmp_path / "in.mp4", tmp_path / "out.webm", *options) == 1
     assert ".mp4, .mov, .mkv" in capsys.readouterr().err
+
+
+def test_files_of_like_names_may_be_written_at_the_same_time(tmp_path):
+    names = [f"{'frankfurt_000000_000294_leftImg8bit_rain':s}_{number:02d}.png" for number in range(40)]
+
+    def write(number: int) -> None:
+        write_image(tmp_path / names[number], np.full((64, 64, 3), number, np.uint8))
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(write, range(len(names))))
+    assert sorted(path.name for path in tmp_path.iterdir()) == names
+    assert [int(cv2.imread(str(tmp_path / name)).max()) for name in names] == list(range(len(names)))

@@ -196,14 +196,14 @@ def jpeg_of_scans(scans: int) -> bytes:
     return b"\xff\xd8" + jpeg_segment(0xC2, frame) + scans * scan + b"\xff\xd9"
 
 
-def small_tiff_in_tiles(side: int) -> bytes:
-    tags = [(256, 3, 1, 64), (257, 3, 1, 64), (322, 3, 1, side), (323, 3, 1, side)]
+def small_tiff_in_tiles(side: int, width: int = 64, height: int = 64) -> bytes:
+    tags = [(256, 3, 1, width), (257, 3, 1, height), (322, 3, 1, side), (323, 3, 1, side)]
     entries = b"".join(struct.pack("<HHII", *tag) for tag in tags)
     return b"II*\0" + struct.pack("<IH", 8, len(tags)) + entries + struct.pack("<I", 0)
 
 
 TIRING = {
-    "a JPEG of 8,000 scans": (jpeg_of_scans(8_000), "8000 scans; up to 100"),
+    "a JPEG of 8,000 scans": (jpeg_of_scans(8_000), "more than 100 scans"),
     "a JPEG of empty segments": (b"\xff\xd8" + b"\xff\xfe\0\2" * 600_000 + b"\xff\xd9", "no scan within"),
     "a JPEG of padding": (b"\xff\xd8" + b"\xff" * 3_000_000, "ends within its header"),
     "a PNG of empty texts": (
@@ -214,7 +214,7 @@ TIRING = {
         encoded(".png")[:33] + 600_000 * png_chunk(b"IDAT", b"") + encoded(".png")[33:],
         "more than 65536 chunks",
     ),
-    "a TIFF in one tile of millions": (small_tiff_in_tiles(8192), "64x64 pixels in tiles of 8192"),
+    "a TIFF in one tile of millions": (small_tiff_in_tiles(8192), "64x64 pixels in tiles of 8192x8192"),
 }
 
 
@@ -232,4 +232,17 @@ def test_progressive_pictures_tiles_and_texts_as_they_are_used_are_taken():
     texts = encoded(".png")[:33] + 500 * png_chunk(b"tEXt", b"a\0b") + encoded(".png")[33:]
     for data in (progressive, texts):
         assert (check_header(data).width, check_header(data).height) == (93, 70)
-    assert read_header(small_tiff_in_tiles(256)).width == 64
+    for side, width, height in ((256, 64, 64), (1248, 1242, 375), (2048, 1280, 720)):
+        assert read_header(small_tiff_in_tiles(side, width, height)).width == width
+
+
+@pytest.mark.parametrize(
+    "options", [(), (cv2.IMWRITE_JPEG_PROGRESSIVE, 1), (cv2.IMWRITE_JPEG_RST_INTERVAL, 2)]
+)
+def test_what_a_camera_appends_to_a_picture_is_not_looked_at(options):
+    data = encoded(".jpg", IMAGE, *options)
+    film = 200 * b"\xff\xda" + np.random.default_rng(1).bytes(1 << 20)
+    assert check_header(data + film).complete
+    for cut in range(1, len(data) - 700, 97):
+        with pytest.raises(ImageError, match="ends early"):
+            check_header(data[: -1 - cut] + film[:0])

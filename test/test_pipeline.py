@@ -16,6 +16,7 @@ from rain_removal_ros import frame_statistics
 from rain_removal_ros.errors import ImageError
 from rain_removal_ros.pipeline import (
     Distribution,
+    OnFailure,
     Options,
     Pipeline,
     Problem,
@@ -277,17 +278,42 @@ def test_other_cameras_do_not_wait_while_a_stand_in_prepares_itself(make, restor
     assert [size for size, _ in stand_in.calls] == [(128, 128), (192, 192)]
 
 
-def test_a_stand_in_that_cannot_prepare_itself_is_given_back(make, restorer, handler):
-    stand_in = FakeRestorer("torch-cpu")
-    stand_in.fail_builds = RuntimeError("no memory left")
+def test_what_a_stand_in_cannot_prepare_costs_those_alone_that_need_it(make, restorer, handler):
+    stand_in, tried = FakeRestorer("torch-cpu"), []
+    prepare = stand_in.prepare
+
+    def limited(height, width, outputs, on_progress=None):
+        tried.append((height, width))
+        if height > 100:
+            raise RuntimeError("no memory left")
+        prepare(height, width, outputs, on_progress)
+
+    stand_in.prepare = limited
     restorer.build_gate.clear()
-    pipeline = make(make_stand_in=lambda: stand_in, options=lambda: Options(serve_while_building=True))
+    options = Options(serve_while_building=True, on_failure=OnFailure.PASSTHROUGH)
+    pipeline = make("front", "rear", make_stand_in=lambda: stand_in, options=lambda: options)
+    for number in range(4):
+        pipeline.submit("rear", (number, 128, 128))
+        pipeline.submit("front", (number, *SIZE))
+        handler.wait_for(lambda number=number: len(handler.published) == 2 * number + 2)
+    ways = {name: each.ways for name, each in pipeline.snapshot().items()}
+    assert ways["front"][Way.RESTORED] == 4 and ways["rear"][Way.PASSED_THROUGH] == 4
+    assert tried.count((128, 128)) == 1 and tried.count(SIZE) == 1
+    assert {text for _, _, text in handler.problems} == {"no memory left"}
+
+
+def test_a_subscriber_that_leaves_stalls_no_stream_that_a_stand_in_serves(make, restorer, handler):
+    stand_in = FakeRestorer("torch-cpu")
+    restorer.build_gate.clear()
+    handler.outputs = BOTH
+    options = Options(serve_while_building=True)
+    pipeline = make(make_stand_in=lambda: stand_in, options=lambda: options)
     pipeline.submit("front", (0, *SIZE))
-    handler.wait_for(lambda: handler.problems == [("front", Problem.FAILED, "no memory left")])
-    end = time.monotonic() + PATIENCE
-    while not stand_in.closed and time.monotonic() < end:
-        time.sleep(0.01)
-    assert stand_in.closed and not restorer.closed
+    handler.wait_for(lambda: handler.published)
+    handler.outputs = IMAGE
+    stand_in.build_gate.clear()
+    pipeline.submit("front", (1, *SIZE))
+    handler.wait_for(lambda: handler.published == [("front", 0, BOTH), ("front", 1, IMAGE)])
 
 
 def test_frames_that_wait_already_are_served_when_a_stand_in_may(make, restorer, handler):

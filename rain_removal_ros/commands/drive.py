@@ -48,14 +48,16 @@ def run(arguments: argparse.Namespace) -> int:
     write_index(arguments.out, drive)
     frames = render_frames(drive, processes=arguments.processes)
     for frame in tqdm(frames, total=len(drive), desc="rendering the drive", unit="frame"):
-        write_frame(arguments.out, frame)
+        write_frame(arguments.out, stem(drive, frame.index), frame)
     print(f"wrote {len(drive)} frames of {arguments.width}x{arguments.height} to {arguments.out}")
     return 0
 
 
-def stem(index: int) -> str:
-    """The name of a frame's files, without their ending."""
-    return f"{index:05d}"
+def stem(drive: Drive, index: int) -> str:
+    """The name of a frame's files, without their ending: before the underscore what training knows a drive
+    by.
+    """
+    return f"drive{drive.seed}_{index:05d}"
 
 
 def write_index(folder: Path, drive: Drive) -> None:
@@ -65,16 +67,18 @@ def write_index(folder: Path, drive: Drive) -> None:
     text = io.StringIO(newline="")
     table = csv.writer(text, lineterminator="\n")
     table.writerow(("id", "label_kind", "depth_kind", "focal_px"))
-    table.writerows((stem(index), "rendered", "rendered", drive.camera.fx) for index in range(len(drive)))
+    table.writerows(
+        (stem(drive, index), "rendered", "rendered", drive.camera.fx) for index in range(len(drive))
+    )
     write_text(folder / "index.csv", text.getvalue())
 
 
-def write_frame(folder: Path, frame: DriveFrame) -> None:
-    """Write one frame as folder/{image,inverse_depth,labels}/NNNNN.png. Raises OutputError."""
+def write_frame(folder: Path, name: str, frame: DriveFrame) -> None:
+    """Write one frame as folder/{image,inverse_depth,labels}/NAME.png. Raises OutputError."""
     pictures = {
         "image": frame.image,
         "inverse_depth": depth_code.encode(frame.inverse_depth),
         "labels": frame.labels,
     }
-    for name, picture in pictures.items():
-        write_image(folder / name / f"{stem(frame.index)}.png", picture)
+    for part, picture in pictures.items():
+        write_image(folder / part / f"{name}.png", picture)

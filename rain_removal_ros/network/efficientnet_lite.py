@@ -1,7 +1,7 @@
 """EfficientNet-Lite (Tan & Le, ICML 2019; ReLU6, no squeeze-and-excite) as a trunk of features: no
 classifier, and no batch norms, which are folded into the convolutions when ImageNet weights are loaded.
 
-Where those weights come from is not known here (see `lab.baselines.imagenet`).
+Where those weights come from is not known here (see `lab.training.imagenet`).
 """
 
 from __future__ import annotations

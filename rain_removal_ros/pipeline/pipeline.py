@@ -22,7 +22,7 @@ import numpy as np
 
 from rain_removal_ros.errors import ImageError, InferenceError, NotPreparedError
 from rain_removal_ros.frame_statistics import CameraSnapshot, CameraStatistics, Problem, StageTimes, Way
-from rain_removal_ros.pipeline import failures
+from rain_removal_ros.pipeline import failures, stand_in
 from rain_removal_ros.pipeline.batches import Batches
 from rain_removal_ros.pipeline.builds import Builds
 from rain_removal_ros.pipeline.failures import MAX_STUCK, Failure, problem_of_build, without_variables
@@ -287,7 +287,8 @@ class Pipeline:
             self._stopping = True
             self._builds.asked.clear()
             self._changed.notify_all()
-            threads, stuck = [*self._threads], [*self._stuck, *self._stand_in.threads]
+            stuck = [*self._stuck, *self._stand_in.threads, *self._take_threads("stand-in")]
+            threads = [*self._threads]
             building = [self.restorer, *filter(None, (self._successor,))]
         for restorer in building:
             restorer.cancel_builds()
@@ -692,38 +693,61 @@ class Pipeline:
     def _choose_stand_in(self, camera: _Camera, frame: _Frame | None, key: Key) -> _Plan | _Unserved | None:
         """As `_choose`, the lock held, of a frame for which nothing is compiled yet."""
         stand_in = self._stand_in
-        if stand_in.restorer is not None and key in stand_in.ready:
+        if stand_in.restorer is not None and stand_in.serves(key):
             stand_in.on_needed()
             return _Plan(stand_in.restorer, *key)
-        if stand_in.may_be_made_ready and not self._stopping:
-            stand_in.on_being_made_ready()
-            arguments = stand_in.restorer, key
+        failure = stand_in.failure_of(key)
+        if stand_in.may_be_made_ready(key) and not self._stopping:
+            arguments = stand_in.restorer, key, stand_in.on_being_made_ready()
             self._start_thread("stand-in", self._make_stand_in_ready, *arguments)  # other cameras go on
-        elif stand_in.making_since is None and stand_in.failure is not None:
+            self._changed.notify_all()  # the watchdog looks after it
+        elif failure is not None:
+            return _Unserved(Problem.FAILED, failure.error)
+        elif stand_in.stuck >= MAX_STUCK and stand_in.failure is not None:
             return _Unserved(Problem.FAILED, stand_in.failure.error)
         if frame is not None:
             self._block(camera, frame)
         return None
 
-    def _make_stand_in_ready(self, restorer: Restorer | None, key: Key) -> None:
+    def _make_stand_in_ready(self, restorer: Restorer | None, key: Key, attempt: int) -> None:
         """Make the stand-in, where there is none, and have it prepare what a frame needs."""
-        outcome: Restorer | Failure
-        made = None
-        try:
+        if restorer is None:
+            restorer = self._make_stand_in(attempt)
             if restorer is None:
-                assert self._stand_in.make is not None  # it serves
-                restorer = made = self._stand_in.make()
-            (height, width), outputs = key
+                return
+        failure = None
+        (height, width), outputs = key
+        try:
             restorer.prepare(height, width, outputs)
-            outcome = restorer
+        except BaseException as error:  # of whatever backend
+            failure = Failure(without_variables(error))
+        with self._changed:
+            left_behind = attempt != self._stand_in.attempt
+            if not left_behind:
+                self._stand_in.on_prepared(key, failure)
+                self._unblock_all()
+        if left_behind:
+            self._close_restorer(restorer)
+
+    def _make_stand_in(self, attempt: int) -> Restorer | None:
+        """The stand-in, now in its place; None where it cannot be made, or nobody waits for it any more."""
+        assert self._stand_in.make is not None  # it serves
+        outcome: Restorer | Failure
+        try:
+            outcome = self._stand_in.make()
         except BaseException as error:  # of whatever backend
             outcome = Failure(without_variables(error))
         with self._changed:
-            self._stand_in.on_made_ready(outcome, key)
-            unused = made if self._stand_in.restorer is not made else None
-            self._unblock_all()
-        if unused is not None:
-            self._close_restorer(unused)
+            left_behind = attempt != self._stand_in.attempt
+            if not left_behind:
+                self._stand_in.on_made(outcome)
+                self._unblock_all()
+        if isinstance(outcome, Failure):
+            return None
+        if left_behind:
+            self._close_restorer(outcome)
+            return None
+        return outcome
 
     def _block(self, camera: _Camera, frame: _Frame) -> None:
         """Have a frame wait for the next build, unless a newer one has come."""
@@ -788,6 +812,10 @@ class Pipeline:
                 self._changed.notify_all()  # the watchdog looks after it
             if frames > 1:
                 self._try_batch(key, frames, restorer, crew)
+                with self._changed:
+                    left_behind = crew != self._builder
+                if left_behind:
+                    self._close_restorer(restorer)
                 continue
             failure: BaseException | None = None
             (height, width), outputs = key
@@ -908,6 +936,8 @@ class Pipeline:
                     elif len(self._still_stuck()) >= MAX_STUCK:
                         times.append(now + 1.0)
                     else:
+                        if not self._hangs and self.restorer.loading_since is not None:
+                            self._abandon_builder()  # whose load may hang, and would hold up closing it
                         self._recovering, self._recovering_since = True, now
                         self._start_thread("recovery", self._recover, self.restorer, self._hangs)
                 loading_until = self._loading_until(now)
@@ -915,8 +945,23 @@ class Pipeline:
                     self._leave_builder_behind()
                     continue
                 times += [] if loading_until is None else [loading_until]
+                times += self._watch_stand_in(now)
                 times += self._give_stand_in_back(now)
                 self._changed.wait(min(times) - now if times else None)
+
+    def _watch_stand_in(self, now: float) -> list[float]:
+        """Leave behind a stand-in that hangs as it is made, or prepares itself; when to look again."""
+        since = self._stand_in.making_since
+        if since is None:
+            return []
+        if now < since + stand_in.HANGS_AFTER_S:
+            return [since + stand_in.HANGS_AFTER_S]
+        error = InferenceError(
+            f"what serves meanwhile was not ready within {now - since:.0f} s; the device or its driver hangs"
+        )
+        self._stand_in.on_hanging(error, *self._take_threads("stand-in"))
+        self._unblock_all()
+        return []
 
     def _give_stand_in_back(self, now: float) -> list[float]:
         """Close a stand-in that is not needed any more; when to look again."""
@@ -940,21 +985,28 @@ class Pipeline:
 
     def _leave_builder_behind(self) -> None:
         """Replace the builder, which hangs in the device, and have the runtime made anew."""
-        build, self._builds.current = self._builds.current, None
+        build = self._builds.current
         assert build is not None  # something hangs
         error = InferenceError(
             f"{build} was not loaded within {failures.LONGEST_LOADING_S:g} s; the device or its driver hangs"
         )
+        self._abandon_builder()
+        self._fail(str(error))
+        report = self.restorer, [None], error
+        threading.Thread(target=self._report_hanging, args=report, daemon=True).start()
+
+    def _abandon_builder(self) -> None:
+        """Start another builder in the place of the one that is in the device, which closes its restorer when
+        it comes back.
+        """
+        build, self._builds.current = self._builds.current, None
         taken = self._take_threads("build")
         self._stuck = [thread for thread in (*self._stuck, *taken) if thread.is_alive()]
         self._hanging += taken
         self._batches.wanted = None
-        self._batches.hung |= build.frames > 1
+        self._batches.hung |= build is not None and build.frames > 1
         self._hangs = True
-        self._fail(str(error))
         self._start_builder()
-        report = self.restorer, [None], error
-        threading.Thread(target=self._report_hanging, args=report, daemon=True).start()
 
     def _leave_behind(self) -> None:
         """Replace the worker, and the builder too where the restorer has failed: it may wait for it."""
@@ -971,9 +1023,10 @@ class Pipeline:
             self._unblock_all()
         else:
             hanging = self._take_threads("restore")
-            self._stuck = [thread for thread in self._stuck if thread.is_alive()]
-            self._stuck += [*hanging, *self._take_threads("build")]
+            self._stuck = [thread for thread in (*self._stuck, *hanging) if thread.is_alive()]
             self._hanging += hanging
+        if restorer is self.restorer:  # and not one that another has taken the place of
+            self._stuck += self._take_threads("build")
             build, self._builds.current = self._builds.current, None
             self._batches.wanted = None
             self._batches.hung |= frames > 1 or (build is not None and build.frames > 1)

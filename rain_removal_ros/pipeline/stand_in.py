@@ -23,6 +23,9 @@ PATIENCE_AFTERWARDS = 2
 LONGEST_MAKING_S = 60.0
 """Loading weights takes seconds; what takes longer than this has met a driver, or a disk, that hangs."""
 
+HANGS_AFTER_S = 120.0
+"""What has been loading, or preparing itself, for so long is left behind."""
+
 
 class StandIn:
     """Guarded by the pipeline's lock, but for `make`, which loads weights and may take seconds."""
@@ -32,41 +35,55 @@ class StandIn:
         self.restorer: Restorer | None = None
         self.failure: Failure | None = None  # to make it, or of what was made, until it has served
         self.making_since: float | None = None
+        self.attempt = 0  # to make it, or have it prepare something; what comes of an earlier one is not used
         self.threads: list[threading.Thread] = []  # that hang in it
-        self.ready: set[Key] = set()  # what it has prepared
+        self._ready: set[Key] = set()  # what it has prepared
+        self._unready: dict[Key, Failure] = {}  # what it could not prepare
         self._served: set[Key] = set()
         self._needed = 0.0
-        self._left: Restorer | None = None  # to threads that hang in it
 
-    @property
-    def may_be_made_ready(self) -> bool:
-        """Whether it is time to make it, or have it prepare something, if that is needed."""
+    def serves(self, key: Key) -> bool:
+        """Whether it has prepared this, or more."""
+        return any(size == key[0] and outputs >= key[1] for size, outputs in self._ready)
+
+    def failure_of(self, key: Key) -> Failure | None:
+        """Why it cannot serve this, until it is tried again."""
+        failures = self.failure, self._unready.get(key)
+        return next((each for each in failures if each is not None and not each.may_be_tried_again), None)
+
+    def may_be_made_ready(self, key: Key) -> bool:
+        """Whether it is time to make it, or have it prepare this, if that is needed."""
         return (
             self.make is not None
             and self.making_since is None
-            and (self.failure is None or self.failure.may_be_tried_again)
+            and self.failure_of(key) is None
             and self.stuck < MAX_STUCK
         )
 
-    def on_being_made_ready(self) -> None:
-        """A thread has begun to make it, or to have it prepare something."""
+    def on_being_made_ready(self) -> int:
+        """A thread has begun to make it, or to have it prepare something; the number of this attempt."""
         self.making_since = time.perf_counter()
+        self.attempt += 1
+        return self.attempt
 
-    def on_made_ready(self, outcome: Restorer | Failure, key: Key) -> None:
-        """What came of it; what cannot be made is not to be tried for every frame. One that was left to a
-        thread that hangs in it meanwhile is none any more.
-        """
-        self.making_since = None
+    def on_made(self, outcome: Restorer | Failure) -> None:
+        """What came of making it; what cannot be made is not to be tried for every frame."""
         if isinstance(outcome, Failure):
-            self.failure = outcome.after(self.failure)
+            self.making_since, self.failure = None, outcome.after(self.failure)
             return
-        if self.restorer is None and outcome is not self._left:
-            self.restorer = outcome
-            self.ready.clear()
-            self._served.clear()
-        if self.restorer is outcome:
-            self.ready.add(key)
-            self.on_needed()
+        self.restorer = outcome
+        for what in (self._ready, self._unready, self._served):
+            what.clear()
+
+    def on_prepared(self, key: Key, failure: Failure | None) -> None:
+        """It has prepared this, or cannot; that costs those alone that need it."""
+        self.making_since = None
+        if failure is None:
+            self._unready.pop(key, None)
+            self._ready.add(key)
+        else:
+            self._unready[key] = failure.after(self._unready.get(key))
+        self.on_needed()
 
     def patience(self, key: Key) -> int:
         """How many times as long as the network itself it may take."""
@@ -97,7 +114,8 @@ class StandIn:
     def on_hanging(self, error: BaseException, *threads: threading.Thread) -> None:
         """It is left to the threads that hang in it."""
         self.threads = [thread for thread in (*self.threads, *threads) if thread.is_alive()]
-        self._left = self.restorer
+        self.attempt += 1  # one under way hangs as well
+        self.making_since = None
         self.restorer, self.failure = None, Failure(error).after(self.failure)
 
     @property

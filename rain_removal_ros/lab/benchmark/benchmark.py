@@ -91,7 +91,7 @@ class Inference:
     """What one network takes for one image size, from uint8 image to uint8 image and inverse depth."""
 
     preset: str
-    weights: str  # packaged | random
+    weights: str  # packaged | random | given
     backend: str
     precision: str
     device: str

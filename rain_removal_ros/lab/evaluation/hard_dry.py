@@ -56,10 +56,10 @@ def measure_hard_dry(
     """
     count = min(images_per_kind, len(dataset))
     step = len(dataset) / count
-    # every kind meets other images, spread evenly over the dataset
+    # every kind meets other images, spread evenly over the dataset, whatever other kinds there are
     items = [
-        (kind, int((turn + number % len(LOOKALIKES) / len(LOOKALIKES)) * step))
-        for number, kind in enumerate(KINDS)
+        (kind, int((turn + crc32(kind.encode()) / (1 << 32)) * step))
+        for kind in KINDS
         for turn in range(count)
     ]
 

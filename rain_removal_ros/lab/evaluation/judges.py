@@ -20,10 +20,7 @@ import numpy as np
 from rain_removal_ros.errors import ParameterError, WeightsError
 from rain_removal_ros.lab.evaluation.metrics import CLASSES
 from rain_removal_ros.network import load_network, preset_of, sha256_of
-from rain_removal_ros.network.presets import SegmentationPreset
-
-STRIDE = 32
-"""Images are padded to multiples of this by replicating their edges, for judges that take any size."""
+from rain_removal_ros.network.presets import STRIDE, SegmentationPreset
 
 TRACING = threading.RLock()
 """PyTorch's tracer keeps global state: one network of a process is traced at a time."""
@@ -155,9 +152,7 @@ class Judge:
         if (seen_height, seen_width) != (height, width):
             image = cv2.resize(image, (seen_width, seen_height), interpolation=cv2.INTER_LINEAR)
         if self._fixed_size is None:
-            image = cv2.copyMakeBorder(
-                image, 0, -seen_height % STRIDE, 0, -seen_width % STRIDE, cv2.BORDER_REPLICATE
-            )
+            image = padded(image)
         values = image.astype(np.float32) / 255
         if self.specification.normalise == "imagenet":
             values = (values - IMAGENET_MEAN) / IMAGENET_DEVIATION
@@ -225,6 +220,12 @@ def _written(path: Path) -> float:
         return path.stat().st_mtime
     except FileNotFoundError:
         return 0.0
+
+
+def padded(image: np.ndarray) -> np.ndarray:
+    """(H, W, 3) -> both sides multiples of STRIDE, the edges replicated, for what takes any such size."""
+    height, width = image.shape[:2]
+    return cv2.copyMakeBorder(image, 0, -height % STRIDE, 0, -width % STRIDE, cv2.BORDER_REPLICATE)
 
 
 def openvino_function(network) -> Callable[[np.ndarray], np.ndarray]:

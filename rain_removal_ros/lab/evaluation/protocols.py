@@ -56,7 +56,7 @@ def _paper_picture(array: np.ndarray) -> np.ndarray:
 
 
 def _paper_field(array: np.ndarray) -> np.ndarray:
-    return cv2.resize(_paper_window(array), (512, 256), interpolation=cv2.INTER_NEAREST)
+    return cv2.resize(_paper_window(array), (512, 256), interpolation=cv2.INTER_NEAREST_EXACT)
 
 
 PROTOCOLS = {

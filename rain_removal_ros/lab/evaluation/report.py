@@ -80,7 +80,7 @@ def _judgement(judge: str) -> tuple[Column, ...]:
 
 
 def render_markdown(report: dict) -> str:
-    """The report of `command.run` as Markdown."""
+    """What an evaluation gave, as Markdown."""
     conditions, results = report["conditions"], report["results"]
     parts = ["# Evaluation\n", _conditions(conditions, results)]
     if "sources" in results:

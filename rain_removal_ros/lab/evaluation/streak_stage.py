@@ -5,11 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 from torch import Tensor, nn
 
-from rain_removal_ros.lab.evaluation.judges import STRIDE, openvino_function
+from rain_removal_ros.lab.evaluation.judges import openvino_function, padded
 from rain_removal_ros.network import load_network
 
 
@@ -30,8 +29,7 @@ class StreakStageAlone:
 
     def __call__(self, image: np.ndarray) -> np.ndarray:
         height, width = image.shape[:2]
-        padded = cv2.copyMakeBorder(image, 0, -height % STRIDE, 0, -width % STRIDE, cv2.BORDER_REPLICATE)
-        batch = np.ascontiguousarray(padded.transpose(2, 0, 1), np.float32)[None] / np.float32(255)
+        batch = np.ascontiguousarray(padded(image).transpose(2, 0, 1), np.float32)[None] / np.float32(255)
         cleared = self._run(batch)[0].transpose(1, 2, 0)[:height, :width]
         return np.clip(255 * cleared + np.float32(0.5), 0, 255).astype(np.uint8)
 

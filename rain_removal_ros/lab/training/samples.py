@@ -57,7 +57,7 @@ class SampleSettings:
     jpeg_share: float = 0.15
     sharpened_share: float = 0.1  # by the camera, after the weather
     blur_share: float = 0.1
-    exposure_share: float = 0.12  # of fog: taken darker, scene and fog alike
+    exposure_share: float = 0.12  # taken darker, scene and weather alike
     leftover_share: float = 0.5  # where streaks were taken off by rendering, not by a network: some is left
     pictures: int = 320  # of streaks, in the bank
 
@@ -97,7 +97,7 @@ class Weathered:
     target: np.ndarray  # uint8: clean, and calm where fog left nothing
     streaks: np.ndarray  # the light that streaks add; NaN: unknown
     rain: float  # 1 streaks fall, 0 they do not, NaN too few to say
-    fog: float  # likewise
+    fog: float  # 1 there is some, 0 there is none, NaN nobody says
     extinction: float  # 1/m; NaN: unknown
     airlight: float = float("nan")  # of the fog, in [0, 1]; NaN: unknown, or no fog
 
@@ -205,6 +205,10 @@ class RainySamples(TorchDataset):
             clean = random_lookalike(clean, depth, view.labels, generator)
             if generator.random() < LOOKALIKES_DRY:
                 kind = -1.0  # below every share
+        exposure = np.float32(1)
+        if generator.random() < settings.exposure_share:
+            exposure = np.float32(generator.uniform(0.4, 0.9))
+            clean = (exposure * clean + np.float32(0.5)).astype(np.uint8)
         if np.isnan(depth).any():  # no depth: any plausible one does, farther towards the top
             near, far = generator.uniform(0.03, 0.3), generator.uniform(0.003, 0.03)
             height, width = settings.shape
@@ -224,11 +228,7 @@ class RainySamples(TorchDataset):
                 beta *= generator.uniform(0.8, 1.25)
             else:
                 beta = np.exp(generator.uniform(np.log(0.0015), np.log(0.05)))
-            airlight = _airlight(clean, generator)
-            if generator.random() < settings.exposure_share:
-                exposure = np.float32(generator.uniform(0.4, 0.9))
-                clean = (exposure * clean + np.float32(0.5)).astype(np.uint8)
-                airlight = exposure * airlight
+            airlight = exposure * _airlight(clean, generator)
             if generator.random() < settings.overcast_share:
                 clean = overcast(clean, depth == 0, airlight, generator)
             target = calm(clean, depth == 0, float(np.exp(-beta * MAX_DISTANCE)))
@@ -244,14 +244,14 @@ class RainySamples(TorchDataset):
             airlight = np.ones((1, 1, 3), np.float32)
         scene = clean.astype(np.float32) / 255
         streaks = np.zeros_like(depth)
-        glow = 1.0
+        glow = float(exposure)
         if has_streaks:
             pattern = self._pattern(view, generator)
             alpha = 0.0 if generator.random() < 0.25 else alpha * generator.uniform(0.3, 1.4)
             nearest = generator.uniform(2, 12)
             streaks = pattern * rain_transmission(distance, alpha, nearest)
             if generator.random() < 0.4:  # drops show the sky, which rain makes grey
-                glow = generator.uniform(0.5, 1)
+                glow *= generator.uniform(0.5, 1)
         light = streaks[..., None] * (glow - scene)
         if has_fog and generator.random() < settings.linear_fog_share:
             foggy = fog_in_linear_light(scene, share[..., None], airlight)

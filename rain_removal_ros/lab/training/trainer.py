@@ -154,12 +154,12 @@ def train(
 
     `stop_after` seconds the run is checkpointed and left, to be resumed; with less than none nothing is done.
     `start_from` gives first weights, `streaks_from` those of the streak stage; else a trunk begins with what
-    ImageNet taught it. The weights that come out name those files, the segmentation network's, and their SHA-256. Raises WeightsError where
-    `output` holds a run with other settings, other images, other first weights, another segmentation network,
-    or without the gradients' scale that this one needs, or where the first weights do not fit, DatasetError
-    where there is nothing to train on, PresetError where a part is to be trained that the preset has not, or
-    terms weigh that need a segmentation network and none is given, RainRemovalError where the loss grows
-    beyond all bounds.
+    ImageNet taught it. The weights that come out name those files, the segmentation network's, and their
+    SHA-256. Raises WeightsError where `output` holds a run with other settings, other images, other first
+    weights, another segmentation network, or without the gradients' scale that this one needs, or where the
+    first weights do not fit, DatasetError where there is nothing to train on, PresetError where a part is to
+    be trained that the preset has not, or terms weigh that need a segmentation network and none is given,
+    RainRemovalError where the loss grows beyond all bounds.
     """
     began = time.monotonic()
     sources = {
@@ -225,7 +225,7 @@ class _Run:
         terms = self.settings.weights
         if weights is None and (terms.semantic or terms.perceptual):
             raise PresetError(
-                f"weights {terms.semantic:g} and {terms.perceptual:g} of the semantic and the perceptual term "
+                f"weights {terms.semantic:g} and {terms.perceptual:g} of the semantic and perceptual terms "
                 "need a segmentation network; give one, or weights of 0"
             )
         if weights is None:
@@ -347,7 +347,13 @@ class _Run:
         return terms, norm, prediction, depth
 
     def _save(self) -> None:
-        """Write the weights and a checkpoint; a finished run's weights are calibrated first."""
+        """Write the weights and a checkpoint; a finished run's weights are calibrated first. Raises
+        RainRemovalError where they are no numbers any more.
+        """
+        for of in (self.network, self.average.network):
+            _require_finite(
+                {name: float(tensor.sum()) for name, tensor in of.state_dict().items()}, self.step
+            )
         settings, samples = self.settings, self.samples
         processes = self.accelerator.num_processes
         training = {
@@ -383,12 +389,14 @@ class _Run:
 
 
 def _require_finite(terms: Mapping[str, float], step: int) -> None:
-    """Raise RainRemovalError where a term of the loss is no number any more; nothing of it is saved then."""
+    """Raise RainRemovalError where terms of the loss, or weights, are no numbers any more; nothing of them is
+    saved then.
+    """
     wrong = [name for name, value in terms.items() if not math.isfinite(value)]
     if wrong:
         raise RainRemovalError(
-            f"the loss is not finite at step {step} ({', '.join(wrong)}); begin anew with a lower learning "
-            "rate, from the weights that the run wrote last"
+            f"loss or weights are not finite at step {step} ({', '.join(wrong[:3])}); begin anew with a "
+            "lower learning rate, from the weights that the run wrote last"
         )
 
 
