@@ -96,20 +96,20 @@ def test_an_untrained_fast_network_leaves_the_image_alone() -> None:
 
 
 def opened(network: torch.nn.Module, rain: float = 9.0, fog: float = 9.0) -> torch.nn.Module:
-    """The network with these logits of its gates for whatever it sees and a pivot of 0.7 (logit 0.8473)."""
+    """The network with these logits of its gates for whatever it sees."""
     with torch.no_grad():
         network.streaks.rain.output.bias.fill_(rain)
-        network.atmosphere.estimate.output.bias.copy_(torch.tensor([fog, 0.8473, 2.0, 0.0]))
+        network.atmosphere.estimate.output.bias.copy_(torch.tensor([fog, 2.0, 0.0]))
     return network
 
 
-def test_the_gain_is_a_contrast_about_the_pivot() -> None:
+def test_the_gain_is_a_contrast_to_the_airlight() -> None:
     network = opened(build_network("fast").eval())
     torch.nn.init.constant_(network.output.bias[:4], 2.0)  # the gain's four pixels
     with torch.no_grad():
         image = torch.rand(1, 3, 32, 32)
-        correction = network(image).correction
-    torch.testing.assert_close(correction, 2 * (image - 0.7))
+        correction, _, fog = network.clear_fog(image)
+    torch.testing.assert_close(correction, 2 * (image - fog.airlight))
 
 
 def test_streaks_are_taken_off_before_contrast_is_given_back() -> None:
@@ -119,7 +119,8 @@ def test_streaks_are_taken_off_before_contrast_is_given_back() -> None:
     with torch.no_grad():
         image = torch.rand(1, 3, 32, 32)
         correction = network(image).correction
-    torch.testing.assert_close(image + correction, (image - 0.05) + 2 * (image - 0.05 - 0.7))
+        airlight = network.clear_fog(image - 0.05)[2].airlight
+    torch.testing.assert_close(image + correction, (image - 0.05) + 2 * (image - 0.05 - airlight))
 
 
 def test_shut_gates_leave_the_image_exactly_as_it_is() -> None:
@@ -166,12 +167,18 @@ def test_a_look_sees_what_one_place_alone_shows() -> None:
 def test_the_darkness_of_a_block_tells_its_mean_and_range_whatever_the_order_of_its_pixels() -> None:
     image = torch.full((1, 3, 32, 64), 0.8)
     image[:, 1, 8:16, 24:32] = 0.2  # green, in one of the sixteen places of the first block
+    shadow = image.clone()
+    shadow[:, 2, 5, 40] = 0.1  # blue, a single pixel
     dark = darkness(fold(image))[0]
-    assert dark.shape == (9, 1, 2)
-    mean, least, greatest = dark[:, 0].unflatten(0, (3, 3))
+    assert dark.shape == (12, 1, 2)
+    mean, least, greatest, darkest = dark[:, 0].unflatten(0, (4, 3))
     torch.testing.assert_close(mean, torch.tensor([[0.2, 0.2], [0.2375, 0.2], [0.2, 0.2]]))
     torch.testing.assert_close(least, torch.full((3, 2), 0.2))
     torch.testing.assert_close(greatest, torch.tensor([[0.2, 0.2], [0.8, 0.2], [0.2, 0.2]]))
+    torch.testing.assert_close(darkest, greatest)
+    torch.testing.assert_close(
+        darkness(fold(shadow))[0, 9:, 0], torch.tensor([[0.2, 0.2], [0.8, 0.2], [0.2, 0.9]])
+    )
 
 
 def test_the_airlight_is_that_of_the_places_that_a_look_picks_out() -> None:
@@ -192,7 +199,7 @@ def test_the_airlight_is_that_of_the_places_that_a_look_picks_out() -> None:
 
 def test_fog_that_looks_as_thick_in_a_larger_image_has_as_much_more_extinction_in_pixels() -> None:
     atmosphere = randomise(Atmosphere(4))
-    features, dark = torch.rand(1, 4, 2, 3), torch.rand(1, 9, 2, 3)
+    features, dark = torch.rand(1, 4, 2, 3), torch.rand(1, 12, 2, 3)
     depth = 20 + 100 * torch.rand(1, 1, 16, 24)
     with torch.no_grad():
         small, large = (atmosphere(features, dark, size * depth)[0] for size in (1, 2))
@@ -204,7 +211,7 @@ def test_the_veil_is_what_fog_makes_of_what_is_seen_at_a_depth() -> None:
     with torch.no_grad():
         veil.hint.weight[range(5), range(5), 1, 1] = 1  # shows the hints themselves
     number = torch.full((1, 1, 1, 1), 2.0)
-    fog = Fog(logit=number, pivot=number, root=number, airlight=torch.full_like(number, 0.8))
+    fog = Fog(logit=number, root=number, airlight=torch.full_like(number, 0.8))
     depth = torch.tensor([80.0, 8.0, 0.0])[None, None, None]  # pixels per metre: near, far, a sky
     left = torch.exp(-torch.tensor([0.1, 1.0, MOST_THICKNESS]))  # 2^3 over each of them
     seen = fold(torch.full((1, 3, 4, 12), 0.6))

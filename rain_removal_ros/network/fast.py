@@ -66,7 +66,6 @@ class Fog(NamedTuple):
     """The fog of a whole image, float32 (N, 1, 1, 1) each."""
 
     logit: Tensor  # of whether there is any
-    pivot: Tensor  # the level in [0, 1] about which contrast is brought back
     root: Tensor  # the cube root of extinction times focal length in pixels
     airlight: Tensor  # A0, in [0, 1] but for errors
 
@@ -76,15 +75,17 @@ BLOCK = 4
 
 
 def darkness(folded: Tensor) -> Tensor:
-    """Folded image (N, 12, H/2, W/2) in float32 -> (N, 9, H/32, W/32): of each block and colour the mean, the
-    least and the greatest of 1 - I over means of 8x8 pixels.
+    """Folded image (N, 12, H/2, W/2) in float32 -> (N, 12, H/32, W/32): of each block and colour the mean,
+    the least and the greatest of 1 - I over means of 8x8 pixels, and the greatest over single pixels: the
+    shadows of near things, which fog leaves dark and stray light does not.
 
     How bright the light of a fog is, to a grey level, decides what is behind it, and a trunk that was taught
     to know things whatever their light does not tell. In 1 - I half precision is fine where fog is.
     """
     places = 1 - F.avg_pool2d(folded, BLOCK).unflatten(1, (3, FOLD**2)).mean(dim=2)
     least = -F.max_pool2d(-places, BLOCK)
-    return torch.cat([F.avg_pool2d(places, BLOCK), least, F.max_pool2d(places, BLOCK)], dim=1)
+    darkest = F.max_pool2d(1 - folded, BLOCK**2).unflatten(1, (3, FOLD**2)).amax(dim=2)
+    return torch.cat([F.avg_pool2d(places, BLOCK), least, F.max_pool2d(places, BLOCK), darkest], dim=1)
 
 
 class Atmosphere(nn.Module):
@@ -102,11 +103,11 @@ class Atmosphere(nn.Module):
     def __init__(self, channels: int):
         super().__init__()
         self.estimate = GlobalEstimate(
-            channels + 10, start=(0.0, 1.73, 1.0, 0.0), hidden=self.SUMMARY, looks=self.LOOKS
+            channels + 13, start=(0.0, 1.0, 0.0), hidden=self.SUMMARY, looks=self.LOOKS
         )
 
     def forward(self, x: Tensor, dark: Tensor, depth: Tensor) -> tuple[Fog, Tensor]:
-        """Features (N, C, H/32, W/32), `darkness` (N, 9, H/32, W/32), pixels per metre (N, 1, H/4, W/4),
+        """Features (N, C, H/32, W/32), `darkness` (N, 12, H/32, W/32), pixels per metre (N, 1, H/4, W/4),
         which this does not teach -> Fog, and what is known of the whole image (N, SUMMARY, 1, 1).
         """
         near = F.avg_pool2d(depth.detach().float(), 8)
@@ -117,11 +118,11 @@ class Atmosphere(nn.Module):
         evidence = self.estimate.find(seen)
         places = self.estimate.places(evidence)
         summary = self.estimate.summary(evidence, places)
-        logit, pivot, root, more = self.estimate.read(summary).split(1, dim=1)
+        logit, root, more = self.estimate.read(summary).split(1, dim=1)
         light = 1 - dark[:, :3].mean(dim=1, keepdim=True).flatten(2)  # (N, 1, H W) of H/32 x W/32 places
         picked = (places[:, :1] * light).sum(dim=2)[:, :, None, None]
         root = root * torch.exp(typical / 3)
-        return Fog(logit, torch.sigmoid(pivot), root, picked + 0.1 * more), summary
+        return Fog(logit, root, picked + 0.1 * more), summary
 
 
 MOST_THICKNESS = 2.2
@@ -157,9 +158,11 @@ class FastDerainNetwork(nn.Module):
 
     The imaging model O = I (1 - R - A) + R + A0 A makes the clean image affine in the rainy one. Without
     streaks, I - O = (1 / t - 1) (O - A0), where t = 1 - A is the fog's transmission. So the head gives a
-    gain, which brings back the contrast that fog took, full detail and all, and an offset, the same for R, G
-    and B: fog is grey, and what has no colour paints none. Airlight A0 and extinction, two numbers for the
-    image, are estimated and taught; what fog of these would leave at each depth guides the head. A gate for
+    gain, which brings back the contrast to the airlight that fog took, full detail and all, and an offset,
+    the same for R, G and B: fog is grey, and what has no colour paints none. Airlight A0 and extinction, two
+    numbers for the image, are estimated and taught; what fog of these would leave at each depth guides the
+    head. A level of its own that nothing teaches, in the airlight's place, drifts with how much of a view an
+    image shows, and whole images come out brighter than the crops of training. A gate for
     the whole image says whether there is fog at all. Where fog left nothing, nothing is painted: training
     asks for a calm guess there.
     """
@@ -271,7 +274,7 @@ class FastDerainNetwork(nn.Module):
         x = self.fine(self.up_fine(x) + self.detail(as_taken))
         gain, offset = self._affine(x).float().chunk(2, dim=1)
         # the gate learns from whether there is fog alone: the image's loss would half shut it at first
-        correction = gate(fog.logit.detach()) * ((cleared - fog.pivot) * gain + offset)
+        correction = gate(fog.logit.detach()) * ((cleared - fog.airlight.detach()) * gain + offset)
         return correction, depth, fog
 
     def _affine(self, x: Tensor) -> Tensor:
