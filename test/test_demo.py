@@ -68,9 +68,9 @@ def test_the_demo_fails_where_the_node_does_not_improve_anything(tmp_path) -> No
 
 
 def test_the_demo_refuses_a_size_that_the_node_does_not_take_before_it_renders_anything(tmp_path) -> None:
-    process = derain_demo(tmp_path, "--frames", "2", "--width", "4096", "--height", "2304")
+    process = derain_demo(tmp_path, "--frames", "2", "--width", "4160", "--height", "2340")
     assert process.returncode == 1
-    assert "4096x2304" in process.stderr and "render the drive" not in process.stderr
+    assert "4160x2340" in process.stderr and "render the drive" not in process.stderr
 
 
 def test_the_demo_shows_the_nodes_log_where_the_node_cannot_start(tmp_path) -> None:

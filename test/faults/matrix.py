@@ -112,7 +112,7 @@ def raw_messages() -> Iterator[tuple[str, Image, tuple[str, ...]]]:
         (1, 1),
         (63, 64),
         (64, 63),
-        (3841, 64),
+        (4097, 64),
         (2**32 - 1, 2**32 - 1),
     ):
         message = raw("mono8", width=width, height=height, step=min(width, 2**31), length=5000)
