@@ -59,6 +59,7 @@ PLAIN = dataclasses.replace(
     noise_share=0,
     sharpened_share=0,
     jpeg_share=0,
+    exposure_share=0,
 )
 """As a camera without faults takes it, in the light that it came in."""
 
@@ -635,8 +636,9 @@ def test_a_run_is_not_resumed_with_other_settings(street, tmp_path) -> None:
 
 def test_training_lowers_the_loss_and_leaves_log_plot_and_sheets(street, tmp_path) -> None:
     weights = LossWeights(structural=0)
+    foggy = dataclasses.replace(PLAIN, dry_share=0, fog_only_share=1)  # alike enough to compare
     path = train(
-        settings(steps=150, learning_rate=3e-3, weights=weights),
+        settings(steps=150, learning_rate=3e-3, weights=weights, samples=foggy),
         [street],
         tmp_path,
         workers=0,
