@@ -61,12 +61,10 @@ class Batches:
             if due is None and best.frames == 1 and (trial is None or trial.is_due):
                 due = key, frames
             if trial is not None and isinstance(trial.outcome, BatchTrial):
-                pays = trial.outcome.pays_after(reading_s) and trial.outcome.call_s <= longest_s
-                best = (
-                    trial.outcome
-                    if pays and frames in in_memory and trial.outcome.ratio < best.ratio
-                    else best
-                )
+                outcome = trial.outcome
+                serves = frames in in_memory and outcome.call_s <= longest_s
+                if serves and outcome.pays_after(reading_s) and outcome.ratio < best.ratio:
+                    best = outcome
         wanted = self.wanted
         if due is not None and (wanted is None or wanted[0] != key or wanted[1] < due[1]):
             self.wanted = due  # of those that wait together, not of the last of them

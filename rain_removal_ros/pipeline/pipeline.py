@@ -793,56 +793,59 @@ class Pipeline:
         return self._batches.wanted if key is None else (key, 1)
 
     def _build_all(self, crew: int) -> None:
-        while True:
-            with self._changed:
-                self._changed.wait_for(
-                    lambda: (
-                        self._stopping
-                        or crew != self._builder
-                        or (self._failure is None and self._next_build() is not None)
-                    )
-                )
-                if self._stopping or crew != self._builder:
-                    return
-                wanted = self._next_build()
-                assert wanted is not None  # it was waited for
-                key, frames = wanted
-                self._builds.current = Build(*key, started=time.perf_counter(), frames=frames)
-                restorer = self.restorer
-                self._changed.notify_all()  # the watchdog looks after it
+        while (wanted := self._begin_build(crew)) is not None:
+            key, frames, restorer = wanted
             if frames > 1:
                 self._try_batch(key, frames, restorer, crew)
-                with self._changed:
-                    left_behind = crew != self._builder
-                if left_behind:
-                    self._close_restorer(restorer)
-                continue
-            failure: BaseException | None = None
-            (height, width), outputs = key
-            known = outputs in restorer.prepared(height, width)
-            try:
-                restorer.prepare(height, width, outputs, lambda text: self._on_progress(crew, text))
-            except BaseException as error:  # of whatever compiler; it is reported and tried again later
-                failure = without_variables(error)
+            else:
+                self._build(key, restorer, crew)
             with self._changed:
                 left_behind = crew != self._builder
             if left_behind:
                 self._close_restorer(restorer)  # another has taken its place, or will
                 return
-            with self._changed:
-                if crew != self._builder or (self._stopping and failure is not None):
-                    return
-                build, self._builds.current = self._builds.current, None
-                if restorer is self.restorer and self._failure is None:
-                    self._on_build_ended(key, failure, known)
-                self._unblock_all()  # what has been compiled may serve others too
-                given_up = self._failure is not None or restorer is not self.restorer
-            if failure is not None and given_up:
-                continue
-            if failure is not None:
+
+    def _begin_build(self, crew: int) -> tuple[Key, int, Restorer] | None:
+        """What to compile next, for how many frames a call, and by what; None at the end."""
+        with self._changed:
+            self._changed.wait_for(
+                lambda: (
+                    self._stopping
+                    or crew != self._builder
+                    or (self._failure is None and self._next_build() is not None)
+                )
+            )
+            if self._stopping or crew != self._builder:
+                return None
+            wanted = self._next_build()
+            assert wanted is not None  # it was waited for
+            key, frames = wanted
+            self._builds.current = Build(*key, started=time.perf_counter(), frames=frames)
+            self._changed.notify_all()  # the watchdog looks after it
+            return key, frames, self.restorer
+
+    def _build(self, key: Key, restorer: Restorer, crew: int) -> None:
+        """Have the restorer compile this, and tell what came of it."""
+        failure: BaseException | None = None
+        (height, width), outputs = key
+        known = outputs in restorer.prepared(height, width)
+        try:
+            restorer.prepare(height, width, outputs, lambda text: self._on_progress(crew, text))
+        except BaseException as error:  # of whatever compiler; it is reported and tried again later
+            failure = without_variables(error)
+        with self._changed:
+            if crew != self._builder or (self._stopping and failure is not None):
+                return
+            build, self._builds.current = self._builds.current, None
+            given_up = self._failure is not None or restorer is not self.restorer
+            if not given_up:
+                self._on_build_ended(key, failure, known)
+            self._unblock_all()  # what has been compiled may serve others too
+        if failure is not None:
+            if not given_up:
                 self._listener.on_problem(None, problem_of_build(failure), failure)
-            elif not known:
-                self._listener.on_built(build)
+        elif not known and build is not None:
+            self._listener.on_built(build)
 
     def _builds_wait(self) -> bool:
         """Whether there is something to compile that is not only to be tried."""

@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable
 
+from rain_removal_ros.pipeline.builds import KEPT
 from rain_removal_ros.pipeline.failures import MAX_STUCK, Failure
 from rain_removal_ros.pipeline.interfaces import Key
 from rain_removal_ros.runtime import Restorer
@@ -82,7 +83,9 @@ class StandIn:
             self._unready.pop(key, None)
             self._ready.add(key)
         else:
-            self._unready[key] = failure.after(self._unready.get(key))
+            self._unready[key] = failure.after(self._unready.pop(key, None))
+            while len(self._unready) > KEPT:
+                del self._unready[next(iter(self._unready))]
         self.on_needed()
 
     def patience(self, key: Key) -> int:

@@ -86,7 +86,7 @@ def start_with(network: nn.Module, trained: nn.Module, layers: Sequence[str] | N
 def choose_part(network: nn.Module, settings: TrainingSettings, datasets: Sequence[Dataset]) -> None:
     """Let only the part of the network learn that the settings name.
 
-    Raises PresetError where the preset has no such part, DatasetError where no dataset can teach it.
+    Raises PresetError where the preset has no such part, DatasetError where a dataset cannot teach it.
     """
     if settings.part not in PARTS:
         raise PresetError(f"unknown part {settings.part!r}; choose {', '.join(PARTS)}")
