@@ -22,6 +22,7 @@ from typing import Any
 from rain_removal_ros.bags.convert import Options, convert
 from rain_removal_ros.bags.report import REPORT_FILE
 from rain_removal_ros.bags.storage import COMPRESSED, METADATA, SUFFIXES
+from rain_removal_ros.cores import usable_cores
 from rain_removal_ros.errors import BagError, RainRemovalError
 from rain_removal_ros.extras import missing
 from rain_removal_ros.runtime import Restorer, RuntimeSettings
@@ -370,7 +371,7 @@ def _workers(settings: RuntimeSettings, processes: int) -> list[RuntimeSettings]
     if gpus:
         count = processes or gpus
         return [replace(settings, device=number % gpus) for number in range(count)]
-    cores = len(os.sched_getaffinity(0))
+    cores = usable_cores()
     count = processes or max(1, cores // CORES_A_WORKER)
     return [replace(settings, threads=settings.threads or max(1, cores // count)) for _ in range(count)]
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import fcntl
 import os
 import shutil
 import sqlite3
@@ -22,6 +21,7 @@ from ruamel.yaml import YAML
 from rain_removal_ros.bags.messages import definition_of, hash_of
 from rain_removal_ros.bags.storage import METADATA, Topic
 from rain_removal_ros.errors import BagError
+from rain_removal_ros.locks import take_lock
 
 STORAGES = {"mcap": StoragePlugin.MCAP, "sqlite3": StoragePlugin.SQLITE3}
 COMPRESSIONS = ("none", "zstd")
@@ -220,10 +220,8 @@ class BagWriter:
         self._lock.close()
 
     def _take_lock(self) -> None:
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise BagError(f"{self.path} is being written by another run; wait for it, or stop it") from error
+        if not take_lock(self._lock):
+            raise BagError(f"{self.path} is being written by another run; wait for it, or stop it")
 
     def _add(self, topic: Topic) -> Connection:
         definition, known_hash = topic.definition, topic.type_hash

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
 from collections.abc import Iterable
 from functools import partial
@@ -17,6 +16,7 @@ from tqdm import tqdm
 from rain_removal_ros.colours import colour_inverse_depth
 from rain_removal_ros.commands.runtime_options import add_runtime_arguments, settings_from
 from rain_removal_ros.commands.values import image_size, positive, whole_number
+from rain_removal_ros.cores import usable_cores
 from rain_removal_ros.errors import ParameterError
 from rain_removal_ros.files.images import write_image
 from rain_removal_ros.lab.benchmark.machine import describe_machine, versions
@@ -137,7 +137,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--workers",
         type=whole_number(1),
-        default=max(2, min(8, len(os.sched_getaffinity(0)))),
+        default=max(2, min(8, usable_cores())),
         help="threads",
     )
 

@@ -1,15 +1,14 @@
 """Compiles networks in a process of its own: a compiler holds the interpreter for seconds and keeps memory
 for good, and neither services nor other cameras are to wait for that.
 
-One server process for all restorers of a process. For every build it forks a child, which is born with
-everything imported, ends with the build, and takes what the compiler leaked with it. The engine comes back
-through a pipe. Knows the backends by the name of a function only.
+One server process (`build_server.py`) for all restorers of a process. For every build it forks a child, which
+is born with everything imported, ends with the build, and takes what the compiler leaked with it. The engine
+comes back through a pipe. Knows the backends by the name of a function only. Elsewhere than on Linux, where the
+node does not run, builds are made in the calling process.
 """
 
 from __future__ import annotations
 
-import array
-import fcntl
 import importlib
 import json
 import os
@@ -17,12 +16,11 @@ import select
 import signal
 import subprocess
 import sys
-import termios
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from typing import IO, Any, NoReturn
+from typing import IO, Any
 
 from rain_removal_ros import errors
 from rain_removal_ros.errors import BackendError, RainRemovalError
@@ -30,12 +28,13 @@ from rain_removal_ros.errors import BackendError, RainRemovalError
 IDLE_S = 30.0
 """A server that nobody asked for anything for so long ends; the next build starts another."""
 
-NICENESS = 5
-"""A build must not take the processor from the frames that go on meanwhile."""
-
 POLLED_EVERY_S = 0.1
 """So often a build that gives way to others looks for them."""
 
+APART = hasattr(os, "pidfd_open")
+"""Whether builds are made in a process of their own: on Linux."""
+
+SERVER = "rain_removal_ros.runtime.build_server"
 PRELOADED = ("rain_removal_ros.runtime.networks",)
 
 
@@ -96,6 +95,8 @@ class BuildProcess:
         BuildCancelledError.
         """
         with self._waiting_for_turn(cancellation):
+            if not APART:
+                return build_here(order.builder, order.files, order.options)
             for last_try in (False, True):
                 server = self._start(cancellation)
                 try:
@@ -186,7 +187,7 @@ SHARED = BuildProcess()
 def _start_server() -> subprocess.Popen[bytes]:
     program = (
         "import json, sys; sys.path[:] = json.loads(sys.argv[1]); "
-        f"from {__name__} import serve; serve(float(sys.argv[2]), sys.argv[3:])"
+        f"from {SERVER} import serve; serve(float(sys.argv[2]), sys.argv[3:])"
     )
     # an import of this process that is no plain path would not be found there
     path = json.dumps([entry for entry in sys.path if isinstance(entry, str)])
@@ -237,66 +238,7 @@ def _kill(server: subprocess.Popen[bytes]) -> None:
         os.killpg(server.pid, signal.SIGKILL)
 
 
-# -- in the server process ---------------------------------------------------------------------------
-
-
-def serve(idle_s: float, preloaded: Sequence[str]) -> None:
-    """Answer orders from standard input on standard output until it closes or nothing comes for `idle_s`."""
-    orders, answers = sys.stdin.buffer, os.dup(1)
-    os.dup2(2, 1)  # what a compiler prints is no answer
-    os.nice(NICENESS)
-    for name in preloaded:
-        importlib.import_module(name)
-    while select.select([orders], [], [], idle_s)[0]:
-        line = orders.readline()
-        if not line:
-            return
-        head = json.loads(line)
-        files = {name: orders.read(size) for name, size in head["files"].items()}
-        child = os.fork()
-        if child == 0:
-            _build_and_end(head, files, answers)
-        _watch(child, orders, answers)
-
-
-def _build_and_end(head: Mapping[str, Any], files: Mapping[str, bytes], answers: int) -> NoReturn:
-    status = 1
-    try:
-        with open(answers, "wb", closefd=False) as stream:
-            try:
-                module, function = head["builder"].split(":")
-                engine = getattr(importlib.import_module(module), function)(files, **head["options"])
-                stream.write(json.dumps({"bytes": len(engine)}).encode() + b"\n")
-                stream.write(engine)
-            except Exception as error:  # of whatever compiler; the parent raises it again
-                answer = {"error": type(error).__name__, "message": str(error)}
-                stream.write(json.dumps(answer).encode() + b"\n")
-        status = 0
-    finally:
-        os._exit(status)  # no clean-up of what belongs to the server
-
-
-def _bytes_waiting(pipe: IO[bytes]) -> int:
-    """How much could be read at once; 0 of a pipe that is ready to be read: it was closed."""
-    count = array.array("i", [0])
-    fcntl.ioctl(pipe, termios.FIONREAD, count)
-    return count[0]
-
-
-def _watch(child: int, orders: IO[bytes], answers: int) -> None:
-    """Wait for a child; end it, and this process, where nobody is left to want its engine."""
-    ended = os.pidfd_open(child)
-    try:
-        waited_for: list[int | IO[bytes]] = [ended, orders]
-        ready, _, _ = select.select(waited_for, [], [])
-        # an order may come before a child that has answered has ended; the end of all orders is the parent's
-        if ended not in ready and not _bytes_waiting(orders):
-            os.kill(child, signal.SIGKILL)
-        _, status = os.waitpid(child, 0)
-    finally:
-        os.close(ended)
-    code = os.waitstatus_to_exitcode(status)
-    if code < 0:  # end as it did, so that the parent can tell of what
-        os.kill(os.getpid(), -code)
-    if code != 0:
-        sys.exit(1)
+def build_here(builder: str, files: Mapping[str, bytes], options: Mapping[str, Any]) -> bytes:
+    """The engine that a `BuildOrder`'s builder makes in this process."""
+    module, function = builder.split(":")
+    return getattr(importlib.import_module(module), function)(files, **options)

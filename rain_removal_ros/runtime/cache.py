@@ -6,7 +6,6 @@ to temporary names and renamed, one builder at a time per entry, and the least r
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import logging
@@ -23,6 +22,7 @@ from pathlib import Path
 
 from rain_removal_ros.digests import sha256_of
 from rain_removal_ros.errors import RainRemovalError
+from rain_removal_ros.locks import take_lock
 from rain_removal_ros.runtime import Progress
 
 FORMAT = 1
@@ -123,11 +123,7 @@ class EngineCache:
             found = self.folder.stat()
         except OSError:  # there is none yet, or it cannot be read
             return True
-        problem = None
-        if found.st_uid not in (os.getuid(), 0):
-            problem = "belongs to another user"
-        elif found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
-            problem = "can be written by others (chmod go-w mends it)"
+        problem = _writable_by_others(found)
         if problem is None:
             return True
         if not self._warned_untrusted:
@@ -183,12 +179,12 @@ class EngineCache:
         """
         try:
             self._make_folder()
-            handle = os.open(self._lock(key.name), os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+            handle = os.open(self._lock(key.name), os.O_CREAT | os.O_RDWR, 0o600)
         except OSError:
             yield True
             return
         try:
-            while not (locked := _locked(handle)) and not given_up():
+            while not (locked := take_lock(handle)) and not given_up():
                 time.sleep(POLLED_EVERY_S)
             yield locked
         finally:
@@ -258,11 +254,9 @@ class EngineCache:
         if not blob.is_file():
             return "its description stands without it"
         for path in (blob, description):
-            found = path.stat()
-            if found.st_uid not in (os.getuid(), 0):
-                return f"{path.name} belongs to another user"
-            if found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
-                return f"{path.name} can be written by others"
+            problem = _writable_by_others(path.stat())
+            if problem:
+                return f"{path.name} {problem}"
         try:
             content = json.loads(description.read_text())
             fields, size, digest = dict(content["key"]), content["bytes"], content["sha256"]
@@ -313,12 +307,12 @@ class EngineCache:
         return self.folder / f".{name}.lock"
 
 
-def _locked(handle: int) -> bool:
-    """Whether the file is locked now, or cannot be, as on some file systems that come over the network."""
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    except OSError:
-        pass
-    return True
+def _writable_by_others(found: os.stat_result) -> str | None:
+    """What of a file's owner and mode lets others change it; None: nothing, or Windows, which has neither."""
+    if not hasattr(os, "getuid"):
+        return None
+    if found.st_uid not in (os.getuid(), 0):
+        return "belongs to another user"
+    if found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+        return "can be written by others (chmod go-w mends it)"
+    return None

@@ -7,6 +7,8 @@ import platform
 from importlib import metadata
 from pathlib import Path
 
+from rain_removal_ros.cores import usable_cores
+
 PACKAGES = (
     "torch",
     "openvino",
@@ -31,7 +33,7 @@ def describe_machine(device: int = 0) -> dict[str, str | int | float]:
     ]
     machine: dict[str, str | int | float] = {
         "cpu": names[0] if names else platform.processor() or platform.machine(),
-        "cores": len(os.sched_getaffinity(0)),
+        "cores": usable_cores(),
         "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
         "system": f"{platform.system()} {platform.release()}",
         "python": platform.python_version(),

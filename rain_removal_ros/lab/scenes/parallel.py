@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import multiprocessing
-import os
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 
+from rain_removal_ros.cores import usable_cores
 from rain_removal_ros.errors import RainRemovalError
 from rain_removal_ros.lab.scenes.drive import Drive, DriveFrame
 
@@ -29,7 +29,7 @@ def render_frames(
     handful of frames comes sooner with `processes=1`, which renders in this process.
     """
     indices = range(len(drive)) if indices is None else indices
-    processes = len(os.sched_getaffinity(0)) if processes is None else processes
+    processes = usable_cores() if processes is None else processes
     if processes < 1:
         raise RainRemovalError(f"rendering with {processes} processes; give 1 or more")
     frames = (
