@@ -22,6 +22,7 @@ from rain_removal_ros.ros.diagnostics import (
 from rain_removal_ros.runtime import Output, RuntimeInfo
 from rain_removal_ros.share import share_file
 
+DEPTH = frozenset({Output.IMAGE, Output.INVERSE_DEPTH})
 LIMITS = Limits(max_latency_s=0.1, stale_after_s=2.0, max_age_s=0.5)
 INFO = RuntimeInfo("openvino", "a CPU", "bf16", "it is the best", "fast", "fast.safetensors", "ab" * 32)
 
@@ -62,7 +63,7 @@ def state(active: bool = True, publishers: int = 1, connected: int = 1, active_f
         (snapshot(0.05), state(active=False), DiagnosticStatus.OK, "not active"),
         (snapshot(0.05, 0.2), state(), DiagnosticStatus.WARN, "up to 200.0 ms passed the limit of 100 ms"),
         (snapshot(*[0.2] * 9), state(), DiagnosticStatus.WARN, "passed the limit"),
-        (snapshot(*[0.2] * 10), state(), DiagnosticStatus.ERROR, "every frame passes the limit"),
+        (snapshot(*[0.2] * 10), state(), DiagnosticStatus.WARN, "every frame passes the limit"),
         (snapshot(0.05, BAD_INPUT=1), state(), DiagnosticStatus.WARN, "bad input: cut"),
         (snapshot(0.05, BAD_INPUT=1, rate_out=0.0), state(), DiagnosticStatus.ERROR, "bad input: cut"),
         (snapshot(rate_out=0.0), state(), DiagnosticStatus.WARN, "images come in, but none comes out"),
@@ -74,6 +75,24 @@ def state(active: bool = True, publishers: int = 1, connected: int = 1, active_f
             state(),
             DiagnosticStatus.ERROR,
             "passed through",
+        ),
+        (
+            replace(snapshot(0.05), last_way=Way.PASSED_THROUGH),
+            state(),
+            DiagnosticStatus.WARN,
+            "passed through unchanged while the network is compiled",
+        ),
+        (
+            snapshot(0.05),
+            replace(state(), wanted=DEPTH, info_topic="/front/camera_info"),
+            DiagnosticStatus.WARN,
+            "0.8 x width, which is assumed: no camera_info with one comes on /front/camera_info",
+        ),
+        (
+            replace(snapshot(0.05), focal_px=700.0),
+            replace(state(), wanted=DEPTH),
+            DiagnosticStatus.OK,
+            "30.0 Hz",
         ),
         (
             replace(snapshot(0.05), last_way=Way.BYPASSED),
@@ -96,7 +115,7 @@ def state(active: bool = True, publishers: int = 1, connected: int = 1, active_f
         (
             snapshot(*[0.2] * 10),
             replace(state(), other_publishers=("/derain",)),
-            DiagnosticStatus.ERROR,
+            DiagnosticStatus.WARN,
             "every frame passes the limit",
         ),
         (
@@ -140,6 +159,32 @@ def test_a_camera_is_judged_by_what_matters_most(seen, camera, level, message):
     status = camera_status("derain: front", seen, camera, LIMITS)
     assert status.level == level and message in status.message
     assert status.name == "derain: front"
+
+
+@pytest.mark.parametrize(
+    ("limits", "camera", "level", "message"),
+    [
+        (
+            {"min_rate_in_hz": 31.0},
+            state(),
+            DiagnosticStatus.WARN,
+            "come in at 30.0 Hz, less than the limit of 31",
+        ),
+        ({"min_rate_in_hz": 31.0}, state(wanted=False), DiagnosticStatus.WARN, "come in at 30.0 Hz"),
+        ({"min_rate_in_hz": 31.0}, state(active_for=1.0), DiagnosticStatus.OK, "12.0 Hz"),
+        (
+            {"min_rate_out_hz": 12.5},
+            state(),
+            DiagnosticStatus.WARN,
+            "come out at 12.0 Hz, less than the limit of 12.5",
+        ),
+        ({"min_rate_out_hz": 12.5}, state(wanted=False), DiagnosticStatus.OK, "nobody subscribes"),
+        ({"min_rate_in_hz": 30.0, "min_rate_out_hz": 12.0}, state(), DiagnosticStatus.OK, "12.0 Hz"),
+    ],
+)
+def test_rates_are_judged_by_the_limits_that_a_user_sets(limits, camera, level, message):
+    status = camera_status("derain: front", snapshot(0.05, rate_out=12.0), camera, replace(LIMITS, **limits))
+    assert status.level == level and message in status.message
 
 
 FINE = Health(failure=None, remade=0, stuck=0, busy=None, rebuilt=0)

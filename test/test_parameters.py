@@ -102,6 +102,7 @@ def test_a_launch_argument_becomes_a_value_of_the_parameters_type(name, text, va
         ("cameras", "[]", "name at least one camera"),
         ("cameras", "[a b]", "cannot name a topic"),
         ("cameras", "[a, a]", "twice"),
+        ("cameras", "[front, runtime]", "as the runtime's own status"),
         ("cache_limit_mb", "-1", "from 0 to"),
         ("image_transport", "raw,theora", "holds 'theora'; it must be one of raw, compressed"),
         ("image_transport", "", "holds ''"),

@@ -16,6 +16,7 @@ OUTPUT_NAMES = (
     "derained/image",
     "derained/image/compressed",
     "depth/inverse_depth",
+    "depth/image",
     "segmentation/mask",
     "segmentation/color_mask",
 )

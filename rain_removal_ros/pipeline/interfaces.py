@@ -35,6 +35,7 @@ class Options:
     """What may change from frame to frame.
 
     serve_while_building: whether a stand-in serves while the network is being compiled.
+    pass_while_building: whether images are published as they came meanwhile.
     inference_timeout_s: an inference that takes longer hangs.
     queue_length: frames of a camera that may wait; 1: the newest wins.
     bypass_when_dry: publish frames as they came while it is dry, which dry_thresholds say.
@@ -42,6 +43,7 @@ class Options:
     """
 
     serve_while_building: bool = False
+    pass_while_building: bool = False
     on_failure: OnFailure = OnFailure.DROP
     inference_timeout_s: float = 5.0
     queue_length: int = 1

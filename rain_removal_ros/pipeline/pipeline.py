@@ -434,17 +434,25 @@ class Pipeline:
             return as_it_came
         check_size(*size)
         job.may_look_later = bypassing and camera.watch.may_look_later(now)
+        passes = options.pass_while_building and Output.IMAGE in job.wanted
         with self._changed:
             failure = self._failure
         chosen: _Plan | _Unserved | None
         if failure is not None:
             chosen = _Unserved(Problem.FAILED, InferenceError(failure))
         else:
-            chosen = self._choose(camera, None if job.may_look_later else frame, size, job.wanted, options)
+            waits = not job.may_look_later and not passes
+            chosen = self._choose(camera, frame if waits else None, size, job.wanted, options)
         if job.may_look_later and not isinstance(chosen, _Plan):
             return as_it_came
         if isinstance(chosen, _Unserved):
             return self._lost(job, options, chosen.problem, chosen.error)
+        if chosen is None and passes:
+            with self._changed:
+                if camera.starved_since is None:
+                    camera.starved_since = now
+                self._changed.notify_all()
+            return _Result(_input_of(rgb), Way.PASSED_THROUGH)
         if chosen is None:
             job.waits = True
         else:

@@ -45,6 +45,8 @@ publisher that latches, both sides would be warned of an incompatible QoS, so it
 """
 OUTPUT_QOS = QoSProfile(history=HistoryPolicy.KEEP_LAST, depth=1, reliability=ReliabilityPolicy.RELIABLE)
 
+JPEG_BEGINS = b"\xff\xd8\xff"
+
 INFOS_KEPT = 8
 """A camera_info may come before or after its image; so many are kept to find the one of the image's stamp."""
 
@@ -61,12 +63,17 @@ InputMessage: TypeAlias = Image | CompressedImage
 DEFAULT_OVERRIDES = QoSOverridingOptions.with_default_policies()
 
 
+OutputMessage: TypeAlias = Image | CompressedImage | CameraInfo | Float32
+
+
 @dataclass(frozen=True)
 class Outgoing:
-    """What is to be published for one frame."""
+    """What is to be published for one frame. Messages are made one by one as they go out, so that the image
+    does not wait for a recorder's JPEG or a viewer's colours.
+    """
 
     publisher: Publisher
-    message: Image | CompressedImage | Float32
+    make: Callable[[], OutputMessage]
 
 
 @dataclass(frozen=True)
@@ -109,10 +116,13 @@ class CameraTopics:
             self._image = self._publisher(Image, "derained/image")
             self._jpeg = self._publisher(CompressedImage, "derained/image/compressed")
             self._info = self._publisher(CameraInfo, "derained/camera_info")
-            self._depth = self._publisher(Image, "depth/inverse_depth")
+            self._inverse_depth = self._publisher(Image, "depth/inverse_depth")
+            self._depth = self._publisher(Image, "depth/image")
+            self._depth_info = self._publisher(CameraInfo, "depth/camera_info")
             masks = options.segmentation
             self._mask = self._publisher(Image, "segmentation/mask") if masks else None
             self._color_mask = self._publisher(Image, "segmentation/color_mask") if masks else None
+            self._mask_info = self._publisher(CameraInfo, "segmentation/camera_info") if masks else None
             self._rain = self._publisher(Float32, "weather/rain")
             self._fog = self._publisher(Float32, "weather/fog")
             self._visibility = self._publisher(Float32, "weather/visibility")
@@ -124,6 +134,11 @@ class CameraTopics:
     def input_topic(self) -> str:
         """The resolved name of the topic that images come from."""
         return self._node.resolve_topic_name(self._image_topic)
+
+    @property
+    def info_topic(self) -> str:
+        """The resolved name of the topic that camera_info comes from."""
+        return self._node.resolve_topic_name(self._info_topic)
 
     @property
     def connected_publishers(self) -> int:
@@ -216,7 +231,7 @@ class CameraTopics:
         """The outputs that have subscribers now; weather comes with the image."""
         publishers = {
             Output.IMAGE: (self._image, self._jpeg, self._rain, self._fog, self._visibility),
-            Output.INVERSE_DEPTH: (self._depth,),
+            Output.INVERSE_DEPTH: (self._inverse_depth, self._depth),
             Output.LABELS: (self._mask, self._color_mask),
         }
         return frozenset(
@@ -235,40 +250,51 @@ class CameraTopics:
         return focal_length(info, size)
 
     def write(self, message: InputMessage, picture: Picture, restored: Restored) -> list[Outgoing]:
-        """The messages for what is in `restored`, with the input's header."""
-        header = message.header
-        outgoing = []
-        if restored.image is not None and _has_subscribers(self._image):
-            image = image_message(write_image(picture, restored.image), picture.encoding, header)
-            outgoing.append(Outgoing(self._image, image))
-        if restored.image is not None and _has_subscribers(self._jpeg):
-            jpeg = jpeg_message(restored.image, picture.encoding, self._jpeg_quality, header)
-            outgoing.append(Outgoing(self._jpeg, jpeg))
-        if restored.inverse_depth is not None:
-            outgoing.append(Outgoing(self._depth, image_message(restored.inverse_depth, "32FC1", header)))
-        if restored.labels is not None and self._mask is not None and _has_subscribers(self._mask):
-            outgoing.append(Outgoing(self._mask, image_message(restored.labels, "mono8", header)))
-        if (
-            restored.labels is not None
-            and self._color_mask is not None
-            and _has_subscribers(self._color_mask)
-        ):
-            colours = cv2.applyColorMap(restored.labels, self._palette)
-            outgoing.append(Outgoing(self._color_mask, image_message(colours, "rgb8", header)))
+        """What to publish of what is in `restored`, with the input's header: first the image."""
+        header, image, labels = message.header, restored.image, restored.labels
+        outgoing: list[Outgoing] = []
+
+        def add(publisher: Publisher | None, make: Callable[[], OutputMessage]) -> None:
+            if publisher is not None and _has_subscribers(publisher):
+                outgoing.append(Outgoing(publisher, make))
+
+        info = self._info_of(header)
+        self._info_problem = None if info is None else mismatch(info, header, picture.rgb.shape[:2])
+        if info is not None and self._info_problem is None:
+            same = camera_info_message(info, header)
+            add(self._info, lambda: same)
+            if restored.inverse_depth is not None:
+                add(self._depth_info, lambda: same)
+            if labels is not None:
+                add(self._mask_info, lambda: same)
+        if image is not None:
+            encoding = picture.encoding
+            add(self._image, lambda: image_message(write_image(picture, image), encoding, header))
         weather = Weather.of(restored.streak_light, restored.extinction)
         if weather is not None:
-            for publisher, value in (
-                (self._rain, weather.rain),
-                (self._fog, weather.fog),
-                (self._visibility, weather.visibility_m),
-            ):
-                outgoing.append(Outgoing(publisher, Float32(data=value)))
-        info = self._info_of(header)
-        if info is not None:
-            self._info_problem = mismatch(info, header, picture.rgb.shape[:2])
-            if self._info_problem is None:
-                outgoing.insert(0, Outgoing(self._info, camera_info_message(info, header)))
+            add(self._rain, lambda: Float32(data=weather.rain))
+            add(self._fog, lambda: Float32(data=weather.fog))
+            add(self._visibility, lambda: Float32(data=weather.visibility_m))
+        inverse_depth = restored.inverse_depth
+        if inverse_depth is not None:
+            add(self._inverse_depth, lambda: image_message(inverse_depth, "32FC1", header))
+            add(self._depth, lambda: image_message(metres(inverse_depth), "32FC1", header))
+        if labels is not None:
+            add(self._mask, lambda: image_message(labels, "mono8", header))
+            add(self._color_mask, lambda: image_message(self._colours(labels), "rgb8", header))
+        if image is not None:
+            add(self._jpeg, lambda: self._jpeg_of(message, picture, image))
         return outgoing
+
+    def _colours(self, labels: np.ndarray) -> np.ndarray:
+        return cv2.applyColorMap(labels, self._palette)
+
+    def _jpeg_of(self, message: InputMessage, picture: Picture, image: np.ndarray) -> CompressedImage:
+        """A JPEG of the image: the one that came, where the image is unchanged and came as one."""
+        unchanged = image is picture.rgb and isinstance(message, CompressedImage)
+        if unchanged and bytes(message.data[: len(JPEG_BEGINS)]) == JPEG_BEGINS:
+            return message
+        return jpeg_message(image, picture.encoding, self._jpeg_quality, message.header)
 
     def publish(self, message: InputMessage, outgoing: list[Outgoing]) -> float | None:
         """Publish, with the camera_info beside. Gives the image's age in seconds by the node's clock.
@@ -276,7 +302,7 @@ class CameraTopics:
         The age is None for an image without a stamp.
         """
         for out in outgoing:
-            out.publisher.publish(out.message)
+            out.publisher.publish(out.make())
         stamp = message.header.stamp
         nanoseconds = stamp.sec * 10**9 + stamp.nanosec
         if nanoseconds <= 0:  # a clock that was never set
@@ -304,6 +330,12 @@ class CameraTopics:
         )
         self._publishers.append(publisher)
         return publisher
+
+
+def metres(inverse_depth: np.ndarray) -> np.ndarray:
+    """Distances in metres of inverse depth in 1/m, float32, infinite for 0, as REP 118 has a depth image."""
+    with np.errstate(divide="ignore"):
+        return np.reciprocal(inverse_depth)
 
 
 def _has_subscribers(publisher: Publisher | None) -> bool:

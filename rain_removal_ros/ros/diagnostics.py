@@ -19,7 +19,7 @@ from rain_removal_ros.pipeline import (
     Stage,
     Way,
 )
-from rain_removal_ros.runtime import Output, RuntimeInfo
+from rain_removal_ros.runtime import ASSUMED_FOCAL, Output, RuntimeInfo
 
 STEADY_FRAMES = 10
 """So many frames, all of them too slow, are more than a hiccup."""
@@ -32,6 +32,8 @@ class Limits:
     max_latency_s: float
     stale_after_s: float
     max_age_s: float = 0.0  # 0: age is not judged
+    min_rate_in_hz: float = 0.0  # 0: the rate is not judged; likewise the next
+    min_rate_out_hz: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -44,6 +46,7 @@ class CameraState:
     connected: int  # of these
     wanted: Outputs  # the outputs that somebody subscribes to
     active_for_s: float | None  # seconds since activation
+    info_topic: str = ""  # resolved name of the input's camera_info
     info_problem: str | None = None  # why camera_info is not published
     other_publishers: tuple[str, ...] = ()  # nodes that publish this camera's outputs as well
 
@@ -214,7 +217,7 @@ def _judge_camera(snapshot: CameraSnapshot, state: CameraState, limits: Limits) 
     total = snapshot.stages.get(Stage.TOTAL)
     limit = f"the limit of {limits.max_latency_s * 1e3:.0f} ms"
     if total is not None and total.minimum > limits.max_latency_s and total.count >= STEADY_FRAMES:
-        return DiagnosticStatus.ERROR, f"every frame passes {limit}: {total.median * 1e3:.1f} ms median"
+        return DiagnosticStatus.WARN, f"every frame passes {limit}: {total.median * 1e3:.1f} ms median"
     if state.other_publishers:
         others = ", ".join(state.other_publishers)
         return DiagnosticStatus.WARN, f"its derained images are published by {others} as well"
@@ -227,14 +230,31 @@ def _judge_camera(snapshot: CameraSnapshot, state: CameraState, limits: Limits) 
             f"images are {age.median * 1e3:.0f} ms old when they are published; the limit is "
             f"{limits.max_age_s * 1e3:.0f} ms",
         )
+    steady = active_for_s > limits.stale_after_s
+    if steady and snapshot.rate_in < limits.min_rate_in_hz:
+        return DiagnosticStatus.WARN, _too_slow("come in", snapshot.rate_in, limits.min_rate_in_hz)
     if not state.wanted:
         return DiagnosticStatus.OK, "nobody subscribes, so nothing is computed"
     if state.info_problem is not None:  # of the last frame that was published
         return DiagnosticStatus.WARN, f"{state.info_problem}; it is not published"
-    if not snapshot.rate_out and active_for_s > limits.stale_after_s:
+    if not snapshot.rate_out and steady:
         return DiagnosticStatus.WARN, "images come in, but none comes out; the runtime's status may say why"
+    if steady and snapshot.rate_out < limits.min_rate_out_hz:
+        return DiagnosticStatus.WARN, _too_slow("come out", snapshot.rate_out, limits.min_rate_out_hz)
+    if snapshot.last_way is Way.PASSED_THROUGH:
+        return DiagnosticStatus.WARN, "passed through unchanged while the network is compiled"
+    if snapshot.rate_out and snapshot.focal_px is None and Output.INVERSE_DEPTH in state.wanted:
+        return (
+            DiagnosticStatus.WARN,
+            f"depth is scaled for a focal length of {ASSUMED_FOCAL:g} x width, which is assumed: "
+            f"no camera_info with one comes on {state.info_topic}",
+        )
     bypassed = ", dry: images are published as they came" if snapshot.last_way is Way.BYPASSED else ""
     return DiagnosticStatus.OK, f"{snapshot.rate_out:.1f} Hz{bypassed}"
+
+
+def _too_slow(what: str, rate: float, limit: float) -> str:
+    return f"images {what} at {rate:.1f} Hz, less than the limit of {limit:g} Hz"
 
 
 def _why_silent(state: CameraState) -> str:
@@ -251,7 +271,7 @@ def _why_silent(state: CameraState) -> str:
 
 def _focal(snapshot: CameraSnapshot) -> str:
     if snapshot.focal_px is None:
-        return "assumed, 0.8 x width: no camera_info with a camera's focal length"
+        return f"assumed, {ASSUMED_FOCAL:g} x width: no camera_info with a camera's focal length"
     return f"{snapshot.focal_px:.1f}, of camera_info"
 
 

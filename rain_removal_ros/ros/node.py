@@ -60,7 +60,7 @@ from rain_removal_ros.ros.diagnostics import (
     runtime_status,
 )
 from rain_removal_ros.ros.ending import Ending
-from rain_removal_ros.ros.parameters import PARAMETERS, Changes, Parameter
+from rain_removal_ros.ros.parameters import PARAMETERS, RUNTIME, Changes, Parameter
 from rain_removal_ros.runtime import Output, Progress, Restorer, RuntimeSettings
 from rain_removal_ros.share import dds_profile_environment
 
@@ -73,6 +73,8 @@ DIAGNOSTICS_EVERY_S = 1.0
 PROGRESS_EVERY_S = 5.0
 PATIENCE_S = 1.0
 """At shutdown, so long is waited for a frame under way."""
+AUTOSTART_AGAIN_AFTER_S = 10.0
+"""What failed as a vehicle starts, a device or a disk that is not there yet, may work a little later."""
 MAX_FAILED_SPINS = 1000
 """So many callbacks that fail one after another are no bad messages but a broken executor."""
 
@@ -115,6 +117,7 @@ class DerainNode(LifecycleNodeMixin, Node):
         change_state.callback = self._on_change_state
         self._state = "unconfigured"
         self._failure: str | None = None  # of the last transition
+        self._autostart_again: float | None = None  # when, by time.perf_counter()
         self._pipeline: Pipeline | None = None
         self._topics: dict[str, CameraTopics] = {}
         self._activated: float | None = None
@@ -134,8 +137,9 @@ class DerainNode(LifecycleNodeMixin, Node):
     ) -> Future[Any]:
         """Do what `autostart` or `build_only` ask for, off the executor's thread.
 
-        on_built: told whether everything was built, once, with `build_only`. on_broken: called where the
-        runtime has failed and does not come back by itself, with `exit_when_broken`.
+        on_built: told whether everything was built, once, with `build_only`. on_broken: with
+        `exit_when_broken`, called when autostart fails, or when the runtime has failed and does not come back
+        by itself.
         """
         self._on_broken = on_broken
         return self._transitions.submit(self._start, on_built)
@@ -174,12 +178,29 @@ class DerainNode(LifecycleNodeMixin, Node):
         return True
 
     def _autostart(self) -> None:
+        """Configure and activate; what fails is tried again later, unless somebody calls a transition."""
         succeeded = TransitionCallbackReturn.SUCCESS
-        if self.trigger_configure() != succeeded or self.trigger_activate() != succeeded:
-            self.get_logger().error(
-                "autostart ended: mend what is wrong, then call the lifecycle transitions, configure and "
-                f"activate (ros2 lifecycle set {self.get_fully_qualified_name()} configure)"
-            )
+        for state, trigger in (("unconfigured", self.trigger_configure), ("inactive", self.trigger_activate)):
+            if self._state == state and trigger() != succeeded:
+                self._on_failed_autostart()
+                return
+
+    def _on_failed_autostart(self) -> None:
+        if self._value("exit_when_broken"):
+            self.get_logger().fatal(f"autostart failed, so the node ends: {self._failure}")
+            self._on_broken()
+            return
+        self._autostart_again = time.perf_counter() + AUTOSTART_AGAIN_AFTER_S
+        self.get_logger().error(
+            f"autostart failed and is tried again in {AUTOSTART_AGAIN_AFTER_S:g} s, until a lifecycle "
+            f"transition is called (ros2 lifecycle set {self.get_fully_qualified_name()} configure)"
+        )
+
+    def _autostart_when_due(self) -> None:
+        due = self._autostart_again
+        if due is not None and time.perf_counter() >= due:
+            self._autostart_again = None
+            self._transitions.submit(self._start, lambda _: None)
 
     def _build_all(self) -> bool:
         if not parameters.image_sizes(self._value("image_sizes")):
@@ -197,6 +218,7 @@ class DerainNode(LifecycleNodeMixin, Node):
         self, request: ChangeState.Request, response: ChangeState.Response
     ) -> ChangeState.Response:
         """Run a transition in its thread; the executor goes on with its other work until it is done."""
+        self._autostart_again = None
         transition = self._transitions.submit(self._run_transition, request, response)
         while not transition.done():
             try:
@@ -212,19 +234,18 @@ class DerainNode(LifecycleNodeMixin, Node):
 
     def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Load the network and begin to compile for `image_sizes`. Can be repeated after a failure."""
-        self._state, self._failure = "configuring", None
+        self._state = "configuring"
         try:
             self._configure()
         except Exception as error:
             self._release()
             self._state = "unconfigured"
             return self._report_failure("configure", error)
-        self._state = "inactive"
+        self._state, self._failure = "inactive", None
         return super().on_configure(state)
 
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Open the topics. Can be repeated after a failure."""
-        self._failure = None
         result = super().on_activate(state)
         try:
             for topics in self._topics.values():
@@ -233,7 +254,7 @@ class DerainNode(LifecycleNodeMixin, Node):
             self._deactivate()
             super().on_deactivate(state)
             return self._report_failure("activate", error)
-        self._state, self._activated = "active", time.perf_counter()
+        self._state, self._failure, self._activated = "active", None, time.perf_counter()
         return result
 
     def _report_failure(self, transition: str, error: Exception) -> TransitionCallbackReturn:
@@ -300,6 +321,8 @@ class DerainNode(LifecycleNodeMixin, Node):
         self.get_logger().info(
             f"{info.weights} ({info.weights_sha256[:12]}): {info.backend} {info.precision}, {info.device}"
         )
+        if not values["weights"]:
+            self.get_logger().info("the packaged weights are for research use; models/README.md says why")
         same = replace(settings, backend=info.backend, precision=info.precision)  # no other in silence
         stand_in = replace(settings, backend=STAND_INS.get(info.backend, ""), precision="auto")
         self._pipeline = Pipeline(
@@ -355,6 +378,7 @@ class DerainNode(LifecycleNodeMixin, Node):
     def _take_options(self) -> None:
         self._pipeline_options = Options(
             serve_while_building=self._value("while_building") == "torch",
+            pass_while_building=self._value("while_building") == "passthrough",
             on_failure=OnFailure(self._value("on_failure")),
             inference_timeout_s=self._value("inference_timeout_s"),
             queue_length=self._value("queue_length"),
@@ -382,7 +406,8 @@ class DerainNode(LifecycleNodeMixin, Node):
                 parameters.check(parameter.name, parameter.value)
             except ParameterError as error:
                 return SetParametersResult(successful=False, reason=str(error))
-            if known.changes is Changes.UNCONFIGURED and self._state != "unconfigured":
+            same = parameter.value == self._value(parameter.name)  # as in a file that changes another
+            if known.changes is Changes.UNCONFIGURED and self._state != "unconfigured" and not same:
                 reason = f"{parameter.name} can change only while unconfigured; clean up the node first"
                 return SetParametersResult(successful=False, reason=reason)
         try:
@@ -430,6 +455,7 @@ class DerainNode(LifecycleNodeMixin, Node):
             self.get_logger().info(f"building {building}")
         for topics in list(self._topics.values()):
             topics.hear_latched_info()
+        self._autostart_when_due()
         health = pipeline.health if pipeline is not None else None
         self._publish_diagnostics(pipeline, building, health)
         if health is not None and health.broken and self._value("exit_when_broken"):
@@ -459,11 +485,13 @@ class DerainNode(LifecycleNodeMixin, Node):
         )
         message = DiagnosticArray()
         message.header.stamp = self.get_clock().now().to_msg()
-        message.status.append(runtime_status(f"{name}: runtime", state))
+        message.status.append(runtime_status(f"{name}: {RUNTIME}", state))
         limits = Limits(
             max_latency_s=self._value("diagnostics.max_latency_ms") * 1e-3,
             stale_after_s=self._value("diagnostics.stale_after_s"),
             max_age_s=self._value("diagnostics.max_image_age_ms") * 1e-3,
+            min_rate_in_hz=self._value("diagnostics.min_rate_in_hz"),
+            min_rate_out_hz=self._value("diagnostics.min_rate_out_hz"),
         )
         for camera, topics in list(self._topics.items()):
             if camera in snapshots:
@@ -486,6 +514,7 @@ class DerainNode(LifecycleNodeMixin, Node):
             connected=topics.connected_publishers,
             wanted=topics.wanted(),
             active_for_s=None if activated is None else time.perf_counter() - activated,
+            info_topic=topics.info_topic,
             info_problem=topics.info_problem,
             other_publishers=tuple(topics.other_publishers),
         )

@@ -114,9 +114,10 @@ PARAMETERS: tuple[Parameter, ...] = (
     Parameter(
         "while_building",
         "wait",
-        "While a network is compiled for a new image size: frames wait, or PyTorch serves them (torch).",
+        "While a network is compiled for a new image size: frames wait, PyTorch serves them (torch), or they "
+        "are published unchanged (passthrough).",
         Changes.ANY_TIME,
-        choices=("wait", "torch"),
+        choices=("wait", "torch", "passthrough"),
     ),
     Parameter(
         "on_failure",
@@ -235,12 +236,32 @@ PARAMETERS: tuple[Parameter, ...] = (
         minimum=0.0,
         maximum=3600000.0,
     ),
+    Parameter(
+        "diagnostics.min_rate_in_hz",
+        0.0,
+        "Rate of a camera's images, in Hz, below which diagnostics warn; 0: it is not judged.",
+        Changes.ANY_TIME,
+        minimum=0.0,
+        maximum=1000.0,
+    ),
+    Parameter(
+        "diagnostics.min_rate_out_hz",
+        0.0,
+        "Rate of a camera's published images, in Hz, below which diagnostics warn while somebody subscribes; "
+        "0: it is not judged.",
+        Changes.ANY_TIME,
+        minimum=0.0,
+        maximum=1000.0,
+    ),
 )
 """In the order in which they are documented."""
 
 BY_NAME: Mapping[str, Parameter] = {parameter.name: parameter for parameter in PARAMETERS}
 
 IMAGE_TRANSPORTS = ("raw", "compressed")
+
+RUNTIME = "runtime"
+"""What the status of the runtime is called, beside those of the cameras by their names."""
 
 _CAMERA_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*(/[A-Za-z][A-Za-z0-9_]*)*")
 _SWITCH = {
@@ -311,6 +332,11 @@ def _check_cameras(names: Iterable[str]) -> None:
         if not _CAMERA_NAME.fullmatch(name) or "__" in name:
             raise ParameterError(
                 f"parameter cameras holds '{name}', which cannot name a topic; use letters, digits, _ and /"
+            )
+        if name == RUNTIME:
+            raise ParameterError(
+                f"parameter cameras holds '{name}', as the runtime's own status in /diagnostics is called; "
+                "choose another name"
             )
     if len(set(names)) != len(names):
         raise ParameterError(f"parameter cameras names a camera twice: {', '.join(names)}")

@@ -3,8 +3,8 @@ for good, and neither services nor other cameras are to wait for that.
 
 One server process (`build_server.py`) for all restorers of a process. For every build it forks a child, which
 is born with everything imported, ends with the build, and takes what the compiler leaked with it. The engine
-comes back through a pipe. Knows the backends by the name of a function only. Elsewhere than on Linux, where the
-node does not run, builds are made in the calling process.
+comes back through a pipe. Knows the backends by the name of a function only. Elsewhere than on Linux, where
+the node does not run, builds are made in the calling process.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import IO, Any

@@ -1,4 +1,4 @@
-"""The process that builds engines for another: a server that forks a child for every order, on Linux alone."""
+"""The process that builds engines for another: a server that forks a child for every order, on Linux."""
 
 from __future__ import annotations
 
