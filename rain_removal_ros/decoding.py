@@ -48,11 +48,7 @@ def decode(
     header = read_header(data)
     check(header.height, header.width)
     check_complete(header, len(data))
-    try:
-        pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
-    except (cv2.error, MemoryError) as error:
-        why = shown(getattr(error, "err", "there is no memory left"))
-        raise ImageError(f"{header.format} image cannot be decoded: {why}") from error
+    pixels = decoded(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED, f"{header.format} image")
     if pixels is None:
         raise ImageError(f"{header.format} image is damaged and cannot be decoded")
     if pixels.dtype not in (np.uint8, np.uint16) or (pixels.ndim == 3 and pixels.shape[2] not in (1, 3, 4)):
@@ -65,3 +61,14 @@ def decode(
     if upright and header.format != "tiff":  # OpenCV turns TIFF itself
         pixels = np.ascontiguousarray(TURNS[header.orientation](pixels))
     return pixels, header
+
+
+def decoded(data: np.ndarray, flags: int, what: str) -> np.ndarray | None:
+    """What OpenCV makes of uint8 data, None where it makes nothing. Raises ImageError, which names `what`,
+    where it gives up.
+    """
+    try:
+        return cv2.imdecode(data, flags)
+    except (cv2.error, MemoryError) as error:
+        why = shown(getattr(error, "err", "there is no memory left"))
+        raise ImageError(f"{what} cannot be decoded: {why}") from error

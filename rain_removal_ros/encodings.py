@@ -14,6 +14,7 @@ import cv2
 import numpy as np
 
 import rain_removal_ros.quiet_opencv  # noqa: F401
+from rain_removal_ros.decoding import decoded
 from rain_removal_ros.errors import ImageError, shown
 from rain_removal_ros.image_header import check_header
 from rain_removal_ros.runtime.sizes import check_size
@@ -165,25 +166,21 @@ def read_compressed(message: CompressedImage) -> Picture:
         header = check_header(data.data)
     except ImageError as error:
         raise ImageError(f"{what}: {error}") from error
-    try:
-        decoded = cv2.imdecode(data, cv2.IMREAD_ANYCOLOR | cv2.IMREAD_IGNORE_ORIENTATION)
-    except (cv2.error, MemoryError) as error:
-        why = shown(getattr(error, "err", "there is no memory left"))
-        raise ImageError(f"{what} cannot be decoded: {why}") from error
-    if decoded is None or decoded.dtype != np.uint8 or decoded.shape[:2] != (header.height, header.width):
+    pixels = decoded(data, cv2.IMREAD_ANYCOLOR | cv2.IMREAD_IGNORE_ORIENTATION, what)
+    if pixels is None or pixels.dtype != np.uint8 or pixels.shape[:2] != (header.height, header.width):
         raise ImageError(f"{what} of {data.size} bytes cannot be decoded")
     named, _, compressed = (part.strip() for part in message.format.partition(";"))
     mosaic = named.startswith("bayer_") and named[6:10] in MOSAICS and "compressed mono" not in compressed
-    if decoded.ndim == 2 and mosaic:
-        if decoded.shape[0] % 2 or decoded.shape[1] % 2:
+    if pixels.ndim == 2 and mosaic:
+        if pixels.shape[0] % 2 or pixels.shape[1] % 2:
             raise ImageError(f"{what} of {header.width}x{header.height}: a mosaic's pixels come in pairs")
-        return Picture(cv2.cvtColor(decoded, MOSAICS[named[6:10]]), "rgb8")
+        return Picture(cv2.cvtColor(pixels, MOSAICS[named[6:10]]), "rgb8")
     encoding = named if named in ("rgb8", "bgr8", "mono8") else "rgb8"
-    if decoded.ndim == 2:
-        return Picture(cv2.cvtColor(decoded, cv2.COLOR_GRAY2RGB), encoding)
+    if pixels.ndim == 2:
+        return Picture(cv2.cvtColor(pixels, cv2.COLOR_GRAY2RGB), encoding)
     if "compressed rgb" in compressed:
-        return Picture(decoded, encoding)
-    return Picture(cv2.cvtColor(decoded, cv2.COLOR_BGR2RGB), encoding)
+        return Picture(pixels, encoding)
+    return Picture(cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB), encoding)
 
 
 def write_image(picture: Picture, restored: np.ndarray) -> np.ndarray:

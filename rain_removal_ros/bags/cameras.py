@@ -103,9 +103,15 @@ def _named(bag: Bag, images: list[Topic], name: str) -> list[Topic]:
     return found
 
 
+def is_output(topic: Topic) -> bool:
+    """Whether a topic is by its name one of derain's outputs of images."""
+    name = topic.name.strip("/")
+    return any(name == output or name.endswith(f"/{output}") for output in OUTPUT_NAMES)
+
+
 def _reason_against(topic: Topic, images: list[Topic]) -> str | None:
     name = topic.name.strip("/")
-    if any(name == output or name.endswith(f"/{output}") for output in OUTPUT_NAMES):
+    if is_output(topic):
         return "an output of an earlier run"
     word = next((word for word in NO_CAMERA if word in name.lower()), None)
     if word is not None:

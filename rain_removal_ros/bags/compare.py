@@ -14,11 +14,12 @@ from typing import Any
 
 import numpy as np
 
-from rain_removal_ros.bags.cameras import OUTPUT_NAMES
+from rain_removal_ros.bags.cameras import is_output
 from rain_removal_ros.bags.messages import IMAGE, IMAGE_TYPES, parse, plane, read_picture, stamp_ns
 from rain_removal_ros.bags.report import REPORT_FILE
 from rain_removal_ros.bags.storage import Bag, Topic
 from rain_removal_ros.errors import BagError, ImageError
+from rain_removal_ros.output import write_text
 
 Measure = Callable[[np.ndarray, np.ndarray], float]  # two uint8 (H, W, 3) images
 Key = tuple[int, int]  # stamp in ns, and which of the images with this stamp it is
@@ -103,15 +104,12 @@ class Comparison:
         return lines + [f"damage: {what}" for what in self.damage] + self.failures
 
     def write(self, path: Path) -> None:
-        """Write all of it as JSON. Raises BagError."""
+        """Write all of it as JSON. Raises OutputError."""
         content: dict[str, Any] = {
             **vars(self),
             "topics": [{**vars(topic), "compared": topic.compared} for topic in self.topics],
         }
-        try:
-            path.write_text(json.dumps(content, indent=1) + "\n")
-        except OSError as error:
-            raise BagError(f"{path} cannot be written: {error.strerror}") from error
+        write_text(path, json.dumps(content, indent=1) + "\n")
 
 
 def compare(
@@ -140,7 +138,7 @@ def compare(
 def _pairs(a: Bag, b: Bag, pairs: Sequence[tuple[str, str]]) -> list[tuple[Topic, Topic]]:
     if pairs:
         return [(_image_topic(a, ours), _image_topic(b, other)) for ours, other in pairs]
-    ours = [t for t in a.topics if t.type in IMAGE_TYPES and t.name.strip("/").endswith(OUTPUT_NAMES)]
+    ours = [topic for topic in a.topics if topic.type in IMAGE_TYPES and is_output(topic)]
     if not ours:
         images = ", ".join(t.name for t in a.topics if t.type in IMAGE_TYPES) or "none"
         raise BagError(f"{a.path} holds no outputs of derain; name topics of images with --pair: {images}")

@@ -300,7 +300,7 @@ class _Conversion:
             picture = read_picture(message)
             size = picture.rgb.shape[:2]
             fits = info is not None and mismatch(info, message.header, size) is None
-            return _Decoded(message, picture, info, focal_length(info, size) if fits else None)
+            return _Decoded(message, picture, *((info, focal_length(info, size)) if fits else (None, None)))
 
     def _encode(
         self, camera: Camera, record: Record, decoded: _Decoded, restored: Restored, seconds: float

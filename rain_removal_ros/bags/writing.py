@@ -24,7 +24,6 @@ from rain_removal_ros.errors import BagError
 from rain_removal_ros.locks import take_lock
 
 STORAGES = {"mcap": StoragePlugin.MCAP, "sqlite3": StoragePlugin.SQLITE3}
-COMPRESSIONS = ("none", "zstd")
 METADATA_VERSIONS: Mapping[str, Literal[8, 9]] = {"jazzy": 9, "humble": 8}
 """The metadata.yaml that each distribution and the ones after it read."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from contextlib import closing
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -102,18 +103,17 @@ def run(arguments: argparse.Namespace) -> int:
 
     options = options_from(arguments)
     convert.check(arguments.input, arguments.output, options)
-    restorer = create_restorer(settings_from(arguments))
-    try:
-        with tqdm(unit="frame", desc="derain", file=sys.stderr, smoothing=0.05) as bar:
+    with (
+        closing(create_restorer(settings_from(arguments))) as restorer,
+        tqdm(unit="frame", desc="derain", file=sys.stderr, smoothing=0.05) as bar,
+    ):
 
-            def show(step: Step) -> None:
-                bar.total = max(step.total, step.frames)
-                bar.update(step.frames - bar.n)
+        def show(step: Step) -> None:
+            bar.total = max(step.total, step.frames)
+            bar.update(step.frames - bar.n)
 
-            say = partial(bar.write, file=sys.stderr)
-            report = convert.convert(arguments.input, arguments.output, restorer, options, show, say)
-    finally:
-        restorer.close()
+        say = partial(bar.write, file=sys.stderr)
+        report = convert.convert(arguments.input, arguments.output, restorer, options, show, say)
     print("\n".join(report.summary()))
     if arguments.profile:
         print("\n".join(report.profile()))

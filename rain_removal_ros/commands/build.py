@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import datetime
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -66,8 +67,7 @@ def run(arguments: argparse.Namespace) -> int:
         return 0
     if not arguments.sizes:
         raise RainRemovalError("give the image sizes to build for, as: derain build 1280x720 1920x1080")
-    restorer = create_restorer(settings, print)
-    try:
+    with closing(create_restorer(settings, print)) as restorer:
         info = restorer.info
         print(f"backend {info.backend} {info.precision} on {info.device}: {info.reason}")
         if info.backend not in BUILT_AHEAD:
@@ -75,8 +75,6 @@ def run(arguments: argparse.Namespace) -> int:
         for height, width in arguments.sizes:
             for each in arguments.outputs:
                 restorer.prepare(height, width, each, print)
-    finally:
-        restorer.close()
     return 0
 
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from contextlib import closing
 from functools import partial
 from pathlib import Path
 
@@ -44,32 +45,31 @@ def run(arguments: argparse.Namespace) -> int:
         raise ParameterError("--focal-px is about depth; give --depth as well, or leave it out")
     jobs = plan(arguments.inputs, arguments.output)
     make_folder(jobs[0].target.parent)  # before the work, not after it
-    restorer = create_restorer(settings_from(arguments))
     outputs, sheet = outputs_of(arguments), arguments.side_by_side or arguments.depth
     failed = 0
-    try:
-        with tqdm(jobs, unit="image", desc="derain", file=sys.stderr) as bar:
-            tell = partial(bar.write, file=sys.stderr)
-            for job in bar:
-                try:
-                    image = read_image_file(job.source)
-                    rgb = image.picture.rgb
-                    height, width = rgb.shape[:2]
-                    restorer.prepare(height, width, outputs, tell)
-                    restored = restorer(rgb, outputs, arguments.focal_px)
-                    if sheet:  # to look at: colours of 8 bits, and nothing else of the file
-                        shown = panels(Picture(rgb, "rgb8"), restored, arguments.side_by_side)
-                        write_image(job.target, shown)
-                        continue
-                    assert restored.image is not None  # it was asked for
-                    lost = write_image_file(job.target, image, restored.image)
-                    if lost:
-                        tell(f"derain image: {job.target} is without {', '.join(lost)} of {job.source}")
-                except (ImageError, OutputError, BackendError) as error:
-                    failed += 1
-                    text = str(error)
-                    tell(f"derain image: {text if str(job.source) in text else f'{job.source}: {text}'}")
-    finally:
-        restorer.close()
+    with (
+        closing(create_restorer(settings_from(arguments))) as restorer,
+        tqdm(jobs, unit="image", desc="derain", file=sys.stderr) as bar,
+    ):
+        tell = partial(bar.write, file=sys.stderr)
+        for job in bar:
+            try:
+                image = read_image_file(job.source)
+                rgb = image.picture.rgb
+                height, width = rgb.shape[:2]
+                restorer.prepare(height, width, outputs, tell)
+                restored = restorer(rgb, outputs, arguments.focal_px)
+                if sheet:  # to look at: colours of 8 bits, and nothing else of the file
+                    shown = panels(Picture(rgb, "rgb8"), restored, arguments.side_by_side)
+                    write_image(job.target, shown)
+                    continue
+                assert restored.image is not None  # it was asked for
+                lost = write_image_file(job.target, image, restored.image)
+                if lost:
+                    tell(f"derain image: {job.target} is without {', '.join(lost)} of {job.source}")
+            except (ImageError, OutputError, BackendError) as error:
+                failed += 1
+                text = str(error)
+                tell(f"derain image: {text if str(job.source) in text else f'{job.source}: {text}'}")
     print(f"{len(jobs) - failed} of {len(jobs)} images restored to {arguments.output}")
     return 1 if failed else 0

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from contextlib import closing
 from functools import partial
 from pathlib import Path
 
@@ -59,25 +60,24 @@ def run(arguments: argparse.Namespace) -> int:
             source.metadata,
             source.chapters,
         )
-        with sink:
-            restorer = create_restorer(settings_from(arguments))
-            try:
-                with tqdm(total=source.frame_count, unit="frame", desc="derain", file=sys.stderr) as bar:
-                    for item in source:
-                        if not isinstance(item, TimedFrame):
-                            sink.write_sound(item)
-                            continue
-                        picture = _picture(item.image)
-                        if not written:
-                            tell = partial(bar.write, file=sys.stderr)
-                            height, width = picture.rgb.shape[:2]
-                            restorer.prepare(height, width, outputs, tell)
-                        restored = restorer(picture.rgb, outputs, arguments.focal_px)
-                        sink.write(panels(picture, restored, arguments.side_by_side), item.time)
-                        written += 1
-                        bar.update()
-            finally:
-                restorer.close()
+        with (
+            sink,
+            closing(create_restorer(settings_from(arguments))) as restorer,
+            tqdm(total=source.frame_count, unit="frame", desc="derain", file=sys.stderr) as bar,
+        ):
+            for item in source:
+                if not isinstance(item, TimedFrame):
+                    sink.write_sound(item)
+                    continue
+                picture = _picture(item.image)
+                if not written:
+                    tell = partial(bar.write, file=sys.stderr)
+                    height, width = picture.rgb.shape[:2]
+                    restorer.prepare(height, width, outputs, tell)
+                restored = restorer(picture.rgb, outputs, arguments.focal_px)
+                sink.write(panels(picture, restored, arguments.side_by_side), item.time)
+                written += 1
+                bar.update()
             if not written:
                 raise ImageError(f"{arguments.input} holds no frame that can be decoded")
         for said in (*sink.says, *(f"{what} of the input are not kept" for what in source.left_behind)):

@@ -8,7 +8,7 @@ frame rate and the number of frames of its source, also where the rate varies. W
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
@@ -452,24 +452,13 @@ class VideoSink:
             kind, error = ImageError, ImageError(f"no frame was written to {self.path}")
         self._exit.__exit__(kind, error, trace)
 
-    def _system_errors(self) -> _SystemErrors:
-        return _SystemErrors(self.path)
-
-
-class _SystemErrors:
-    """Within its block FFmpeg's errors are those of the file that is written."""
-
-    def __init__(self, path: Path):
-        self._path = path
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if isinstance(error, av.error.FFmpegError):
-            raise OutputError(f"{self._path} cannot be written ({error.strerror})") from error
+    @contextmanager
+    def _system_errors(self) -> Iterator[None]:
+        """Within its block FFmpeg's errors are those of the file that is written."""
+        try:
+            yield
+        except av.error.FFmpegError as error:
+            raise OutputError(f"{self.path} cannot be written ({error.strerror})") from error
 
 
 def upright_look(source: VideoSource) -> Look:

@@ -1,4 +1,4 @@
-"""The networks: pure PyTorch that knows nothing else of the project."""
+"""The networks: pure PyTorch that knows nothing of the project but its small files."""
 
 from rain_removal_ros.network.blocks import Estimate, Weather
 from rain_removal_ros.network.presets import MAX_PIXELS_PER_METRE, PRESETS, STRIDE, get_preset

@@ -39,7 +39,7 @@ PRELOADED = ("rain_removal_ros.runtime.networks",)
 
 
 class BuildCancelledError(BackendError):
-    """The build was given up because its restorer is being closed."""
+    """The build was given up: its restorer is being closed, or something more urgent waits."""
 
 
 @dataclass(frozen=True)

@@ -99,7 +99,7 @@ def as_restored(
 
 
 class FairLock:
-    """A lock that who has just given it back does not get again before who waits for it."""
+    """A lock that whoever has just released it gets again only after those who already wait for it."""
 
     def __init__(self) -> None:
         self._turn, self._lock = threading.Lock(), threading.Lock()
@@ -176,8 +176,12 @@ class CompilingRestorer(ABC):
             told = on_progress or self._on_progress
             graph = height, width, outputs, 1
             frame = self._compile(graph, told, self._cancellation)
-            with self._loading():
-                frame.run([np.zeros((height, width, 3), np.uint8)])  # the first run allocates
+            try:
+                with self._loading():
+                    frame.run([np.zeros((height, width, 3), np.uint8)])  # the first run allocates
+            except BaseException:
+                self._drop(frame)
+                raise
             with self._table:
                 self._compiled[graph] = frame
                 retired = self._retire()

@@ -1,4 +1,4 @@
-"""The trained networks of a runtime, and what tells one training from another. Knows no backend."""
+"""The trained networks of a runtime, and what tells one training, and one compiled graph, from another."""
 
 from __future__ import annotations
 
