@@ -8,7 +8,9 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 import pytest
 
@@ -17,6 +19,7 @@ from rain_removal_ros.runtime import build_process
 from rain_removal_ros.runtime.build_process import BuildCancelledError, BuildOrder, BuildProcess, Cancellation
 
 PATIENCE = 30.0
+T = TypeVar("T")
 
 
 @pytest.fixture
@@ -48,13 +51,17 @@ def ended(process_id: int) -> bool:
         os.close(handle)
 
 
-def wait_for_file(path: Path, server: subprocess.Popen | None = None) -> str:
-    deadline = threading.Event()
-    for _ in range(int(PATIENCE / 0.02)):
-        if path.exists() and path.read_text():
-            return path.read_text()
-        deadline.wait(0.02)
-    raise AssertionError(f"{path} was not written")
+def eventually(found: Callable[[], T], what: str) -> T:
+    """What `found` gives, as soon as it gives anything."""
+    deadline = time.monotonic() + PATIENCE
+    while not (value := found()):
+        assert time.monotonic() < deadline, f"waited in vain for {what}"
+        time.sleep(0.02)
+    return value
+
+
+def wait_for_file(path: Path) -> str:
+    return eventually(lambda: path.exists() and path.read_text(), f"{path} to be written")
 
 
 def test_what_the_builder_gives_comes_back_whatever_it_prints(process):
@@ -73,8 +80,7 @@ def test_a_build_that_waits_for_another_can_be_given_up(process, tmp_path):
 
     first = threading.Thread(target=sleep)
     first.start()
-    while process._current is None:
-        time.sleep(0.01)
+    eventually(lambda: process._current, "the first build to begin")
     cancellation = Cancellation()
     process.cancel(cancellation)
     with pytest.raises(BuildCancelledError):

@@ -700,6 +700,7 @@ def test_a_graph_is_being_loaded_while_it_runs_for_the_first_time_and_never_else
     with pytest.raises(RuntimeError):
         subject.prepare(64, 192, IMAGE)
     assert subject.loading_since is None
+    assert subject.made[-1].closed, "what it holds of the device is given back"
 
 
 def test_frames_go_together_where_that_pays(timed):
