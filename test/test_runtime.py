@@ -32,6 +32,7 @@ from rain_removal_ros.network.quantisation import calibrate, convolutions, quant
 from rain_removal_ros.runtime import (
     ASSUMED_FOCAL,
     BACKENDS,
+    KINDS,
     BatchTrial,
     Output,
     RuntimeSettings,
@@ -580,6 +581,11 @@ def test_networks_of_contents_that_were_read_once_need_no_file_any_more(folder, 
     own.write_bytes(b"replaced")
     mask.unlink()
     assert Networks(settings).identity([Output.LABELS]) == before
+
+
+def test_an_engine_depends_on_the_file_of_its_backend():
+    sources = [Path(compiled.__file__).with_name(kind.source) for kind in KINDS.values()]
+    assert all(f'backend = "{name}"' in path.read_text() for name, path in zip(KINDS, sources, strict=True))
 
 
 def test_a_build_process_of_other_code_than_that_of_who_asks_refuses(folder):

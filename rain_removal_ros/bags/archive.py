@@ -25,7 +25,7 @@ from rain_removal_ros.bags.storage import COMPRESSED, METADATA, SUFFIXES
 from rain_removal_ros.cores import usable_cores
 from rain_removal_ros.errors import BagError, RainRemovalError
 from rain_removal_ros.extras import missing
-from rain_removal_ros.runtime import Restorer, RuntimeSettings
+from rain_removal_ros.runtime import KINDS, Restorer, RuntimeSettings
 
 MakeRestorer = Callable[[RuntimeSettings], Restorer]
 Listener = Callable[["Outcome"], None]
@@ -381,7 +381,7 @@ CORES_A_WORKER = 4
 
 
 def _gpus(settings: RuntimeSettings) -> int:
-    if settings.backend in ("openvino", "torch-cpu"):
+    if settings.backend in KINDS and not KINDS[settings.backend].on_gpu:
         return 0
     import torch
 

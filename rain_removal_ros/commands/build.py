@@ -15,10 +15,8 @@ from rain_removal_ros.commands.runtime_options import (
 )
 from rain_removal_ros.commands.values import image_size
 from rain_removal_ros.errors import BackendError, RainRemovalError
-from rain_removal_ros.runtime import Output, create_restorer
+from rain_removal_ros.runtime import KINDS, Output, create_restorer
 from rain_removal_ros.runtime.cache import EngineCache
-
-BUILT_AHEAD = ("tensorrt", "openvino")
 
 
 def outputs(text: str) -> tuple[Output, ...]:
@@ -70,7 +68,7 @@ def run(arguments: argparse.Namespace) -> int:
     with closing(create_restorer(settings, print)) as restorer:
         info = restorer.info
         print(f"backend {info.backend} {info.precision} on {info.device}: {info.reason}")
-        if info.backend not in BUILT_AHEAD:
+        if not KINDS[info.backend].builds_ahead:
             raise BackendError(f"backend {info.backend} has nothing to build ahead; {info.reason}")
         for height, width in arguments.sizes:
             for each in arguments.outputs:

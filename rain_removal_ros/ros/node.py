@@ -66,9 +66,6 @@ from rain_removal_ros.share import dds_profile_environment
 
 MakeRestorer = Callable[[RuntimeSettings, Progress], Restorer]
 
-STAND_INS = {"tensorrt": "torch-cuda", "openvino": "torch-cpu"}
-"""What serves while the network is being compiled for a backend that takes its time."""
-
 DIAGNOSTICS_EVERY_S = 1.0
 PROGRESS_EVERY_S = 5.0
 PATIENCE_S = 1.0
@@ -324,7 +321,10 @@ class DerainNode(LifecycleNodeMixin, Node):
         if not values["weights"]:
             self.get_logger().info("the packaged weights are for research use; models/README.md says why")
         same = replace(settings, backend=info.backend, precision=info.precision)  # no other in silence
-        stand_in = replace(settings, backend=STAND_INS.get(info.backend, ""), precision="auto")
+        kind = runtime.KINDS.get(info.backend)
+        stand_in = (
+            replace(settings, backend=kind.stand_in, precision="auto") if kind and kind.stand_in else None
+        )
         self._pipeline = Pipeline(
             self._topics,
             restorer,
@@ -332,7 +332,7 @@ class DerainNode(LifecycleNodeMixin, Node):
             options=lambda: self._pipeline_options,
             make_restorer=lambda: self._make_restorer(same, self._on_load_progress),
             make_stand_in=(lambda: self._make_restorer(stand_in, self._on_load_progress))
-            if info.backend in STAND_INS
+            if stand_in
             else None,
         )
         every_output = {Output.IMAGE, Output.INVERSE_DEPTH} | ({Output.LABELS} if segmentation else set())

@@ -46,7 +46,32 @@ ASSUMED_FOCAL = 0.8
 
 
 TENSORRT, TORCH_CUDA, OPENVINO, TORCH_CPU = "tensorrt", "torch-cuda", "openvino", "torch-cpu"
-BACKENDS = ("auto", TENSORRT, TORCH_CUDA, OPENVINO, TORCH_CPU)
+
+
+@dataclass(frozen=True)
+class BackendKind:
+    """What others than the runtime know of a backend without loading it.
+
+    on_gpu: whether it runs on a CUDA device. builds_ahead: whether its compiled networks are kept on disk.
+    stand_in: the backend that may serve while its networks are being compiled. source: the file in `runtime/`
+    that makes its networks, on which those on disk depend.
+    """
+
+    on_gpu: bool
+    builds_ahead: bool
+    stand_in: str | None
+    source: str
+
+
+KINDS: Mapping[str, BackendKind] = {
+    TENSORRT: BackendKind(on_gpu=True, builds_ahead=True, stand_in=TORCH_CUDA, source="tensorrt.py"),
+    TORCH_CUDA: BackendKind(on_gpu=True, builds_ahead=False, stand_in=None, source="pytorch.py"),
+    OPENVINO: BackendKind(on_gpu=False, builds_ahead=True, stand_in=TORCH_CPU, source="openvino.py"),
+    TORCH_CPU: BackendKind(on_gpu=False, builds_ahead=False, stand_in=None, source="pytorch.py"),
+}
+"""In the order in which `auto` tries them."""
+
+BACKENDS = ("auto", *KINDS)
 PRECISIONS = ("auto", "fp32", "fp16", "bf16", "int8")
 """int8 is that of most of the work; the rest runs in the fastest kind of floats."""
 

@@ -19,7 +19,7 @@ import rain_removal_ros
 from rain_removal_ros.errors import BackendError, WeightsError, shown
 from rain_removal_ros.network import get_preset, load_network, preset_of, register_family
 from rain_removal_ros.network.weights import FAMILIES, read_weights
-from rain_removal_ros.runtime import Output, RuntimeSettings
+from rain_removal_ros.runtime import KINDS, Output, RuntimeSettings
 from rain_removal_ros.share import packaged_weights
 
 _PRESET_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
@@ -149,7 +149,7 @@ def _digest_of(paths: Iterable[Path]) -> str:
 
 
 def _source_digest() -> str:
-    backends = ("graph.py", "openvino.py", "pytorch.py", "tensorrt.py")
+    backends = sorted({"graph.py", *(kind.source for kind in KINDS.values())})
     networks = sorted((_PACKAGE / "network").glob("*.py"))
     return _digest_of([*networks, *(_PACKAGE / "runtime" / name for name in backends)])
 
