@@ -20,13 +20,13 @@ RESPAWN_DELAY_S = 1.0
 OTHER_ARGUMENTS = (
     ("name", "derain", "Name of the node."),
     ("namespace", "", "Namespace of the node and of its topics."),
-    ("params_file", "", "A parameter file such as config/derain.yaml; launch arguments come before it."),
-    ("remap", "", "Remappings with a space between two: camera/image_raw:=/front/image_raw ..."),
-    ("use_sim_time", "", "true: take the time from /clock, as a bag's player publishes it."),
+    ("params_file", "", "A parameter file such as config/derain.yaml; launch arguments override it."),
+    ("remap", "", "Remappings, separated by spaces: camera/image_raw:=/front/image_raw ..."),
+    ("use_sim_time", "", "true: take the time from /clock, which a bag player publishes."),
     (
         "respawn",
         "false",
-        "true: start the node again when it ends, by itself or because its runtime is broken.",
+        "true: restart the node when it ends, by itself or because its runtime is broken.",
     ),
     ("required", "false", "true: end the whole launch with the node."),
     ("log_level", "info", "Log level of the node: debug, info, warn, error or fatal."),
@@ -34,7 +34,7 @@ OTHER_ARGUMENTS = (
 
 
 def generate_launch_description() -> LaunchDescription:
-    """One argument for each parameter; an empty one leaves it to `params_file` or to the node's default."""
+    """One argument per parameter; an empty one leaves it to `params_file` or to the node's default."""
     arguments = [
         DeclareLaunchArgument(name, default_value=default, description=description)
         for name, default, description in OTHER_ARGUMENTS
@@ -66,7 +66,7 @@ def _start(context: LaunchContext) -> list:
     parameters: list = []
     if text("params_file"):
         file = Path(text("params_file")).expanduser()
-        if not file.is_file():  # launch would warn, and start a node with other parameters than were meant
+        if not file.is_file():  # launch would warn, and start a node with unintended parameters
             raise ParameterError(f"params_file {file} does not exist")
         parameters.append(str(file))
     if respawn:

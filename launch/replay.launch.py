@@ -1,8 +1,8 @@
 """Plays a bag through the node: ros2 launch rain_removal_ros replay.launch.py bag:=PATH rate:=0.5 loop:=true
 
-The node is derain.launch.py's, with what the bag asks for: cameras, remappings, image sizes, simulated time.
-Playing begins when it is active and compiled. The node's other parameters, `name`, `params_file` and
-`log_level` are handed on to derain.launch.py.
+The node is started by derain.launch.py, with the cameras, remappings, image sizes and simulated time that the
+bag needs. Playing begins when it is active and compiled. The node's other parameters, `name`, `params_file`
+and `log_level` are passed on to derain.launch.py.
 """
 
 import os
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from rain_removal_ros.ros.replay import PlayedCamera
 
 PYTHON = join_active_environment()
-"""What runs the player. What reads bags is imported in functions, as it may be in the environment alone."""
+"""Runs the player. Modules that read bags are imported in functions: the environment alone may have them."""
 
 VIEWERS = {
     "none": "nothing",
@@ -44,18 +44,18 @@ ARGUMENTS = (
     (
         "cameras",
         "",
-        "Cameras to play, as [front,rear]: topics, or what comes before their last part; empty: all.",
+        "Cameras to play, as front,rear: topics, or their names without the last part; empty: all.",
     ),
-    ("rate", "1.0", "Times the bag's own pace."),
-    ("loop", "false", "Begin again at the end."),
-    ("every", "false", "Derain every image: the bag waits for the node where that is slower."),
-    ("start", "0.0", "Begin so many seconds in."),
-    ("duration", "", "Play so many seconds; empty: to the end."),
+    ("rate", "1.0", "Multiple of the bag's own pace."),
+    ("loop", "false", "Start again at the end."),
+    ("every", "false", "Derain every image: the bag waits for the node if that is slower."),
+    ("start", "0.0", "Start this many seconds in."),
+    ("duration", "", "Play this many seconds; empty: to the end."),
     ("record", "", "Record the node's outputs into this new bag."),
-    ("viewer", "none", f"What shows it: {', '.join(f'{name} ({what})' for name, what in VIEWERS.items())}."),
+    ("viewer", "none", f"Viewer: {', '.join(f'{name} ({what})' for name, what in VIEWERS.items())}."),
 )
 OTHERS = ("name", "params_file", "log_level")
-"""Handed on to derain.launch.py, beside the parameters that the bag does not decide."""
+"""Passed on to derain.launch.py, with the parameters that the bag does not decide."""
 
 DECIDED = ("cameras", "image_transport", "image_sizes", "autostart", "build_only")
 HANDED_ON = (*OTHERS, *(parameter.name for parameter in PARAMETERS if parameter.name not in DECIDED))

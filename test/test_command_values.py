@@ -1,10 +1,14 @@
-"""Numbers on the command line that cannot be: refused before the work, with what can be."""
+"""Numbers on the command line that cannot be, and what the system refuses: each is told with what helps."""
 
 from __future__ import annotations
+
+import errno
+import os
 
 import pytest
 from modules import skip_without_the_modules_of
 
+from rain_removal_ros.commands import image
 from rain_removal_ros.commands.main import main
 from rain_removal_ros.commands.values import image_size, positive, whole_number
 
@@ -47,3 +51,20 @@ def test_what_can_be_is_taken():
     assert image_size("1280x720") == (720, 1280)
     assert whole_number(0)("0") == 0 and whole_number(1)("12") == 12
     assert positive("0.5") == 0.5
+
+
+@pytest.mark.parametrize(
+    ("reason", "remedy"),
+    [
+        (errno.ENOSPC, "free space there or choose another place"),
+        (errno.EACCES, "change the permissions or choose another place"),
+        (errno.EROFS, "choose another place"),
+    ],
+)
+def test_what_the_system_refuses_is_told_with_what_helps_against_it(reason, remedy, capsys, monkeypatch):
+    def refuse(arguments):
+        raise OSError(reason, os.strerror(reason), "out.png")
+
+    monkeypatch.setattr(image, "run", refuse)
+    assert main(["image", "in.png", "out.png"]) == 1
+    assert capsys.readouterr().err.endswith(f"{os.strerror(reason)}: 'out.png'; {remedy}\n")

@@ -21,28 +21,28 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `derain archive`."""
     parser.add_argument(
         "inputs", type=Path, nargs="+", metavar="IN",
-        help="bags, folders with bags anywhere below them, or .txt files with a bag a line",
+        help="bags, folders with bags anywhere below them, or .txt files with one bag per line",
     )  # fmt: skip
     parser.add_argument(
-        "output", type=Path, metavar="OUT", help="folder of the new bags; what is done already is left alone"
+        "output", type=Path, metavar="OUT", help="folder for the new bags; finished ones are left alone"
     )
     parser.add_argument(
         "--processes",
         type=whole_number(0),
         default=0,
         metavar="N",
-        help="bags at a time (one a GPU, or one for 4 cores)",
+        help="bags at a time (one per GPU, or one per 4 cores)",
     )
     parser.add_argument(
         "--ray", metavar="ADDRESS",
-        help="use a Ray cluster: auto for the one that this machine belongs to, or its HOST:PORT",
+        help="use a Ray cluster: auto for the one this machine belongs to, or its HOST:PORT",
     )  # fmt: skip
     parser.add_argument(
         "--cores",
         type=whole_number(1),
         default=2,
         metavar="N",
-        help="cores of a bag on a cluster without GPUs (%(default)s)",
+        help="cores per bag on a cluster without GPUs (%(default)s)",
     )
     add_conversion_arguments(parser)
     add_weights_arguments(parser)

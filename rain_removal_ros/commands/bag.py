@@ -27,7 +27,7 @@ OUTPUTS = {"image": Output.IMAGE, "depth": Output.INVERSE_DEPTH, "mask": Output.
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `derain bag`."""
     parser.add_argument("input", type=Path, metavar="IN", help="a bag: its folder, or its .mcap or .db3 file")
-    parser.add_argument("output", type=Path, metavar="OUT", help="folder of the new bag; must not exist")
+    parser.add_argument("output", type=Path, metavar="OUT", help="folder for the new bag; must not exist")
     add_conversion_arguments(parser)
     parser.add_argument("--profile", action="store_true", help="show where the time went")
     add_weights_arguments(parser)
@@ -39,43 +39,41 @@ def add_conversion_arguments(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("conversion")
     group.add_argument(
         "--cameras", nargs="+", default=[], metavar="NAME",
-        help="topics of images, or what comes before their last part (all camera topics)",
+        help="image topics, or their names without the last part (all camera topics)",
     )  # fmt: skip
     group.add_argument(
         "--outputs",
         nargs="+",
         choices=OUTPUTS,
         default=["image", "depth"],
-        help="what is added (image depth)",
+        help="what to add (image depth)",
     )
     group.add_argument(
         "--replace",
         action="store_true",
-        help="put the derained image in the rainy one's place, under its topic",
+        help="replace the rainy image by the derained one, under the same topic",
     )
-    group.add_argument(
-        "--again", action="store_true", help="make the outputs that the bag holds already anew"
-    )
+    group.add_argument("--again", action="store_true", help="recreate outputs that the bag already holds")
     group.add_argument(
         "--jpeg", type=int, metavar="QUALITY",
-        help="write derained images as JPEG, 1 to 100 (as the rainy ones: raw, or JPEG of quality 95)",
+        help="write derained images as JPEG, 1 to 100 (like the rainy ones: raw, or JPEG of quality 95)",
     )  # fmt: skip
-    group.add_argument("--storage", choices=("mcap", "sqlite3"), default="mcap", help="(%(default)s)")
+    group.add_argument("--storage", choices=("mcap", "sqlite3"), default="mcap", help="format (%(default)s)")
     group.add_argument(
         "--compression", choices=("none", "zstd"), default="none",
-        help="of MCAP chunks or SQLite messages (%(default)s)",
+        help="compression of MCAP chunks or SQLite messages (%(default)s)",
     )  # fmt: skip
     group.add_argument(
         "--split-size", type=float, default=0.0, metavar="MB",
-        help="go on in another file after so many megabytes of messages, before compression (one file)",
+        help="start a new file after this many megabytes of messages, before compression (one file)",
     )  # fmt: skip
     group.add_argument(
         "--split-duration", type=float, default=0.0, metavar="S",
-        help="go on in another file after so many seconds of the bag (one file)",
+        help="start a new file after this many seconds of the bag (one file)",
     )  # fmt: skip
     group.add_argument(
         "--metadata", choices=("jazzy", "humble"), default="jazzy",
-        help="the oldest distribution whose ros2 bag is to read it (%(default)s)",
+        help="oldest distribution whose ros2 bag can read it (%(default)s)",
     )  # fmt: skip
 
 

@@ -28,61 +28,65 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("what is measured")
     group.add_argument(
         "--presets", nargs="+", metavar="PRESET",
-        help="networks, with packaged weights where there are any, else with random ones "
+        help="networks, with packaged weights if there are any, else with random ones "
         f"({' '.join(YARDSTICKS)}; with tensorrt: fast paper)",
     )  # fmt: skip
     group.add_argument("--weights", type=Path, help="a .safetensors file instead of the presets")
     group.add_argument(
         "--sizes", nargs="+", type=image_size, metavar="WxH",
-        help="(1024x512; with tensorrt: 1024x512 1920x1080)",
+        help="image sizes (1024x512; with tensorrt: 1024x512 1920x1080)",
     )  # fmt: skip
     group.add_argument(
         "--minutes", type=positive, metavar="M",
-        help="with tensorrt: begin nothing more when these are nearly over (no limit)",
+        help="with tensorrt: start nothing new when this time is nearly over (no limit)",
     )  # fmt: skip
-    group.add_argument("--frames", type=whole_number(1), default=100, help="calls a row (%(default)s)")
+    group.add_argument("--frames", type=whole_number(1), default=100, help="calls per row (%(default)s)")
     group.add_argument(
         "--every-precision", action="store_true",
-        help="measure every precision that the device has natively, where the weights can do it",
+        help="measure every precision that the device supports natively and the weights allow",
     )  # fmt: skip
     group.add_argument(
         "--batches", nargs="+", type=whole_number(1), metavar="N",
-        help="measure instead what a frame takes among N in one call, of the first preset (OpenVINO)",
+        help="measure instead the time per frame with N in one call, for the first preset (OpenVINO)",
     )  # fmt: skip
     group.add_argument(
         "--memory-frames",
         type=whole_number(0),
         default=0,
         metavar="N",
-        help="also watch the memory over N frames",
+        help="also monitor memory over N frames",
     )
     group.add_argument(
         "--node", action="store_true",
-        help="also measure the ROS 2 node: its own share of the latency, the sustained rate, its memory",
+        help="also measure the ROS 2 node: the latency it adds, its sustained rate, its memory",
     )  # fmt: skip
-    group.add_argument("--node-frames", type=whole_number(1), default=300, metavar="N", help="(%(default)s)")
-    group.add_argument("--node-size", type=image_size, default=(720, 1280), metavar="WxH", help="(1280x720)")
     group.add_argument(
-        "--node-rate", type=positive, default=10.0, help="camera frames a second (%(default)s)"
+        "--node-frames", type=whole_number(1), default=300, metavar="N", help="frames (%(default)s)"
+    )
+    group.add_argument(
+        "--node-size", type=image_size, default=(720, 1280), metavar="WxH", help="image size (1280x720)"
+    )
+    group.add_argument(
+        "--node-rate", type=positive, default=10.0, help="camera frames per second (%(default)s)"
     )
     load = parser.add_argument_group("the node under load, instead of the above")
     load.add_argument(
         "--load", nargs="+", type=whole_number(1), metavar="CAMERAS",
-        help="so many cameras at once, at each of --load-rates and of --sizes",
+        help="this many cameras at once, at each of --load-rates and --sizes",
     )  # fmt: skip
     load.add_argument("--load-rates", nargs="+", type=positive, default=[5.0, 15.0], metavar="HZ")
-    load.add_argument("--load-seconds", type=positive, default=10.0, help="of a row (%(default)s)")
-    load.add_argument(
-        "--no-batching", action="store_true", help="with --load: every image goes through the network alone"
-    )
+    load.add_argument("--load-seconds", type=positive, default=10.0, help="duration of a row (%(default)s)")
+    load.add_argument("--no-batching", action="store_true", help="with --load: process every image alone")
     load.add_argument(
         "--soak",
         type=whole_number(0),
         default=0,
         metavar="N",
-        help="N frames through one camera: does anything grow?",
+        help="N frames through one camera: shows whether memory or anything else grows",
     )
-    load.add_argument("--soak-rate", type=positive, default=10.0, metavar="HZ", help="(%(default)s)")
+    load.add_argument(
+        "--soak-rate", type=positive, default=10.0, metavar="HZ", help="frames per second (%(default)s)"
+    )
     parser.add_argument("--json", type=Path, help="also write the figures and their conditions to this file")
 
 

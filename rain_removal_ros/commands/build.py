@@ -34,20 +34,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_runtime_arguments(parser)
     add_weights_arguments(parser)
     parser.add_argument(
-        "sizes", nargs="*", type=image_size, metavar="WxH", help="image sizes to build for, as 1280x720"
+        "sizes", nargs="*", type=image_size, metavar="WxH", help="image sizes to build for, such as 1280x720"
     )
     parser.add_argument(
         "--outputs", nargs="+", type=outputs, metavar="A+B",
         default=[(Output.IMAGE, Output.INVERSE_DEPTH), (Output.IMAGE,)],
-        help="sets of outputs, each an engine (image+inverse_depth and image)",
+        help="sets of outputs, one engine per set (image+inverse_depth and image)",
     )  # fmt: skip
     parser.add_argument(
         "--segmentation-weights",
         type=Path,
-        help="a .safetensors file instead of the packaged network, for labels",
+        help="a .safetensors file instead of the packaged segmentation network, for labels",
     )
     actions = parser.add_mutually_exclusive_group()
-    actions.add_argument("--list", action="store_true", help="list what is in the cache")
+    actions.add_argument("--list", action="store_true", help="list the cached engines")
     actions.add_argument("--verify", action="store_true", help="check every engine's size and checksum")
     actions.add_argument("--clear", action="store_true", help="remove every engine")
 

@@ -10,18 +10,22 @@ from rain_removal_ros.commands.values import whole_number
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `derain compare`."""
-    parser.add_argument("a", type=Path, metavar="A", help="the bag that is as it should be")
-    parser.add_argument("b", type=Path, metavar="B", help="the bag that is judged")
+    parser.add_argument("a", type=Path, metavar="A", help="reference bag")
+    parser.add_argument("b", type=Path, metavar="B", help="bag to judge")
     parser.add_argument(
         "--pair", nargs=2, action="append", default=[], metavar=("TOPIC_OF_A", "TOPIC_OF_B"),
-        help="topics to compare, such as a derained one and its truth (all outputs of derain that A holds)",
+        help="topics to compare, such as a derained one and its truth (all of derain's outputs in A)",
     )  # fmt: skip
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write every frame's figures")
-    group = parser.add_argument_group("tolerance", "of every frame; past one of these the exit status is 1")
-    group.add_argument("--min-psnr", type=float, default=40.0, metavar="DB", help="(%(default)s)")
-    group.add_argument("--min-ssim", type=float, metavar="X", help="0 to 1")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write every frame's figures to this file")
+    group = parser.add_argument_group(
+        "tolerance", "limits for every frame; if one is exceeded, the exit status is 1"
+    )
+    group.add_argument(
+        "--min-psnr", type=float, default=40.0, metavar="DB", help="of colour images (%(default)s)"
+    )
+    group.add_argument("--min-ssim", type=float, metavar="X", help="of colour images, 0 to 1")
     group.add_argument("--max-depth-error", type=float, metavar="X", help="mean |a - b| / a of a depth map")
-    group.add_argument("--max-mask-error", type=float, metavar="X", help="share of other labels in a mask")
+    group.add_argument("--max-mask-error", type=float, metavar="X", help="share of differing labels")
     group.add_argument(
         "--max-drops",
         type=whole_number(0),
@@ -29,7 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="images of A that B may lack (%(default)s)",
     )
-    group.add_argument("--max-latency-ratio", type=float, metavar="X", help="median latency, B's over A's")
+    group.add_argument("--max-latency-ratio", type=float, metavar="X", help="B's median latency over A's")
 
 
 def run(arguments: argparse.Namespace) -> int:

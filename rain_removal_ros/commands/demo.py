@@ -75,13 +75,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--output", type=Path, default=Path("demo_output"), help="folder for the results (%(default)s)"
     )
     parser.add_argument("--frames", type=int, default=100, help="length of the drive (%(default)s)")
-    parser.add_argument(
-        "--rate", type=positive, default=10.0, help="frames a second of the camera (%(default)s)"
-    )
+    parser.add_argument("--rate", type=positive, default=10.0, help="camera frames per second (%(default)s)")
     parser.add_argument("--width", type=int, default=640)
     parser.add_argument("--height", type=int, default=360)
     parser.add_argument(
-        "--seed", type=int, default=10, help="another seed, another street and other rain (%(default)s)"
+        "--seed", type=int, default=10, help="street and rain differ with the seed (%(default)s)"
     )
     parser.add_argument(
         "--level", choices=tuple(PAPER_LEVELS), default="medium", help="strength of the rain (%(default)s)"

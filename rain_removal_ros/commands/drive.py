@@ -22,16 +22,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "out", type=Path, help="folder to write image/, inverse_depth/, labels/ and index.csv into"
     )
     parser.add_argument("--frames", type=int, default=100, help="number of frames (default %(default)s)")
-    parser.add_argument("--width", type=int, default=640, help="pixels (default %(default)s)")
-    parser.add_argument("--height", type=int, default=360, help="pixels (default %(default)s)")
-    parser.add_argument("--rate", type=float, default=10.0, help="frames a second (default %(default)s)")
+    parser.add_argument("--width", type=int, default=640, help="in pixels (default %(default)s)")
+    parser.add_argument("--height", type=int, default=360, help="in pixels (default %(default)s)")
+    parser.add_argument("--rate", type=float, default=10.0, help="frames per second (default %(default)s)")
     parser.add_argument(
-        "--speed", type=float, default=9.0, help="m/s; 0: everything stands still (default %(default)s)"
+        "--speed",
+        type=float,
+        default=9.0,
+        help="speed in m/s; 0: everything stands still (default %(default)s)",
     )
     parser.add_argument(
-        "--seed", type=int, default=0, help="which street, hour and weather (default %(default)s)"
+        "--seed", type=int, default=0, help="determines street, hour and weather (default %(default)s)"
     )
-    parser.add_argument("--processes", type=int, help="rendering processes (default: one a core)")
+    parser.add_argument("--processes", type=int, help="rendering processes (default: one per core)")
 
 
 def run(arguments: argparse.Namespace) -> int:

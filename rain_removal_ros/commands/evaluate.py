@@ -62,22 +62,29 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--split", choices=SPLITS, help="part of the dataset; for a folder, the subfolder of that name"
     )
     data.add_argument(
-        "--select", nargs="+", default=[], metavar="PREFIX", help="only images whose names begin so"
+        "--select",
+        nargs="+",
+        default=[],
+        metavar="PREFIX",
+        help="only images whose names begin with one of these",
     )
-    data.add_argument("--limit", type=whole_number(1), help="at most so many images, spread evenly")
+    data.add_argument("--limit", type=whole_number(1), help="at most this many images, spread evenly")
     data.add_argument(
         "--limit-per-group",
         type=whole_number(1),
         metavar="N",
-        help="at most so many of a group, for a quick look",
+        help="at most this many per group, for a quick look",
     )
-    data.add_argument("--levels", nargs="+", choices=LEVELS, default=list(LEVELS), help="(all of them)")
+    data.add_argument("--levels", nargs="+", choices=LEVELS, default=list(LEVELS), help="rain (all of them)")
     data.add_argument("--protocol", choices=PROTOCOLS, default=defaults.protocol)
     data.add_argument(
         "--depth-scale", type=positive, help="1/m of code 255, for RainCityscapes' 8-bit depth images"
     )
     data.add_argument(
-        "--weather", type=Path, metavar="DIR", help="WEATHER/{image,labels}: real weather, without a truth"
+        "--weather",
+        type=Path,
+        metavar="DIR",
+        help="WEATHER/{image,labels}: real weather, without ground truth",
     )
     data.add_argument(
         "--hard-dry",
@@ -85,13 +92,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="?",
         const=HARD_DRY_IMAGES,
         metavar="N",
-        help=f"look-alikes of rain and fog made of the dataset, or of the drive: N of every kind "
+        help=f"look-alikes of rain and fog made from the dataset, or from the drive: N of every kind "
         f"({HARD_DRY_IMAGES})",
     )
     networks = parser.add_argument_group("networks")
     networks.add_argument("--weights", type=Path, nargs="+", default=[], help="files to compare side by side")
     networks.add_argument(
-        "--preset", default="fast", help="packaged weights, without --weights (%(default)s)"
+        "--preset", default="fast", help="whose packaged weights to use without --weights (%(default)s)"
     )
     judges = parser.add_argument_group("downstream segmentation")
     judges.add_argument(
@@ -99,14 +106,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="FILE[,scale=S][,normalise=imagenet][,name=N]",
-        help="a segmentation network: ours (.safetensors), .onnx or TorchScript (.pt) with RGB (1, 3, H, W) "
-        "in [0, 1] in and logits (1, 19, h, w) of Cityscapes train ids out; may be given several times",
+        help="a segmentation network: ours (.safetensors), .onnx or TorchScript (.pt), from RGB (1, 3, H, W) "
+        "in [0, 1] to logits (1, 19, h, w) of Cityscapes train ids; may be given several times",
     )
     judges.add_argument(
         "--classes",
         choices=CLASS_SETS,
         default="cityscapes19",
-        help="camvid11 folds train ids as CamVid does",
+        help="camvid11 merges train ids as CamVid does",
     )
     add_runtime_arguments(parser)
     parser.add_argument(
@@ -116,7 +123,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--export",
         type=Path,
         metavar="DIR",
-        help="also write every image that is compared: DIR/rainy, DIR/clean, and DIR/NETWORK of each, as PNG",
+        help="also write every compared image as PNG: DIR/rainy, DIR/clean, and DIR/NETWORK for each network",
     )
     for name, default, unit in (
         ("--robustness", defaults.robustness_images, "IMAGES"),
@@ -129,7 +136,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=whole_number(0),
         default=14,
         metavar="ROWS",
-        help="worst cases to picture (%(default)s)",
+        help="worst cases to show in each sheet (%(default)s)",
     )
     parser.add_argument(
         "--latency-size", type=image_size, default=defaults.latency_size, metavar="WxH", help="(1024x512)"

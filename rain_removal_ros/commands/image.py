@@ -32,7 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "output",
         type=Path,
         metavar="OUT",
-        help="a file for a single image, else a folder; old results are replaced, inputs never",
+        help="a file for a single image, else a folder; existing results are replaced, inputs never",
     )
     add_panel_arguments(parser, "image")
     add_weights_arguments(parser)

@@ -27,7 +27,7 @@ SUBCOMMANDS = {
     ),
     "compare": (
         "rain_removal_ros.commands.compare",
-        "compare two bags frame by frame, and fail past a tolerance",
+        "compare two bags frame by frame; fail if a tolerance is exceeded",
     ),
     "replay": ("rain_removal_ros.commands.replay", "play a bag through the live node"),
     "node": ("rain_removal_ros.commands.node", "run the ROS 2 node (everything after `node` goes to ROS)"),
@@ -37,26 +37,30 @@ SUBCOMMANDS = {
     ),
     "drive": (
         "rain_removal_ros.commands.drive",
-        "render a procedural drive with depth and labels to a folder",
+        "render a procedural drive with depth and labels into a folder",
     ),
     "build": ("rain_removal_ros.commands.build", "build, list, verify or clear the compiled networks"),
     "benchmark": (
         "rain_removal_ros.commands.benchmark",
-        "measure latency and memory of networks, and of the node",
+        "measure latency and memory of networks and of the node",
     ),
     "train": ("rain_removal_ros.commands.train", "train a network"),
     "evaluate": (
         "rain_removal_ros.commands.evaluate",
-        "measure restoration quality and what it does for segmentation",
+        "measure restoration quality and its effect on segmentation",
     ),
     "monitor": (
         "rain_removal_ros.commands.monitor",
-        "measure what the rain monitor says of rain and fog of known strength",
+        "measure the rain monitor on rain and fog of known strength",
     ),
 }
 
-OF_THE_MACHINE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EFBIG)
-"""What the system refuses for reasons that are not the program's: a full disk, no permission."""
+REMEDIES = {
+    **dict.fromkeys((errno.ENOSPC, errno.EDQUOT), "free space there or choose another place"),
+    **dict.fromkeys((errno.EACCES, errno.EPERM), "change the permissions or choose another place"),
+    **dict.fromkeys((errno.EROFS, errno.EFBIG), "choose another place"),
+}
+"""What to do about an errno that is not the program's fault: a full disk, no permission."""
 
 
 def _missing(subcommand: str, error: ModuleNotFoundError) -> int:
@@ -102,9 +106,9 @@ def main(arguments: list[str] | None = None) -> int:
     except ModuleNotFoundError as error:
         return _missing(parsed.subcommand, error)
     except OSError as error:
-        if error.errno not in OF_THE_MACHINE:
+        if error.errno not in REMEDIES:
             raise
-        print(f"derain {parsed.subcommand}: {error}; free it or choose another place", file=sys.stderr)
+        print(f"derain {parsed.subcommand}: {error}; {REMEDIES[error.errno]}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         return 130

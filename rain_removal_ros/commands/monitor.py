@@ -30,10 +30,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--data",
         type=Path,
-        help="a folder of image/ and inverse_depth/ instead of the drive's validation streets",
+        help="folder with image/ and inverse_depth/ to use instead of the drive's validation streets",
     )
-    parser.add_argument("--views", type=int, default=6, metavar="N", help="of them (%(default)s)")
-    parser.add_argument("--size", type=image_size, help="of the drive's views (640x360)")
+    parser.add_argument("--views", type=int, default=6, metavar="N", help="number of views (%(default)s)")
+    parser.add_argument("--size", type=image_size, help="size of the drive's views (640x360)")
     parser.add_argument("--json", type=Path, help="also write every reading to this file")
     add_weights_arguments(parser)
     add_runtime_arguments(parser)

@@ -15,16 +15,16 @@ from rain_removal_ros.runtime import Output, Restored
 def add_panel_arguments(parser: argparse.ArgumentParser, kind: str) -> None:
     """--side-by-side, --depth and --focal-px; `kind` is what the command restores: `image` or `video`."""
     parser.add_argument(
-        "--side-by-side", action="store_true", help=f"the rainy {kind} to the left of the result"
+        "--side-by-side", action="store_true", help=f"show the rainy {kind} to the left of the result"
     )
     parser.add_argument(
-        "--depth", action="store_true", help="inverse depth in colours to the right of the result"
+        "--depth", action="store_true", help="show inverse depth in colours to the right of the result"
     )
     parser.add_argument(
         "--focal-px",
         type=positive,
         metavar="PIXELS",
-        help="the camera's focal length, for depth in 1/m (0.8 times the width)",
+        help="focal length of the camera, for depth in 1/m (0.8 times the width)",
     )
 
 

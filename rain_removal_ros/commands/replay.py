@@ -25,27 +25,33 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("bag", type=Path, metavar="BAG", help="a bag: its folder, or its .mcap or .db3 file")
     parser.add_argument(
         "--cameras", nargs="+", default=[], metavar="NAME",
-        help="topics of images, or what comes before their last part (all camera topics)",
+        help="image topics, or their names without the last part (all camera topics)",
     )  # fmt: skip
-    parser.add_argument("--rate", type=float, default=1.0, metavar="X", help="times the bag's own pace")
-    parser.add_argument("--loop", action="store_true", help="begin again at the end, until interrupted")
+    parser.add_argument(
+        "--rate", type=float, default=1.0, metavar="X", help="multiple of the bag's own pace (%(default)s)"
+    )
+    parser.add_argument("--loop", action="store_true", help="start again at the end, until interrupted")
     parser.add_argument(
         "--every", action="store_true",
-        help="derain every image: the bag waits for the node where that is slower",
+        help="derain every image: the bag waits for the node if that is slower",
     )  # fmt: skip
-    parser.add_argument("--start", type=float, default=0.0, metavar="S", help="begin so many seconds in")
-    parser.add_argument("--duration", type=float, metavar="S", help="play so many seconds (to the end)")
+    parser.add_argument("--start", type=float, default=0.0, metavar="S", help="start this many seconds in")
+    parser.add_argument("--duration", type=float, metavar="S", help="play this many seconds (to the end)")
     parser.add_argument("--record", type=Path, metavar="OUT", help="record the node's outputs into a new bag")
     parser.add_argument(
         "--serve", nargs="?", type=int, const=8080, metavar="PORT",
-        help="show it in the browser: before, after, depth, latency, diagnostics (port 8080)",
+        help="show a page in the browser: before, after, depth, latency, diagnostics (port 8080)",
     )  # fmt: skip
-    parser.add_argument("--host", default="localhost", help="who may see that page; 0.0.0.0: everybody")
-    parser.add_argument("--segmentation", action="store_true", help="have the node make masks too")
+    parser.add_argument(
+        "--host",
+        default="localhost",
+        help="address of that page; 0.0.0.0: everybody may see it (%(default)s)",
+    )
+    parser.add_argument("--segmentation", action="store_true", help="also have the node make masks")
     parser.add_argument(
         "--no-node",
         action="store_true",
-        help="start no node; one runs already (use_sim_time:=true; for --every, queue_length:=16)",
+        help="use a node that already runs (with use_sim_time:=true, and for --every queue_length:=16)",
     )
     parser.add_argument("--node-name", default="derain", help="name of that node (%(default)s)")
     add_weights_arguments(parser)

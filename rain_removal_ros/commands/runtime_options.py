@@ -19,17 +19,22 @@ def add_runtime_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--backend", choices=BACKENDS, default=defaults.backend, help="what runs the network (%(default)s)"
     )
-    group.add_argument("--precision", choices=PRECISIONS, default=defaults.precision, help="(%(default)s)")
+    group.add_argument(
+        "--precision",
+        choices=PRECISIONS,
+        default=defaults.precision,
+        help="arithmetic of the network (%(default)s)",
+    )
     group.add_argument(
         "--threads",
         type=whole_number(0),
         default=defaults.threads,
-        help="CPU threads; 0: the runtime's choice",
+        help="CPU threads; 0: the runtime chooses (%(default)s)",
     )
     group.add_argument(
         "--device", type=whole_number(0), default=defaults.device, help="CUDA device index (%(default)s)"
     )
-    group.add_argument("--cache-dir", type=Path, help="where compiled networks are kept")
+    group.add_argument("--cache-dir", type=Path, help="folder for compiled networks")
 
 
 def add_weights_arguments(parser: argparse.ArgumentParser) -> None:

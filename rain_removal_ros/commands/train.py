@@ -42,31 +42,31 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--dataset",
         choices=("folder", "raincityscapes", "paired"),
         default="folder",
-        help="their kind: folders of image/ (inverse_depth/, labels/), RainCityscapes, pairs (%(default)s)",
+        help="their kind: folders with image/ (inverse_depth/, labels/), RainCityscapes, pairs (%(default)s)",
     )
     parser.add_argument("--split", choices=SPLITS, help="their split (folders: none, the root itself)")
     parser.add_argument(
         "--depth-scale", type=positive, help="1/m of code 255, for RainCityscapes' 8-bit depth images"
     )
     parser.add_argument(
-        "--output", type=Path, required=True, help="the run's folder; a run that lies there is resumed"
+        "--output", type=Path, required=True, help="folder of the run; a run found there is resumed"
     )
     parser.add_argument(
         "--recipe",
         choices=sorted(RECIPES),
-        help="all stages that weights of this name are made by, in one run; of what follows, only --batch, "
-        "--seed, --workers, --threads, --checkpoint-every and --minutes go with it",
+        help="train weights of this name through all their stages, in one run; of the options below, only "
+        "--batch, --seed, --workers, --threads, --checkpoint-every and --minutes can be added",
     )
     parser.add_argument(
         "--preset", default="fast", choices=sorted(PRESETS), help="network to train (%(default)s)"
     )
     parser.add_argument(
-        "--steps", type=whole_number(1), default=20_000, help="of the optimiser (%(default)s)"
+        "--steps", type=whole_number(1), default=20_000, help="steps of the optimiser (%(default)s)"
     )
     parser.add_argument(
         "--batch",
         type=whole_number(1),
-        help=f"samples a step and process ({defaults.batch}); of a recipe, of all processes together",
+        help=f"samples per step and process ({defaults.batch}); with --recipe, of all processes together",
     )
     parser.add_argument(
         "--crop", type=int, default=256, help="side of a sample in pixels, a multiple of 32 (%(default)s)"
@@ -77,13 +77,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs=2,
         metavar=("LEAST", "MOST"),
         default=SampleSettings().scales,
-        help="how much an image is resized before a sample is cut from it (%(default)s)",
+        help="range of the factor by which an image is resized before a sample is cut (%(default)s)",
     )
     parser.add_argument(
         "--learning-rate",
         type=positive,
         default=defaults.learning_rate,
-        help="the highest, after a warm-up and before a cosine to 0 (%(default)s)",
+        help="peak, after a warm-up and before a cosine decay to 0 (%(default)s)",
     )
     parser.add_argument(
         "--weight-decay", type=float, default=defaults.weight_decay, help="AdamW's (%(default)s)"
@@ -92,19 +92,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--average-decay",
         type=float,
         default=defaults.average_decay,
-        help="of the moving average that is kept (%(default)s)",
+        help="decay of the moving average that is saved (%(default)s)",
     )
     parser.add_argument(
         "--part",
         choices=PARTS,
         default=defaults.part,
-        help="what of the network to train: all of it, the streaks alone, or, on samples whose streaks were "
-        "taken off, the fog alone or what finds depth (%(default)s)",
+        help="part of the network to train: all, the streak stage alone, or, on samples without streaks, "
+        "the fog or the depth part alone (%(default)s)",
     )
     parser.add_argument(
         "--precision", choices=("bf16", "fp16", "no"), default="bf16", help="mixed precision (%(default)s)"
     )
-    parser.add_argument("--seed", type=whole_number(0), default=0, help="(%(default)s)")
+    parser.add_argument(
+        "--seed", type=whole_number(0), default=0, help="seed of samples and weights (%(default)s)"
+    )
     for term in dataclasses.fields(LossWeights):
         usual = f"{OF_MEANING[term.name]} with --segmentation" if term.name in OF_MEANING else term.default
         parser.add_argument(
@@ -114,7 +116,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
             help=f"weight of this loss term ({usual})",
         )
     parser.add_argument(
-        "--segmentation", type=Path, help="frozen network of the semantic loss (.safetensors)"
+        "--segmentation", type=Path, help="frozen network for the semantic loss (.safetensors)"
     )
     parser.add_argument("--start-from", type=Path, help="weights to start from (.safetensors)")
     parser.add_argument(
@@ -122,17 +124,26 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         default=(),
         metavar="LAYER",
-        help="layers that keep the weights they start with, such as trunk.stem or trunk.blocks.0",
+        help="layers that keep their initial weights, such as trunk.stem or trunk.blocks.0",
     )
-    parser.add_argument("--streaks-from", type=Path, help="weights of the streak stage (.safetensors)")
+    parser.add_argument(
+        "--streaks-from", type=Path, help="weights to start the streak stage from (.safetensors)"
+    )
     parser.add_argument(
         "--workers", type=whole_number(0), default=2, help="processes that make samples (%(default)s)"
     )
     parser.add_argument(
-        "--threads", type=whole_number(1), help="CPU threads of the training process (PyTorch's own choice)"
+        "--threads", type=whole_number(1), help="CPU threads of the training process (PyTorch chooses)"
     )
-    parser.add_argument("--checkpoint-every", type=whole_number(1), default=500, help="steps (%(default)s)")
-    parser.add_argument("--minutes", type=positive, help="checkpoint and stop after this time, to be resumed")
+    parser.add_argument(
+        "--checkpoint-every",
+        type=whole_number(1),
+        default=500,
+        help="steps between checkpoints (%(default)s)",
+    )
+    parser.add_argument(
+        "--minutes", type=positive, help="checkpoint and stop after this time; can be resumed"
+    )
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -30,10 +30,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "input",
         type=Path,
         metavar="IN",
-        help="a video file of any format and length, from 64x64 to 4096x3072 or upright",
+        help="a video file of any format and length, from 64x64 to 4096x3072 or 3072x4096",
     )
     parser.add_argument(
-        "output", type=Path, metavar="OUT", help=".mp4, .mov or .mkv: H.264 with the sound of the input"
+        "output", type=Path, metavar="OUT", help=".mp4, .mov or .mkv file: H.264 with the sound of the input"
     )
     add_panel_arguments(parser, "video")
     add_weights_arguments(parser)

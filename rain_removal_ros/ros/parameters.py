@@ -52,21 +52,18 @@ class Parameter:
 
 
 PARAMETERS: tuple[Parameter, ...] = (
-    Parameter(
-        "cameras", ["camera"], "Camera names; each is a namespace of topics of its own.", Changes.NEVER
-    ),
+    Parameter("cameras", ["camera"], "Camera names; each is the namespace of its topics.", Changes.NEVER),
     Parameter(
         "image_transport",
         "raw",
-        "Subscribe to C/image_raw (raw) or to C/image_raw/compressed (compressed); one for all cameras, or "
-        "one for each in the order of `cameras`, as raw,compressed.",
+        "Subscribe to C/image_raw (raw) or to C/image_raw/compressed (compressed); one value for all "
+        "cameras, or one per camera in the order of `cameras`, as raw,compressed.",
     ),
     Parameter(
         "queue_length",
         1,
-        "Images of a camera that may wait. 1: the newest wins. More: every image is processed in its turn "
-        "while no more than these wait, which trades age for completeness; the subscription then is "
-        "reliable.",
+        "Images per camera that may wait. 1: the newest wins. More: every image is processed in turn while "
+        "no more than these wait, trading age for completeness; the subscription is then reliable.",
         Changes.NEVER,  # rclpy keeps the QoS that a topic had first
         minimum=1,
         maximum=1000,
@@ -74,7 +71,7 @@ PARAMETERS: tuple[Parameter, ...] = (
     Parameter(
         "jpeg_quality",
         95,
-        "Of C/derained/image/compressed.",
+        "JPEG quality of C/derained/image/compressed.",
         minimum=1,
         maximum=100,
     ),
@@ -82,55 +79,57 @@ PARAMETERS: tuple[Parameter, ...] = (
     Parameter(
         "autostart",
         True,
-        "Configure and activate by itself; otherwise a lifecycle manager does.",
+        "Configure and activate automatically; if false, a lifecycle manager has to.",
         Changes.NEVER,
     ),
     Parameter(
         "backend",
         "auto",
-        "What runs the network; auto takes the best that this machine can run and says why.",
+        "What runs the network; auto takes the best that this machine can run, and reports why.",
         choices=BACKENDS,
     ),
     Parameter(
         "precision",
         "auto",
-        "Arithmetic of the network; int8 is that of most of its work. auto takes the fastest that the device "
-        "and the weights do well.",
+        "Arithmetic of the network; int8 covers most of its work. auto takes the fastest that the device "
+        "and the weights support well.",
         choices=PRECISIONS,
     ),
-    Parameter("preset", "fast", "Network whose packaged weights are used where `weights` is empty."),
-    Parameter("weights", "", "Weights file (.safetensors) of the derain network; empty: the packaged one."),
+    Parameter("preset", "fast", "Network whose packaged weights are used if `weights` is empty."),
+    Parameter(
+        "weights", "", "Weights file (.safetensors) of the derain network; empty: the packaged weights."
+    ),
     Parameter(
         "segmentation_weights",
         "",
-        "Weights file (.safetensors) of the segmentation network; empty: the packaged one.",
+        "Weights file (.safetensors) of the segmentation network; empty: the packaged weights.",
     ),
     Parameter(
         "image_sizes",
         "",
-        "Image sizes to compile ahead of the first frame, as 1280x720,1920x1080; "
-        "empty: a size is compiled when its first frame comes.",
+        "Image sizes to compile before the first frame, as 1280x720,1920x1080; empty: a size is compiled "
+        "when its first frame arrives.",
     ),
     Parameter(
         "while_building",
         "wait",
-        "While a network is compiled for a new image size: frames wait, PyTorch serves them (torch), or they "
-        "are published unchanged (passthrough).",
+        "While a network is compiled for a new image size, frames wait (wait), PyTorch processes them (torch), "
+        "or they are published unchanged (passthrough).",
         Changes.ANY_TIME,
         choices=("wait", "torch", "passthrough"),
     ),
     Parameter(
         "on_failure",
         "drop",
-        "What becomes of a good image that cannot be restored, because the runtime failed: it is dropped, or "
-        "published as it came, which diagnostics say.",
+        "A good image that cannot be restored because the runtime failed is dropped, or published unchanged, "
+        "which diagnostics report.",
         Changes.ANY_TIME,
         choices=("drop", "passthrough"),
     ),
     Parameter(
         "inference_timeout_s",
         5.0,
-        "Seconds after which an inference hangs: the runtime is made anew.",
+        "Seconds after which an inference counts as hanging and the runtime is recreated.",
         Changes.ANY_TIME,
         minimum=0.1,
         maximum=600.0,
@@ -138,29 +137,29 @@ PARAMETERS: tuple[Parameter, ...] = (
     Parameter(
         "exit_when_broken",
         False,
-        "Exit, with status 1, where the runtime has failed and does not come back by itself, so that a "
-        "supervisor starts the node again; respawn:=true sets it.",
+        "Exit with status 1 if the runtime has failed and cannot recover, so that a supervisor restarts "
+        "the node; respawn:=true sets it.",
         Changes.ANY_TIME,
     ),
     Parameter(
         "batching",
         True,
-        "Restore images of several cameras that wait at the same time in one call, where it has been "
-        "measured that on average none comes out later for it; no image waits for others.",
+        "Restore images of several cameras that wait at the same time in one call, if measurements show "
+        "that on average none is published later for it; no image waits for others.",
         Changes.ANY_TIME,
     ),
     Parameter(
         "bypass_when_dry",
         False,
-        "Publish images as they came while the camera sees neither rain nor fog; the network looks twice a "
+        "Publish images unchanged while the camera sees neither rain nor fog; the network checks twice a "
         "second.",
         Changes.ANY_TIME,
     ),
     Parameter(
         "bypass.dry_below",
         0.05,
-        "With bypass_when_dry: a camera becomes dry when its rain and its fog have both been at most this "
-        "for bypass.dry_after_s.",
+        "With bypass_when_dry: a camera counts as dry when its rain and its fog have both been at most "
+        "this for bypass.dry_after_s.",
         Changes.ANY_TIME,
         minimum=0.0,
         maximum=1.0,
@@ -168,7 +167,8 @@ PARAMETERS: tuple[Parameter, ...] = (
     Parameter(
         "bypass.wet_above",
         0.15,
-        "With bypass_when_dry: rain or fog above this is restored again; at least bypass.dry_below.",
+        "With bypass_when_dry: images are restored again when rain or fog exceeds this; at least "
+        "bypass.dry_below.",
         Changes.ANY_TIME,
         minimum=0.0,
         maximum=1.0,
@@ -176,7 +176,7 @@ PARAMETERS: tuple[Parameter, ...] = (
     Parameter(
         "bypass.dry_after_s",
         3.0,
-        "With bypass_when_dry: seconds that rain and fog must have been low before a camera is dry.",
+        "With bypass_when_dry: seconds for which rain and fog must be low before a camera counts as dry.",
         Changes.ANY_TIME,
         minimum=0.0,
         maximum=3600.0,
@@ -184,37 +184,36 @@ PARAMETERS: tuple[Parameter, ...] = (
     Parameter(
         "graphs_in_memory",
         8,
-        "Compiled networks (one a size and set of outputs) kept in memory, at least two a camera; the one "
-        "used longest ago gives way.",
+        "Compiled networks (one per size and set of outputs) kept in memory, at least two per camera; the "
+        "least recently used is removed first.",
         minimum=1,
         maximum=256,
     ),
     Parameter(
         "build_only",
         False,
-        "Configure, compile for `image_sizes`, and exit: 0 when all is built.",
+        "Configure, compile for `image_sizes`, and exit: 0 if everything was built.",
         Changes.NEVER,
     ),
     Parameter(
         "cache_dir",
         "",
-        "Folder of the compiled networks; empty: $XDG_CACHE_HOME/rain_removal_ros, or ~/.cache/.",
+        "Folder for compiled networks; empty: $XDG_CACHE_HOME/rain_removal_ros, or "
+        "~/.cache/rain_removal_ros.",
     ),
     Parameter(
         "cache_limit_mb",
         4096,
-        "Size of that folder, in MiB; what was unused longest goes first.",
+        "Maximum size of that folder, in MiB; the least recently used entries are removed first.",
         minimum=0,
         maximum=1 << 20,
     ),
-    Parameter(
-        "threads", 0, "CPU threads of the network; 0: the runtime's own choice.", minimum=0, maximum=1024
-    ),
+    Parameter("threads", 0, "CPU threads of the network; 0: the runtime chooses.", minimum=0, maximum=1024),
     Parameter("device", 0, "Index of the CUDA device.", minimum=0, maximum=63),
     Parameter(
         "diagnostics.max_latency_ms",
         100.0,
-        "Latency from message in to message out, in ms, above which diagnostics warn.",
+        "Diagnostics warn if the latency from message in to message out exceeds this, in ms.",
         Changes.ANY_TIME,
         minimum=0.1,
         maximum=60000.0,
@@ -222,7 +221,7 @@ PARAMETERS: tuple[Parameter, ...] = (
     Parameter(
         "diagnostics.stale_after_s",
         2.0,
-        "Seconds without an image after which a camera is reported stale.",
+        "Seconds without an image after which a camera is reported as stale.",
         Changes.ANY_TIME,
         minimum=0.1,
         maximum=3600.0,
@@ -230,8 +229,8 @@ PARAMETERS: tuple[Parameter, ...] = (
     Parameter(
         "diagnostics.max_image_age_ms",
         0.0,
-        "Median age of a published image, stamp to publication, in ms, above which diagnostics warn; 0: it "
-        "is not judged, as it means nothing where the camera's clock is another.",
+        "Diagnostics warn if the median age of published images, stamp to publication, exceeds this, in "
+        "ms; 0: not checked, as the age means nothing if the camera uses another clock.",
         Changes.ANY_TIME,
         minimum=0.0,
         maximum=3600000.0,
