@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
+import rain_removal_ros.lab.baselines  # noqa: F401  weights of the networks to compare with can be loaded
 from rain_removal_ros.colours import colour_inverse_depth
 from rain_removal_ros.commands.runtime_options import add_runtime_arguments, settings_from
 from rain_removal_ros.commands.values import image_size, positive, whole_number

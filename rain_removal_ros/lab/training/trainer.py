@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Subset
 from tqdm import tqdm
 
+import rain_removal_ros.lab.baselines  # noqa: F401  weights of the networks to compare with can be loaded
 from rain_removal_ros.errors import DatasetError, PresetError, RainRemovalError, WeightsError
 from rain_removal_ros.lab.data.examples import Dataset
 from rain_removal_ros.lab.training.imagenet import load_imagenet
