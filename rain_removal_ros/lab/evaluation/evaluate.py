@@ -43,9 +43,6 @@ STREAKS_ALONE = "{}, streaks alone"
 LEAST_SKY = 0.005
 """Share of an image from which on its sky is judged."""
 
-MADE_UP_DEPTH = ("geometry",)
-"""Kinds of depth that are plausible, but no measurement to judge by."""
-
 
 @dataclass(frozen=True)
 class EvaluationSettings:
@@ -502,8 +499,8 @@ def _agreements(labels: dict[str, np.ndarray], truth: _Truth) -> dict[str, float
 
 
 def _measured_depth(restored: Answer, example: Example) -> dict[str, float]:
-    """Errors of a depth where the truth was measured; rendered fog shows it, a dry image does not."""
-    if example.inverse_depth is None or example.depth_kind in MADE_UP_DEPTH:
+    """Errors of a depth where the truth is no derived one; rendered fog shows it, a dry image does not."""
+    if example.inverse_depth is None or not example.depth_measured:
         return {}
     errors = metrics.depth_errors(restored.inverse_depth, example.inverse_depth)
     if errors is None:

@@ -134,7 +134,7 @@ class RainySamples(TorchDataset):
         sources = [example.name.split("_")[0] for example in known]
         counts = Counter(sources)
         weights = np.array([counts[source] ** -0.5 for source in sources])
-        weights[[_measured(example) for example in known]] *= settings.measured_weight
+        weights[[example.depth_measured for example in known]] *= settings.measured_weight
         self._cumulative = np.cumsum(weights / weights.sum())
         self._bank = StreakBank(settings.pictures if rain else 0, seed)
 
@@ -321,7 +321,7 @@ def _crop(example: Example, settings: SampleSettings, generator: np.random.Gener
         labels=labels,
         focal_px=focal * settings.size / window[0],
         reference_height=height * settings.size / window[0],
-        measured=_measured(example),
+        measured=example.depth_measured,
     )
 
 
@@ -342,10 +342,6 @@ def _clean_of(example: Example) -> np.ndarray:
 def _trainable(example: Example) -> Example:
     _clean_of(example)
     return example
-
-
-def _measured(example: Example) -> bool:
-    return example.depth_kind is not None and example.depth_kind != "geometry"
 
 
 SIZED = 8
