@@ -24,7 +24,13 @@ from rain_removal_ros.lab.data.datasets import FolderDataset
 from rain_removal_ros.lab.data.examples import Dataset, Example
 from rain_removal_ros.lab.evaluation import hard_dry, metrics, report
 from rain_removal_ros.lab.evaluation.conditions import ROBUSTNESS, fog_of, rain_on
-from rain_removal_ros.lab.evaluation.evaluate import FOG_LEFT, STREAKS_ALONE, Evaluation, EvaluationSettings
+from rain_removal_ros.lab.evaluation.evaluate import (
+    FOG_LEFT,
+    STREAKS_ALONE,
+    Evaluation,
+    EvaluationSettings,
+    in_turns,
+)
 from rain_removal_ros.lab.evaluation.hard_dry import (
     ALL,
     ALL_HELD_OUT,
@@ -407,10 +413,9 @@ def test_groups_are_known_without_reading_the_images():
     ],
 )
 def test_as_many_images_are_taken_in_turn_as_there_are(sizes, count, expected):
-    evaluation = Evaluation(Uneven(), Testbed({"idle": Idle(Street())}), EvaluationSettings())
     begins = np.cumsum((0, *sizes))
-    evaluation._groups = {str(n): list(range(begins[n], begins[n] + size)) for n, size in enumerate(sizes)}
-    assert evaluation._turns(count) == expected
+    groups = [list(range(begins[n], begins[n] + size)) for n, size in enumerate(sizes)]
+    assert in_turns(groups, count) == expected
 
 
 class Mean(Street):

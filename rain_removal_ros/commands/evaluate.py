@@ -34,6 +34,7 @@ from rain_removal_ros.lab.evaluation.conditions import LEVELS
 from rain_removal_ros.lab.evaluation.evaluate import Evaluation, EvaluationSettings
 from rain_removal_ros.lab.evaluation.hard_dry import HardDryScore, hard_dry_image, measure_hard_dry
 from rain_removal_ros.lab.evaluation.judges import CLASS_SETS, Judge, JudgeSpecification, KeptJudge
+from rain_removal_ros.lab.evaluation.probes import with_parts
 from rain_removal_ros.lab.evaluation.protocols import PROTOCOLS
 from rain_removal_ros.lab.evaluation.real_weather import WeatherView, measure_weather, open_weather
 from rain_removal_ros.lab.evaluation.report import render_markdown
@@ -177,7 +178,7 @@ def run(arguments: argparse.Namespace) -> int:
                 rows = _hard_dry_rows(source, scores, name, testbed)
                 written += _write_sheet(arguments.output / f"hard_dry_{name}.jpg", rows)
         if evaluation is not None:
-            evaluation.add_latency(results)
+            results = with_parts(results, [evaluation.latency()])
     finally:
         for restorer in networks.values():
             restorer.close()
