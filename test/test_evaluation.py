@@ -365,13 +365,32 @@ def test_a_datasets_own_rain_is_taken_as_it_is():
     assert measured(recorded, {"idle": Idle(recorded)}, levels=("light",))["counts"]["views"] == 1
 
 
+class Watched(Idle):
+    """Keeps the sizes of the images that it is given."""
+
+    def __init__(self, dataset: Street):
+        super().__init__(dataset)
+        self.sizes: set[tuple[int, int]] = set()
+
+    def __call__(self, image, outputs, focal_px=None) -> Restored:
+        self.sizes.add(image.shape[:2])
+        return super().__call__(image, outputs, focal_px)
+
+
 def test_the_papers_protocol_restores_what_it_cuts_out():
     street = Street()
-    cut = measured(street, {"idle": Idle(street)}, protocol="paper-crop", limit=1)
-    full = measured(street, {"idle": Idle(street)}, limit=1)
+    watched = Watched(street)
+    cut = measured(street, {"watched": watched}, protocol="paper-crop", limit=1, consistency_images=0)
     assert cut["counts"]["images"] == 1
-    psnr = [summary["sources"]["rainy"]["heavy"][MEAN]["psnr"] for summary in (cut, full)]
-    assert psnr[0] != psnr[1]
+    assert watched.sizes == {(256, 512)}
+    example = street[0]
+    clean, rainy = (
+        cv2.resize(image[int(0.04 * HEIGHT) : int(0.82 * HEIGHT), int(0.05 * WIDTH) : int(0.99 * WIDTH)],
+                   (512, 256), interpolation=cv2.INTER_AREA)
+        for image in (example.clean, rain_on(example, "heavy").rainy)
+    )  # fmt: skip
+    psnr = cut["sources"]["rainy"]["heavy"][MEAN]["psnr"]
+    assert psnr == pytest.approx(metrics.psnr(rainy, clean))
 
 
 def test_a_quick_look_takes_some_of_every_group():
