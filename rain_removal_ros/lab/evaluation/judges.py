@@ -105,6 +105,16 @@ class Judge:
         self._logits = self._open()
         self.identity = f"{self.sha256} {specification.scale} {specification.normalise}{self._gpu}"
 
+    @property
+    def description(self) -> dict[str, str | float]:
+        """What a report says of the judge."""
+        return {
+            "file": self.specification.path.name,
+            "sha256": self.sha256,
+            "scale": self.specification.scale,
+            "normalise": self.specification.normalise,
+        }
+
     def _open(self) -> Callable[[np.ndarray], np.ndarray]:
         """The function from float32 (1, 3, H, W) to float32 logits (1, 19, h, w)."""
         import torch
