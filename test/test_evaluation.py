@@ -657,6 +657,7 @@ def test_a_judge_that_keeps_its_answers_is_asked_once_an_image(tmp_path, judge_f
     again = KeptJudge(judge, tmp_path)
     assert (again(image) == 7).all()
     assert np.array_equal(again(street_like(HEIGHT, WIDTH, 2)), judge(street_like(HEIGHT, WIDTH, 2)))
+    assert not list(tmp_path.glob(".*"))  # nothing is left of the writing
     enlarged = JudgeSpecification.parse(f"{judge_files['safetensors']},scale=2")
     assert not (KeptJudge(Judge(enlarged), tmp_path)(image) == 7).all()
 

@@ -496,13 +496,12 @@ def test_a_damaged_checkpoint_is_said(street, tmp_path) -> None:
         train(settings(), [street], tmp_path, workers=0, show_progress=False)
 
 
-def test_a_sheet_that_cannot_be_written_is_said_and_the_run_goes_on_later(
-    street, tmp_path, monkeypatch
-) -> None:
-    with monkeypatch.context() as patched:
-        patched.setattr("rain_removal_ros.lab.training.run_files.cv2.imwrite", lambda path, sheet: False)
-        with pytest.raises(OutputError, match=r"sheet_0000001.jpg cannot be written"):
-            train(settings(steps=1), [street], tmp_path, workers=0, show_progress=False)
+def test_a_sheet_that_cannot_be_written_is_said_and_the_run_goes_on_later(street, tmp_path) -> None:
+    in_its_place = tmp_path / "sheet_0000001.jpg"
+    in_its_place.mkdir()
+    with pytest.raises(OutputError, match=r"sheet_0000001.jpg cannot be written"):
+        train(settings(steps=1), [street], tmp_path, workers=0, show_progress=False)
+    in_its_place.rmdir()
     assert train(settings(steps=1), [street], tmp_path, workers=0, show_progress=False).is_file()
 
 
