@@ -1,13 +1,16 @@
-"""What a run shows of itself: its log, the log's plot, and sheets of samples."""
+"""What a run shows of itself: means over its steps, their log, the log's plot, and sheets of samples."""
 
 from __future__ import annotations
 
 import csv
 import io
+import time
+from dataclasses import dataclass
 from pathlib import Path
 
 import cv2
 import numpy as np
+import torch
 from torch import Tensor
 
 from rain_removal_ros.files.images import write_image
@@ -39,6 +42,41 @@ def sample_sheet(batch: dict[str, Tensor], restored: Tensor, depth: Tensor | Non
 def write_sheet(path: Path, batch: dict[str, Tensor], restored: Tensor, depth: Tensor | None) -> None:
     """Write the sheet of a batch. Raises OutputError."""
     write_image(path, sample_sheet(batch, restored, depth))
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What a run saw over some steps: means of its loss terms, weighted, and of the gradient's norm."""
+
+    terms: dict[str, float]
+    gradient_norm: float
+    steps_a_second: float
+
+
+class Meter:
+    """Takes what every step gives, on whatever device it lies, and reads it together: one transfer for many
+    steps.
+    """
+
+    def __init__(self, step: int):
+        self._names: list[str] = []
+        self._seen: list[Tensor] = []
+        self._since, self._began = step, time.monotonic()
+
+    def add(self, terms: dict[str, Tensor], gradient_norm: Tensor) -> None:
+        """Terms of one step, the same ones in every step, and the norm of its gradient."""
+        self._names = list(terms)
+        values = [*(term.detach().float() for term in terms.values()), gradient_norm.float()]
+        self._seen.append(torch.stack(values))
+
+    def read(self, step: int) -> Reading:
+        """The steps since the last reading, which there must be, up to `step`; it begins anew."""
+        *means, norm = torch.stack(self._seen).mean(0).tolist()
+        now = time.monotonic()
+        steps_a_second = (step - self._since) / (now - self._began)
+        self._seen.clear()
+        self._since, self._began = step, now
+        return Reading(dict(zip(self._names, means, strict=True)), norm, steps_a_second)
 
 
 class LogFile:
