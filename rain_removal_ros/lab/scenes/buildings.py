@@ -24,6 +24,12 @@ WALL_COLOURS = {
 }  # fmt: skip
 ROOF_COLOURS = ((0.52, 0.25, 0.18), (0.44, 0.22, 0.17), (0.28, 0.28, 0.30), (0.36, 0.30, 0.27))
 
+KINDS = (
+    *("plaster", "brick", "plaster", "stone", "brick"),
+    *("plaster", "glass", "plaster", "brick", "plaster"),
+)
+"""The walls of a town."""
+
 
 @dataclass(frozen=True)
 class FacadeStyle:
@@ -37,23 +43,10 @@ class FacadeStyle:
     storey: float  # height of a storey, metres
 
 
-def make_styles(rng: np.random.Generator, atlas: textures.TextureAtlas, count: int = 10) -> list[FacadeStyle]:
+def make_styles(rng: np.random.Generator, atlas: textures.TextureAtlas) -> list[FacadeStyle]:
     """Paint the facades of a town; fills the atlas."""
-    kinds = [
-        "plaster",
-        "brick",
-        "plaster",
-        "stone",
-        "brick",
-        "plaster",
-        "glass",
-        "plaster",
-        "brick",
-        "plaster",
-    ]
     styles = []
-    for index in range(count):
-        kind = kinds[index % len(kinds)]
+    for kind in KINDS:
         colour = WALL_COLOURS[kind][rng.integers(len(WALL_COLOURS[kind]))]
         upper = atlas.add(textures.facade(rng, kind, colour))
         ground = atlas.add(textures.shop_front(rng, "stone" if kind == "glass" else kind, colour))
