@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from rain_removal_ros.errors import DatasetError
+from rain_removal_ros.files.images import SUFFIXES
 from rain_removal_ros.lab.data.datasets import DriveDataset, FolderDataset, PairedDataset, open_dataset
 from rain_removal_ros.lab.data.examples import outline_of
 from rain_removal_ros.lab.data.raincityscapes import RainCityscapesDataset
@@ -61,6 +62,14 @@ def test_a_folder_gives_image_metric_inverse_depth_labels_and_their_kinds(folder
     assert (example.label_kind, example.depth_kind) == ("pseudo", "lidar")
     assert dataset[0].label_kind == "human"
     assert [outline_of(dataset, index).depth_measured for index in range(3)] == [False, False, True]
+
+
+def test_a_folder_takes_images_of_every_format_that_is_read(tmp_path):
+    for suffix in SUFFIXES:
+        write(tmp_path / "image" / f"a_{suffix[1:]}{suffix}", picture(20))
+    dataset = FolderDataset(tmp_path)
+    assert {example.name for example in dataset} == {f"a_{suffix[1:]}" for suffix in SUFFIXES}
+    assert all(example.clean.shape == (HEIGHT, WIDTH, 3) for example in dataset)
 
 
 @pytest.mark.parametrize("kind", ["folder", "cityscapes", "drive", "paired"])

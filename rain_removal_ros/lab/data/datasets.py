@@ -12,6 +12,7 @@ from typing import ClassVar
 import numpy as np
 
 from rain_removal_ros.errors import DatasetError, ParameterError
+from rain_removal_ros.files.images import SUFFIXES
 from rain_removal_ros.lab.data.examples import (
     Dataset,
     Example,
@@ -21,8 +22,6 @@ from rain_removal_ros.lab.data.examples import (
     read_train_ids,
 )
 from rain_removal_ros.lab.data.raincityscapes import RainCityscapesDataset
-
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
 
 
 class FolderDataset:
@@ -79,7 +78,7 @@ def _images_in(folder: Path, select: Sequence[str] = ()) -> dict[Path, int]:
 
     Raises DatasetError where there is none.
     """
-    images = sorted(path for path in folder.glob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
+    images = sorted(path for path in folder.glob("*") if path.suffix.lower() in SUFFIXES)
     if not images:
         raise DatasetError(f"no images in {folder}; expected files such as {folder / 'NAME.jpg'}")
     prefixes = tuple(select) or ""

@@ -1,1 +1,1 @@
-"""How good networks are: metrics, the weather to try them in, judges, probes, reports. No vehicle loads it."""
+"""How good networks are: metrics, weather to try them in, judges, probes, reports. No vehicle loads it."""
