@@ -87,7 +87,7 @@ class Street:
 
 
 def write_street(root: Path, count: int) -> None:
-    """The first views of the street as a folder dataset."""
+    """The first views of the street as a folder dataset, its depth measured."""
     for index in range(count):
         example = Street()[index]
         for folder, array in (
@@ -97,6 +97,8 @@ def write_street(root: Path, count: int) -> None:
         ):
             (root / folder).mkdir(parents=True, exist_ok=True)
             assert cv2.imwrite(str(root / folder / f"view_{index}.png"), array)
+    rows = [f"view_{index},lidar\n" for index in range(count)]
+    (root / "index.csv").write_text("id,depth_kind\n" + "".join(rows))
 
 
 class Recorded(Street):
