@@ -28,7 +28,8 @@ class FolderDataset:
     """A folder with image/ and, where they exist, inverse_depth/ (8-bit codes) and labels/ (train ids).
 
     The stems of the files are the same. Rain is rendered onto the images. An index.csv in the folder or
-    beside it (columns id, label_kind, depth_kind, group, focal_px) says how labels and depth came about.
+    beside it (columns id, label_kind, depth_kind, group, focal_px) says how labels and depth came about;
+    depth of which nobody says it was not measured.
     `select` keeps the names that begin with one of its prefixes. Raises DatasetError where there is no image,
     where a depth or label folder lacks an image's file, or where the index lacks an image.
     """

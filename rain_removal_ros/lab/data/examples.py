@@ -28,7 +28,7 @@ class Example:
     labels: np.ndarray | None = None  # uint8 (H, W), Cityscapes train ids, 255 = unlabelled
     level: str | None = None  # the rain's strength where the dataset names it
     label_kind: str | None = None  # human, rendered, pseudo (a network's, not to judge by); None: unsaid
-    depth_kind: str | None = None  # how the depth came about: stereo, lidar, rendered, DERIVED_DEPTH, ...
+    depth_kind: str | None = None  # how it came about: stereo, lidar, rendered, DERIVED_DEPTH; None: unsaid
     group: str | None = None  # the place or drive whose figures are taken together; None: unsaid
     focal_px: float | None = None  # the camera's focal length in pixels of this image; None: unsaid
     number: int = 0  # its place in the whole split, whatever was selected: it says which rain is rendered
