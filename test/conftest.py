@@ -27,7 +27,7 @@ LEFT_OUT = {
 collect_ignore = list(LEFT_OUT)
 
 if not missing_modules(Path(__file__).with_name("runtime_fixtures.py")):
-    import rain_removal_ros.lab  # noqa: F401  networks to compare with can be built in every test
+    import rain_removal_ros.lab.baselines  # noqa: F401  networks to compare with can be built in every test
 
 
 def pytest_report_header() -> list[str]:

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from rain_removal_ros.errors import DatasetError
+from rain_removal_ros.files.images import SUFFIXES
 from rain_removal_ros.lab.data.datasets import DriveDataset, FolderDataset, PairedDataset, open_dataset
 from rain_removal_ros.lab.data.examples import outline_of
 from rain_removal_ros.lab.data.raincityscapes import RainCityscapesDataset
@@ -60,6 +61,15 @@ def test_a_folder_gives_image_metric_inverse_depth_labels_and_their_kinds(folder
     assert (example.labels == 13).all()
     assert (example.label_kind, example.depth_kind) == ("pseudo", "lidar")
     assert dataset[0].label_kind == "human"
+    assert [outline_of(dataset, index).depth_measured for index in range(3)] == [False, False, True]
+
+
+def test_a_folder_takes_images_of_every_format_that_is_read(tmp_path):
+    for suffix in SUFFIXES:
+        write(tmp_path / "image" / f"a_{suffix[1:]}{suffix}", picture(20))
+    dataset = FolderDataset(tmp_path)
+    assert {example.name for example in dataset} == {f"a_{suffix[1:]}" for suffix in SUFFIXES}
+    assert all(example.clean.shape == (HEIGHT, WIDTH, 3) for example in dataset)
 
 
 @pytest.mark.parametrize("kind", ["folder", "cityscapes", "drive", "paired"])
@@ -87,6 +97,7 @@ def test_what_an_index_leaves_empty_is_unsaid(folder):
     example = open_dataset("folder", folder, "val")[0]
     kinds = (example.label_kind, example.depth_kind, example.group, example.focal_px)
     assert kinds == (None, None, None, None)
+    assert not example.depth_measured
 
 
 def test_a_folder_can_be_selected_from_by_the_beginning_of_names(folder):
@@ -295,7 +306,9 @@ def test_raincityscapes_in_lists(lists):
     assert light.clean[0, 0].tolist() == [70, 20, 20]
     assert light.inverse_depth[0, 0] == pytest.approx(0.1)
     assert light.labels is None
-    assert RainCityscapesDataset(lists, "train")[0].inverse_depth is None  # no scale is documented
+    assert light.depth_measured
+    unscaled = RainCityscapesDataset(lists, "train")[0]  # no scale is documented
+    assert unscaled.inverse_depth is None and not unscaled.depth_measured
 
 
 def test_raincityscapes_holds_out_training_cities_and_keeps_the_test_cities_apart(lists):
@@ -358,6 +371,7 @@ def test_raincityscapes_of_the_cityscapes_site_is_metric_and_labelled(cityscapes
     assert example.focal_px == 2350
     assert example.labels[1, 1] == 13 and example.labels[0, 0] == 255
     assert (example.label_kind, example.depth_kind) == ("human", "stereo")
+    assert example.depth_measured
     assert {view.city for view in RainCityscapesDataset(cityscapes, "val").views} == {"ulm"}
     assert {view.city for view in RainCityscapesDataset(cityscapes, "train").views} == {"aachen"}
 
@@ -395,6 +409,7 @@ def test_the_drive_gives_exact_depth_and_labels_without_any_file():
     assert example.inverse_depth.dtype == np.float32 and (example.inverse_depth == 0).any()
     assert 0 in example.labels and 10 in example.labels
     assert (example.label_kind, example.depth_kind) == ("rendered", "rendered")
+    assert example.depth_measured
     down, across = np.nonzero(example.labels == 0)
     camera_height = (down - 31.5) / (example.focal_px * example.inverse_depth[down, across])
     assert np.median(camera_height) == pytest.approx(1.5, abs=0.02)

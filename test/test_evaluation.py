@@ -24,7 +24,13 @@ from rain_removal_ros.lab.data.datasets import FolderDataset
 from rain_removal_ros.lab.data.examples import Dataset, Example
 from rain_removal_ros.lab.evaluation import hard_dry, metrics, report
 from rain_removal_ros.lab.evaluation.conditions import ROBUSTNESS, fog_of, rain_on
-from rain_removal_ros.lab.evaluation.evaluate import FOG_LEFT, STREAKS_ALONE, Evaluation, EvaluationSettings
+from rain_removal_ros.lab.evaluation.evaluate import (
+    FOG_LEFT,
+    STREAKS_ALONE,
+    Evaluation,
+    EvaluationSettings,
+    in_turns,
+)
 from rain_removal_ros.lab.evaluation.hard_dry import (
     ALL,
     ALL_HELD_OUT,
@@ -81,7 +87,7 @@ class Street:
 
 
 def write_street(root: Path, count: int) -> None:
-    """The first views of the street as a folder dataset."""
+    """The first views of the street as a folder dataset, its depth measured."""
     for index in range(count):
         example = Street()[index]
         for folder, array in (
@@ -91,6 +97,8 @@ def write_street(root: Path, count: int) -> None:
         ):
             (root / folder).mkdir(parents=True, exist_ok=True)
             assert cv2.imwrite(str(root / folder / f"view_{index}.png"), array)
+    rows = [f"view_{index},lidar\n" for index in range(count)]
+    (root / "index.csv").write_text("id,depth_kind\n" + "".join(rows))
 
 
 class Recorded(Street):
@@ -359,13 +367,32 @@ def test_a_datasets_own_rain_is_taken_as_it_is():
     assert measured(recorded, {"idle": Idle(recorded)}, levels=("light",))["counts"]["views"] == 1
 
 
+class Watched(Idle):
+    """Keeps the sizes of the images that it is given."""
+
+    def __init__(self, dataset: Street):
+        super().__init__(dataset)
+        self.sizes: set[tuple[int, int]] = set()
+
+    def __call__(self, image, outputs, focal_px=None) -> Restored:
+        self.sizes.add(image.shape[:2])
+        return super().__call__(image, outputs, focal_px)
+
+
 def test_the_papers_protocol_restores_what_it_cuts_out():
     street = Street()
-    cut = measured(street, {"idle": Idle(street)}, protocol="paper-crop", limit=1)
-    full = measured(street, {"idle": Idle(street)}, limit=1)
+    watched = Watched(street)
+    cut = measured(street, {"watched": watched}, protocol="paper-crop", limit=1, consistency_images=0)
     assert cut["counts"]["images"] == 1
-    psnr = [summary["sources"]["rainy"]["heavy"][MEAN]["psnr"] for summary in (cut, full)]
-    assert psnr[0] != psnr[1]
+    assert watched.sizes == {(256, 512)}
+    example = street[0]
+    clean, rainy = (
+        cv2.resize(image[int(0.04 * HEIGHT) : int(0.82 * HEIGHT), int(0.05 * WIDTH) : int(0.99 * WIDTH)],
+                   (512, 256), interpolation=cv2.INTER_AREA)
+        for image in (example.clean, rain_on(example, "heavy").rainy)
+    )  # fmt: skip
+    psnr = cut["sources"]["rainy"]["heavy"][MEAN]["psnr"]
+    assert psnr == pytest.approx(metrics.psnr(rainy, clean))
 
 
 def test_a_quick_look_takes_some_of_every_group():
@@ -407,10 +434,9 @@ def test_groups_are_known_without_reading_the_images():
     ],
 )
 def test_as_many_images_are_taken_in_turn_as_there_are(sizes, count, expected):
-    evaluation = Evaluation(Uneven(), Testbed({"idle": Idle(Street())}), EvaluationSettings())
     begins = np.cumsum((0, *sizes))
-    evaluation._groups = {str(n): list(range(begins[n], begins[n] + size)) for n, size in enumerate(sizes)}
-    assert evaluation._turns(count) == expected
+    groups = [list(range(begins[n], begins[n] + size)) for n, size in enumerate(sizes)]
+    assert in_turns(groups, count) == expected
 
 
 class Mean(Street):
@@ -633,6 +659,7 @@ def test_a_judge_that_keeps_its_answers_is_asked_once_an_image(tmp_path, judge_f
     again = KeptJudge(judge, tmp_path)
     assert (again(image) == 7).all()
     assert np.array_equal(again(street_like(HEIGHT, WIDTH, 2)), judge(street_like(HEIGHT, WIDTH, 2)))
+    assert not list(tmp_path.glob(".*"))  # nothing is left of the writing
     enlarged = JudgeSpecification.parse(f"{judge_files['safetensors']},scale=2")
     assert not (KeptJudge(Judge(enlarged), tmp_path)(image) == 7).all()
 

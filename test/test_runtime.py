@@ -352,8 +352,8 @@ def test_integers_need_weights_that_were_calibrated(restorer, folder, monkeypatc
 def test_integers_give_what_the_quantised_network_gives_and_nearly_what_floats_give(
     restorer, calibrated, monkeypatch
 ):
-    """On a CPU that computes integers as floats too: what is measured is the graph, not its speed. One without
-    VNNI adds products in 16 bits, which saturate; nobody is given integers there.
+    """On a CPU that computes integers as floats too: what is measured is the graph, not its speed. One
+    without VNNI adds products in 16 bits, which saturate; nobody is given integers there.
     """
     allowed = 0.2 if "vnni" in openvino_backend.cpu_flags() else 1.0
     monkeypatch.setattr(openvino_backend, "cpu_flags", lambda: "avx512_vnni")

@@ -26,17 +26,9 @@ from rain_removal_ros.commands.main import main
 from rain_removal_ros.errors import DatasetError, OutputError, PresetError, RainRemovalError, WeightsError
 from rain_removal_ros.lab.data.datasets import Example, FolderDataset
 from rain_removal_ros.lab.training import recipe, trainer
+from rain_removal_ros.lab.training.fog import CALM_BELOW, apparent_extinction, calm, with_the_fogs_sky
 from rain_removal_ros.lab.training.recipe import Stage
-from rain_removal_ros.lab.training.samples import (
-    CALM_BELOW,
-    LOOKALIKES_DRY,
-    RainySamples,
-    SampleSettings,
-    _size_of,
-    apparent_extinction,
-    calm,
-    overcast,
-)
+from rain_removal_ros.lab.training.samples import LOOKALIKES_DRY, RainySamples, SampleSettings, _size_of
 from rain_removal_ros.lab.training.settings import (
     FIND_DEPTH,
     PARTS,
@@ -100,6 +92,30 @@ def test_a_sample_depends_on_seed_and_index_alone(street: FolderDataset) -> None
     assert not torch.equal(first[7]["rainy"], other[7]["rainy"])
 
 
+def test_a_sample_draws_in_the_order_that_it_always_did(street: FolderDataset, monkeypatch) -> None:
+    """Where its generator stands afterwards tells how many draws there were and of what kind, whatever
+    version of OpenCV drew the pictures.
+    """
+    made = []
+
+    def recording(seed: object) -> np.random.Generator:
+        made.append(np.random.Generator(np.random.PCG64(seed)))
+        return made[-1]
+
+    drawn = dataclasses.replace(SMALL, lookalike_share=0)  # look-alikes draw by what they see
+    samples = RainySamples([street], drawn, seed=0, count=24)
+    monkeypatch.setattr("rain_removal_ros.lab.training.samples.np.random.default_rng", recording)
+    following = []
+    for index in range(len(samples)):
+        made.clear()
+        samples[index]
+        following.append(int(made[0].integers(1000)))
+    assert following == [
+        *(263, 355, 647, 225, 407, 641, 579, 297, 718, 358, 252, 622),
+        *(292, 144, 484, 629, 638, 422, 2, 14, 781, 252, 804, 470),
+    ]
+
+
 def test_the_stated_share_of_samples_is_dry_and_the_rest_is_not(street: FolderDataset) -> None:
     shares = dataclasses.replace(PLAIN, dry_share=0.3)
     samples = RainySamples([street], shares, seed=0, count=120)
@@ -157,12 +173,13 @@ def test_behind_thick_fog_a_calm_sky_is_asked_for_and_behind_thin_fog_the_skys_o
     assert np.array_equal(calm(image, sky, transmission=CALM_BELOW), image)
 
 
-def test_an_overcast_sky_has_the_fogs_light_and_the_street_stays() -> None:
+def test_a_sky_of_the_fogs_own_has_its_light_and_the_street_stays() -> None:
     image, sky = sky_over_street()
-    grey = overcast(image, sky, np.array([0.8, 0.8, 0.8], np.float32), np.random.default_rng(0))
+    grey = with_the_fogs_sky(image, sky, np.array([0.8, 0.8, 0.8], np.float32), np.random.default_rng(0))
     assert np.abs(grey[:28] / 255 - 0.8).max() < 0.1
     assert np.array_equal(grey[36:], image[36:])
-    assert np.array_equal(overcast(image, np.zeros_like(sky), np.ones(3), np.random.default_rng(0)), image)
+    without = with_the_fogs_sky(image, np.zeros_like(sky), np.ones(3), np.random.default_rng(0))
+    assert np.array_equal(without, image)
 
 
 def test_a_dataset_pair_keeps_its_own_rain() -> None:
@@ -479,13 +496,12 @@ def test_a_damaged_checkpoint_is_said(street, tmp_path) -> None:
         train(settings(), [street], tmp_path, workers=0, show_progress=False)
 
 
-def test_a_sheet_that_cannot_be_written_is_said_and_the_run_goes_on_later(
-    street, tmp_path, monkeypatch
-) -> None:
-    with monkeypatch.context() as patched:
-        patched.setattr("rain_removal_ros.lab.training.run_files.cv2.imwrite", lambda path, sheet: False)
-        with pytest.raises(OutputError, match=r"sheet_0000001.jpg cannot be written"):
-            train(settings(steps=1), [street], tmp_path, workers=0, show_progress=False)
+def test_a_sheet_that_cannot_be_written_is_said_and_the_run_goes_on_later(street, tmp_path) -> None:
+    in_its_place = tmp_path / "sheet_0000001.jpg"
+    in_its_place.mkdir()
+    with pytest.raises(OutputError, match=r"sheet_0000001.jpg cannot be written"):
+        train(settings(steps=1), [street], tmp_path, workers=0, show_progress=False)
+    in_its_place.rmdir()
     assert train(settings(steps=1), [street], tmp_path, workers=0, show_progress=False).is_file()
 
 

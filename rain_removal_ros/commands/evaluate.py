@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from rain_removal_ros.colours import colour_inverse_depth
+import rain_removal_ros.lab.baselines  # noqa: F401  weights of the networks to compare with can be loaded
 from rain_removal_ros.commands.runtime_options import add_runtime_arguments, settings_from
 from rain_removal_ros.commands.values import image_size, positive, whole_number
 from rain_removal_ros.cores import usable_cores
@@ -28,26 +28,22 @@ from rain_removal_ros.lab.data.datasets import (
     open_dataset,
 )
 from rain_removal_ros.lab.data.examples import Dataset
-from rain_removal_ros.lab.evaluation import metrics, sheet
-from rain_removal_ros.lab.evaluation.conditions import LEVELS
+from rain_removal_ros.lab.evaluation import pictures, sheet
+from rain_removal_ros.lab.evaluation.conditions import LEVELS, RAIN_DESCRIPTION
 from rain_removal_ros.lab.evaluation.evaluate import Evaluation, EvaluationSettings
-from rain_removal_ros.lab.evaluation.hard_dry import HardDryScore, hard_dry_image, measure_hard_dry
+from rain_removal_ros.lab.evaluation.hard_dry import measure_hard_dry
 from rain_removal_ros.lab.evaluation.judges import CLASS_SETS, Judge, JudgeSpecification, KeptJudge
+from rain_removal_ros.lab.evaluation.probes import with_parts
 from rain_removal_ros.lab.evaluation.protocols import PROTOCOLS
-from rain_removal_ros.lab.evaluation.real_weather import WeatherView, measure_weather, open_weather
+from rain_removal_ros.lab.evaluation.real_weather import measure_weather, open_weather
 from rain_removal_ros.lab.evaluation.report import render_markdown
 from rain_removal_ros.lab.evaluation.streak_stage import streak_stage_of
-from rain_removal_ros.lab.evaluation.summary import Record
 from rain_removal_ros.lab.evaluation.testbed import MASK, Testbed
 from rain_removal_ros.output import make_folder, write_text
 from rain_removal_ros.runtime import Restorer, create_restorer
 from rain_removal_ros.runtime.cache import default_folder
 from rain_removal_ros.share import packaged_weights
 
-RAIN_DESCRIPTION = (
-    "RainCityscapes' imaging model, distances end at 300 m; image i of the whole split has pattern i mod 12 "
-    "and seed i at every level; a dataset's own rainy images are taken as they are"
-)
 HARD_DRY_IMAGES = 14
 """Of every kind of look-alike, where nobody says how many."""
 
@@ -169,21 +165,22 @@ def run(arguments: argparse.Namespace) -> int:
             results |= evaluation.run()
             _write_report(arguments.output, conditions, results)
             for name in networks if arguments.sheet > 0 else ():
-                rows = _worst_rows(evaluation, name, arguments.sheet)
+                rows = pictures.worst_rows(evaluation, name, arguments.sheet)
                 written += _write_sheet(arguments.output / f"worst_{name}.jpg", rows)
         if weather is not None:
             results["real_weather"], views = measure_weather(weather, testbed)
             _write_report(arguments.output, conditions, results)
             for name in networks if arguments.sheet > 0 else ():
-                written += _write_sheet(arguments.output / f"weather_{name}.jpg", _weather_rows(views, name))
+                rows = pictures.weather_rows(views, name)
+                written += _write_sheet(arguments.output / f"weather_{name}.jpg", rows)
         if arguments.hard_dry:
             source = dataset or DriveDataset("val")
             results["hard_dry"], scores = measure_hard_dry(source, arguments.hard_dry, testbed)
             for name in networks if arguments.sheet > 0 else ():
-                rows = _hard_dry_rows(source, scores, name, testbed)
+                rows = pictures.hard_dry_rows(source, scores, name, testbed)
                 written += _write_sheet(arguments.output / f"hard_dry_{name}.jpg", rows)
         if evaluation is not None:
-            evaluation.add_latency(results)
+            results = with_parts(results, [evaluation.latency()])
     finally:
         for restorer in networks.values():
             restorer.close()
@@ -329,15 +326,7 @@ def _conditions(
             }
             for name, restorer in networks.items()
         },
-        "judges": {
-            name: {
-                "file": judge.specification.path.name,
-                "sha256": judge.sha256,
-                "scale": judge.specification.scale,
-                "normalise": judge.specification.normalise,
-            }
-            for name, judge in judges.items()
-        },
+        "judges": {name: judge.description for name, judge in judges.items()},
     }
 
 
@@ -347,65 +336,3 @@ def _write_sheet(path: Path, rows: list[sheet.SheetRow]) -> list[str]:
         return []
     write_image(path, sheet.draw_sheet(rows))
     return [path.name]
-
-
-def _worst_rows(evaluation: Evaluation, network: str, count: int) -> list[sheet.SheetRow]:
-    """The views of which most was harmed, every group in turn."""
-
-    def row(record: Record) -> sheet.SheetRow:
-        view, focal_px = evaluation.view_again(record)
-        restored = evaluation.testbed.restore(network, view.rainy, focal_px)
-        figures = record.figures
-        caption = (
-            f"{record.group}: {record.name}, {record.level}: {100 * figures['harmed']:.1f} % harmed, "
-            f"{figures['psnr']:.1f} dB ({figures['psnr_gain']:+.1f})   "
-            "[rainy | derained | clean | harmed | inverse depth]"
-        )
-        marked = _marked(restored.image, metrics.harmed(restored.image, view.rainy, view.clean))
-        depth = colour_inverse_depth(restored.inverse_depth)
-        return sheet.SheetRow(caption, (view.rainy, restored.image, view.clean, marked, depth))
-
-    return evaluation.testbed.in_workers(row, evaluation.worst(network, count), "worst cases")
-
-
-def _weather_rows(views: list[WeatherView], network: str) -> list[sheet.SheetRow]:
-    rows = []
-    for view in views:
-        caption = f"{view.weather}: {view.name}"
-        if network in view.shifts:
-            shift = view.shifts[network]
-            caption += f", sky {shift.brightness:+.0f}, bluer {shift.blueness:+.0f}, "
-            caption += f"structure {shift.structure:+.1f}"
-        restored = view.restored[network]
-        moved = metrics.distance_from(restored, view.image) > metrics.HARM
-        pictures = (view.image, restored, _marked(restored, moved))
-        rows.append(sheet.SheetRow(f"{caption}   [as it came | derained | moved]", pictures))
-    return rows
-
-
-def _hard_dry_rows(
-    dataset: Dataset, scores: list[HardDryScore], network: str, testbed: Testbed
-) -> list[sheet.SheetRow]:
-    """The worst image of every kind, the worst kind first."""
-    worst: dict[str, HardDryScore] = {}
-    for score in sorted((one for one in scores if one.network == network), key=lambda one: one.psnr):
-        worst.setdefault(score.kind, score)
-
-    def row(score: HardDryScore) -> sheet.SheetRow:
-        example = dataset[score.index]
-        image = hard_dry_image(example, score.kind)
-        restored = testbed.restore(network, image, example.focal_px).image
-        marked = _marked(restored, metrics.distance_from(restored, image) > metrics.HARM)
-        caption = f"{score.kind}: {score.name}, {score.psnr:.1f} dB, {100 * score.changed:.1f} % moved"
-        if score.rain is not None:
-            caption += f", rain {score.rain:.3f}"
-        return sheet.SheetRow(f"{caption}   [as it came | derained | moved]", (image, restored, marked))
-
-    return testbed.in_workers(row, list(worst.values()), "worst look-alikes")
-
-
-def _marked(image: np.ndarray, where: np.ndarray) -> np.ndarray:
-    """The image darkened, with the pixels in question in red."""
-    marked = image // 2
-    marked[where] = (255, 40, 40)
-    return marked

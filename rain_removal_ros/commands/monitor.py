@@ -10,6 +10,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+import rain_removal_ros.lab.baselines  # noqa: F401  weights of the networks to compare with can be loaded
 from rain_removal_ros.commands.runtime_options import (
     add_runtime_arguments,
     add_weights_arguments,

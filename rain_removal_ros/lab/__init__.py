@@ -1,5 +1,3 @@
 """What a vehicle never loads: training, evaluation, rendering, baselines. It imports the vehicle's rooms, and
 they never import it; the commands load it when they are asked for.
 """
-
-import rain_removal_ros.lab.baselines  # noqa: F401  registers the families of the networks to compare with

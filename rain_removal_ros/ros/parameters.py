@@ -113,8 +113,8 @@ PARAMETERS: tuple[Parameter, ...] = (
     Parameter(
         "while_building",
         "wait",
-        "While a network is compiled for a new image size, frames wait (wait), PyTorch processes them (torch), "
-        "or they are published unchanged (passthrough).",
+        "While a network is compiled for a new image size, frames wait (wait), PyTorch processes them "
+        "(torch), or they are published unchanged (passthrough).",
         Changes.ANY_TIME,
         choices=("wait", "torch", "passthrough"),
     ),

@@ -21,6 +21,7 @@ import numpy as np
 import torch
 from torch import nn
 
+import rain_removal_ros.lab.baselines  # noqa: F401  weights of the networks to compare with can be loaded
 from rain_removal_ros.errors import RainRemovalError
 from rain_removal_ros.network import build_network, load_network, save_network
 from rain_removal_ros.network.presets import Preset

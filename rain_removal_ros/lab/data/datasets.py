@@ -12,6 +12,7 @@ from typing import ClassVar
 import numpy as np
 
 from rain_removal_ros.errors import DatasetError, ParameterError
+from rain_removal_ros.files.images import SUFFIXES
 from rain_removal_ros.lab.data.examples import (
     Dataset,
     Example,
@@ -22,14 +23,13 @@ from rain_removal_ros.lab.data.examples import (
 )
 from rain_removal_ros.lab.data.raincityscapes import RainCityscapesDataset
 
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
-
 
 class FolderDataset:
     """A folder with image/ and, where they exist, inverse_depth/ (8-bit codes) and labels/ (train ids).
 
     The stems of the files are the same. Rain is rendered onto the images. An index.csv in the folder or
-    beside it (columns id, label_kind, depth_kind, group, focal_px) says how labels and depth came about.
+    beside it (columns id, label_kind, depth_kind, group, focal_px) says how labels and depth came about;
+    depth of which nobody says it was not measured.
     `select` keeps the names that begin with one of its prefixes. Raises DatasetError where there is no image,
     where a depth or label folder lacks an image's file, or where the index lacks an image.
     """
@@ -79,7 +79,7 @@ def _images_in(folder: Path, select: Sequence[str] = ()) -> dict[Path, int]:
 
     Raises DatasetError where there is none.
     """
-    images = sorted(path for path in folder.glob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
+    images = sorted(path for path in folder.glob("*") if path.suffix.lower() in SUFFIXES)
     if not images:
         raise DatasetError(f"no images in {folder}; expected files such as {folder / 'NAME.jpg'}")
     prefixes = tuple(select) or ""

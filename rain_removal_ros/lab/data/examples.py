@@ -13,6 +13,9 @@ from rain_removal_ros.errors import DatasetError, ImageError
 from rain_removal_ros.files import images as image_files
 from rain_removal_ros.lab.data import depth_code
 
+DERIVED_DEPTH = "geometry"
+"""Kind of a depth that is plausible, but no measurement to judge by."""
+
 
 @dataclass(frozen=True)
 class Example:
@@ -25,7 +28,7 @@ class Example:
     labels: np.ndarray | None = None  # uint8 (H, W), Cityscapes train ids, 255 = unlabelled
     level: str | None = None  # the rain's strength where the dataset names it
     label_kind: str | None = None  # human, rendered, pseudo (a network's, not to judge by); None: unsaid
-    depth_kind: str | None = None  # how the depth came about: stereo, lidar, geometry, ...; None: unsaid
+    depth_kind: str | None = None  # how it came about: stereo, lidar, rendered, DERIVED_DEPTH; None: unsaid
     group: str | None = None  # the place or drive whose figures are taken together; None: unsaid
     focal_px: float | None = None  # the camera's focal length in pixels of this image; None: unsaid
     number: int = 0  # its place in the whole split, whatever was selected: it says which rain is rendered
@@ -36,6 +39,13 @@ class Example:
         if self.clean is None:
             raise DatasetError(f"{self.name} has no clean image to hold anything against")
         return self.clean
+
+    @property
+    def depth_measured(self) -> bool:
+        """Whether its depth is true or from sensors, and not derived; of a depth that nobody says anything of
+        that is not to be assumed.
+        """
+        return self.depth_kind not in (None, DERIVED_DEPTH)
 
 
 class Dataset(Protocol):

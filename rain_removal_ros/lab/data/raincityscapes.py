@@ -173,12 +173,13 @@ class RainCityscapesDataset:
     def outline(self, index: int) -> Example:
         """What is known of an example without reading its files."""
         view = self.views[index]
+        metric = view.camera is not None or self.depth_scale is not None
         return Example(
             view.rainy.stem,
             None,
             level=view.level,
             label_kind=None if view.labels is None else "human",
-            depth_kind=None if view.camera is None else "stereo",
+            depth_kind="stereo" if view.depth is not None and metric else None,
             number=self._numbers[index],
         )
 

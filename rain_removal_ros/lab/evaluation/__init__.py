@@ -1,1 +1,1 @@
-"""Metrics, reports and benchmarks. Nothing that a vehicle loads imports this."""
+"""How good networks are: metrics, weather to try them in, judges, probes, reports. No vehicle loads it."""

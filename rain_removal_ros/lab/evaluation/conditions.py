@@ -35,6 +35,11 @@ LEVELS = (*PAPER_LEVELS, DENSE, FOG)
 alone.
 """
 
+RAIN_DESCRIPTION = (
+    "RainCityscapes' imaging model, distances end at 300 m; image i of the whole split has pattern i mod 12 "
+    "and seed i at every level; a dataset's own rainy images are taken as they are"
+)
+
 STREAKLESS = (FOG,)
 ROBUSTNESS_LEVEL = "medium"
 

@@ -6,9 +6,9 @@ Knows datasets by their interface, and gives plain data; reports are not its job
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 import cv2
 import numpy as np
@@ -16,20 +16,12 @@ import numpy as np
 from rain_removal_ros.cityscapes import UNLABELLED, TrainId
 from rain_removal_ros.errors import DatasetError, ParameterError
 from rain_removal_ros.lab.data.examples import Dataset, Example, outline_of
-from rain_removal_ros.lab.evaluation import metrics
-from rain_removal_ros.lab.evaluation.conditions import (
-    LEVELS,
-    ROBUSTNESS,
-    ROBUSTNESS_LEVEL,
-    STREAKLESS,
-    fog_of,
-    rain_on,
-)
+from rain_removal_ros.lab.evaluation import metrics, probes
+from rain_removal_ros.lab.evaluation.conditions import LEVELS, STREAKLESS, fog_of, rain_on
+from rain_removal_ros.lab.evaluation.probes import Part, with_parts
 from rain_removal_ros.lab.evaluation.protocols import PROTOCOLS
 from rain_removal_ros.lab.evaluation.summary import CLEAN, DRY, MEAN, RAINY, Record, summarise
-from rain_removal_ros.lab.evaluation.testbed import OUTPUTS, Answer, Testbed
-from rain_removal_ros.runtime import ASSUMED_FOCAL
-from rain_removal_ros.runtime.sizes import MIN_SIDE
+from rain_removal_ros.lab.evaluation.testbed import Answer, Testbed
 
 RECORDED = "recorded"
 """Level of a dataset's own rainy images where it does not name their strength."""
@@ -42,9 +34,6 @@ STREAKS_ALONE = "{}, streaks alone"
 
 LEAST_SKY = 0.005
 """Share of an image from which on its sky is judged."""
-
-MADE_UP_DEPTH = ("geometry",)
-"""Kinds of depth that are plausible, but no measurement to judge by."""
 
 
 @dataclass(frozen=True)
@@ -138,7 +127,6 @@ class Evaluation:
                 "weights file, or the folder of the run where the file is called weights"
             )
         self.dataset, self.testbed, self.settings, self._show = dataset, testbed, settings, show
-        self._groups: dict[str, list[int]] = {}
         self.indices = self._chosen()
         self.scores: list[Scored] = []
 
@@ -162,16 +150,27 @@ class Evaluation:
             raise DatasetError(
                 f"the dataset has no rainy image of the levels {', '.join(self.settings.levels)}"
             )
+        results = summarise(records) | {"networks": {name: {} for name in self.testbed.networks}}
+        return with_parts(results, self._probe())
+
+    def _probe(self) -> Iterator[Part]:
+        """What the probes say on rain of their own, where it can be rendered onto the dataset's images."""
+        if not _takes_rain(self.dataset[self.indices[0]]):
+            return
+        settings, testbed, example_of = self.settings, self.testbed, self._prepared
+        groups: dict[str, list[int]] = {}
         for score in self.scores:
-            self._groups.setdefault(score.group, []).append(score.index)
-        results = summarise(records)
-        results["networks"] = {name: {} for name in self.testbed.networks}
-        example = self.dataset[self.indices[0]]
-        if _takes_rain(example):
-            self._add_robustness(results)
-            self._add_flicker(results)
-            self._add_consistency(results)
-        return results
+            groups.setdefault(score.group, []).append(score.index)
+        chosen = partial(in_turns, list(groups.values()))
+        yield probes.robustness(testbed, chosen(settings.robustness_images), example_of)
+        yield probes.flicker(
+            testbed,
+            chosen(settings.flicker_scenes),
+            example_of,
+            settings.flicker_frames,
+            settings.flicker_rate,
+        )
+        yield probes.depth_consistency(testbed, chosen(settings.consistency_images), example_of)
 
     def worst(self, network: str, count: int) -> list[Record]:
         """The rainy views of which a network harmed most, every group in turn, no image twice."""
@@ -294,164 +293,38 @@ class Evaluation:
             figures |= _measured_depth(restored, example)
             add(view.level, name, figures, labels)
 
-    def _turns(self, count: int) -> list[int]:
-        """`count` of the images, or all where there are fewer, every group in turn as long as it has some."""
-        groups = self._groups.values()
-        share = -(-count // max(1, len(groups)))
-        wanted = min(count, sum(len(members) for members in groups))
-        while sum(min(share, len(members)) for members in groups) < wanted:
-            share += 1
-        chosen = [_spread(members, share) for members in groups]
-        turns = [members[turn] for turn in range(share) for members in chosen if turn < len(members)]
-        return sorted(turns[:count])
-
     def _prepared(self, index: int) -> Example:
         """The example put through the protocol, for rain that is rendered onto it afterwards."""
         return PROTOCOLS[self.settings.protocol].example(self.dataset[index])
 
-    def _add_robustness(self, results: dict) -> None:
-        """Under every network: PSNR of rainy and derained, and the gain, for each row of
-        `conditions.ROBUSTNESS`.
-        """
-
-        def score(index: int) -> list[dict[str, tuple[float, float]]]:
-            example = self._prepared(index)
-            rows: list[dict[str, tuple[float, float]]] = []
-            for row in ROBUSTNESS:
-                seen = row.observe(example)
-                before = metrics.psnr(seen.rainy, seen.reference)
-                rows.append({})
-                for name in self.testbed.networks:
-                    image = self.testbed.restore(name, seen.rainy, example.focal_px).image
-                    rows[-1][name] = before, metrics.psnr(image, seen.reference)
-            return rows
-
-        indices = self._turns(self.settings.robustness_images)
-        if not indices:
-            return
-        scores = self.testbed.in_workers(score, indices, "robustness")
-        results["counts"]["robustness_images"] = len(indices)
-        for name in self.testbed.networks:
-            rows = results["networks"][name]["robustness"] = []
-            for number, row in enumerate(ROBUSTNESS):
-                pairs = np.array([of_image[number][name] for of_image in scores])
-                rainy, derained = pairs.mean(axis=0)
-                rows.append(
-                    {
-                        "name": row.name,
-                        "description": row.description,
-                        "psnr_rainy": float(rainy),
-                        "psnr": float(derained),
-                        "psnr_gain": float(derained - rainy),
-                        "psnr_gain_worst": float((pairs[:, 1] - pairs[:, 0]).min()),
-                    }
-                )
-
-    def _add_flicker(self, results: dict) -> None:
-        """Grey levels by which a pixel of a static scene wavers under moving rain, before and after."""
-        settings = self.settings
-
-        def score(index: int) -> dict[str, float]:
-            example = self._prepared(index)
-            flickers = {name: metrics.Flicker() for name in (RAINY, *self.testbed.networks)}
-            for frame in range(settings.flicker_frames):
-                rainy = rain_on(example, ROBUSTNESS_LEVEL, frame / settings.flicker_rate).rainy
-                flickers[RAINY].add(rainy)
-                for name in self.testbed.networks:
-                    flickers[name].add(self.testbed.restore(name, rainy, example.focal_px).image)
-            return {name: flicker.value for name, flicker in flickers.items()}
-
-        indices = self._turns(settings.flicker_scenes)
-        if not indices:
-            return
-        scores = self.testbed.in_workers(score, indices, "flicker")
-        results["counts"]["flicker_scenes"] = len(indices)
-        for name in self.testbed.networks:
-            results["networks"][name]["flicker"] = {
-                "rainy": float(np.mean([score[RAINY] for score in scores])),
-                "derained": float(np.mean([score[name] for score in scores])),
-                "unit": "grey levels",
-            }
-
-    def _add_consistency(self, results: dict) -> None:
-        """How far the depth of a crop, as it is and enlarged, lies from that of the whole image."""
-
-        def score(index: int) -> dict[str, tuple[float, float]]:
-            example = self._prepared(index)
-            if min(example.clean_image.shape[:2]) * 0.6 < MIN_SIDE:
-                return {}
-            rainy = rain_on(example, ROBUSTNESS_LEVEL).rainy
-            of_networks = {
-                name: self._consistency(name, rainy, example.focal_px) for name in self.testbed.networks
-            }
-            return {name: pair for name, pair in of_networks.items() if pair is not None}
-
-        indices = self._turns(self.settings.consistency_images)
-        scores = [one for one in self.testbed.in_workers(score, indices, "depth of crops") if one]
-        if not scores:
-            return
-        results["counts"]["consistency_images"] = len(scores)
-        for name in self.testbed.networks:
-            pairs = [score[name] for score in scores if name in score]
-            if pairs:
-                crop, zoom = np.mean(pairs, axis=0)
-                results["networks"][name]["depth_consistency"] = {"crop": float(crop), "zoom": float(zoom)}
-
-    def _consistency(
-        self, network: str, image: np.ndarray, focal_px: float | None
-    ) -> tuple[float, float] | None:
-        """Median over pixels nearer than 100 m of |q' / q - 1|, q the inverse depth from the whole image, q'
-        from its middle 60 %: as it is, and enlarged to the whole image's size. None: no pixel is as near.
-        """
-        height, width = image.shape[:2]
-        top, left = height // 5, width // 5
-        rows, columns = slice(top, height - top), slice(left, width - left)
-        focal_px = focal_px or ASSUMED_FOCAL * width
-        crop = np.ascontiguousarray(image[rows, columns])
-        enlarged = cv2.resize(crop, (width, height), interpolation=cv2.INTER_CUBIC)
-        whole = self.testbed.restore(network, image, focal_px).inverse_depth[rows, columns]
-        of_crop = self.testbed.restore(network, crop, focal_px).inverse_depth
-        of_zoom = self.testbed.restore(network, enlarged, focal_px * width / crop.shape[1]).inverse_depth
-        of_zoom = cv2.resize(of_zoom, (crop.shape[1], crop.shape[0]), interpolation=cv2.INTER_AREA)
-        judged = whole > 0.01
-        if not judged.any():
-            return None
-        cropped, zoomed = (np.abs(other[judged] / whole[judged] - 1) for other in (of_crop, of_zoom))
-        return float(np.median(cropped)), float(np.median(zoomed))
-
-    def add_latency(self, results: dict) -> None:
-        """Adds milliseconds of a call on one image of `latency_size`, one at a time: to be done after all
-        else, as nothing else may run meanwhile, and a runtime may leave the calling thread tied to one core.
-        """
+    def latency(self) -> Part:
+        """Of a call of every network on one image of `latency_size`; see `probes.latency`."""
         height, width = self.settings.latency_size
         clean = self._prepared(self.indices[0]).clean_image
         image = cv2.resize(clean, (width, height), interpolation=cv2.INTER_LINEAR)
-        calls, outputs = self.settings.latency_calls, OUTPUTS[:2]
-        for name, restorer in self.testbed.networks.items():
-            restorer.prepare(height, width, outputs)
-            durations = []
-            for _ in self.testbed.track(range(calls), calls, f"latency {name}"):
-                start = time.perf_counter()
-                restorer(image, outputs)
-                durations.append(1000 * (time.perf_counter() - start))
-            median, p95 = np.percentile(durations, (50, 95))
-            results["networks"][name]["latency"] = {
-                "median_ms": float(median),
-                "p95_ms": float(p95),
-                "size": f"{width}x{height}",
-                "calls": len(durations),
-            }
+        return probes.latency(self.testbed, image, self.settings.latency_calls)
 
 
 _GAINING = ("psnr", "ssim", "psnr_below", "ssim_below")
 
 
-def _spread(indices, count: int | None) -> list[int]:
+def _spread(indices: Sequence[int], count: int | None) -> list[int]:
     """At most `count` of the indices, spread evenly over them."""
     indices = list(indices)
     if count is None or count >= len(indices):
         return indices
     return [indices[i] for i in sorted({int(i) for i in np.linspace(0, len(indices) - 1, count)})]
+
+
+def in_turns(groups: Sequence[Sequence[int]], count: int) -> list[int]:
+    """`count` of the indices, or all where there are fewer, every group in turn as long as it has some."""
+    share = -(-count // max(1, len(groups)))
+    wanted = min(count, sum(len(members) for members in groups))
+    while sum(min(share, len(members)) for members in groups) < wanted:
+        share += 1
+    chosen = [_spread(members, share) for members in groups]
+    turns = [members[turn] for turn in range(share) for members in chosen if turn < len(members)]
+    return sorted(turns[:count])
 
 
 def _takes_rain(example: Example) -> bool:
@@ -502,8 +375,8 @@ def _agreements(labels: dict[str, np.ndarray], truth: _Truth) -> dict[str, float
 
 
 def _measured_depth(restored: Answer, example: Example) -> dict[str, float]:
-    """Errors of a depth where the truth was measured; rendered fog shows it, a dry image does not."""
-    if example.inverse_depth is None or example.depth_kind in MADE_UP_DEPTH:
+    """Errors of a depth where the truth is no derived one; rendered fog shows it, a dry image does not."""
+    if example.inverse_depth is None or not example.depth_measured:
         return {}
     errors = metrics.depth_errors(restored.inverse_depth, example.inverse_depth)
     if errors is None:

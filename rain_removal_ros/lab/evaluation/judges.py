@@ -7,17 +7,17 @@ A judge sees images and gives Cityscapes train ids; it knows nothing of what was
 from __future__ import annotations
 
 import hashlib
-import os
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import cv2
 import numpy as np
 
-from rain_removal_ros.errors import ParameterError, WeightsError
+from rain_removal_ros.errors import OutputError, ParameterError, WeightsError
+from rain_removal_ros.files.images import write_image
 from rain_removal_ros.lab.evaluation.metrics import CLASSES
 from rain_removal_ros.network import load_network, preset_of, sha256_of
 from rain_removal_ros.network.presets import STRIDE, SegmentationPreset
@@ -104,6 +104,16 @@ class Judge:
         self._gpu = ""
         self._logits = self._open()
         self.identity = f"{self.sha256} {specification.scale} {specification.normalise}{self._gpu}"
+
+    @property
+    def description(self) -> dict[str, str | float]:
+        """What a report says of the judge."""
+        return {
+            "file": self.specification.path.name,
+            "sha256": self.sha256,
+            "scale": self.specification.scale,
+            "normalise": self.specification.normalise,
+        }
 
     def _open(self) -> Callable[[np.ndarray], np.ndarray]:
         """The function from float32 (1, 3, H, W) to float32 logits (1, 19, h, w)."""
@@ -194,9 +204,8 @@ class KeptJudge:
         labels = cv2.imread(str(path), cv2.IMREAD_UNCHANGED) if path.is_file() else None
         if labels is None or labels.shape != image.shape[:2]:
             labels = self._judge(image)
-            partial = path.with_name(f".{path.stem}.{os.getpid()}.{threading.get_ident()}.png")
-            if cv2.imwrite(str(partial), labels):
-                partial.replace(path)
+            with suppress(OutputError):  # it is asked again the next time
+                write_image(path, labels)
         return labels
 
 

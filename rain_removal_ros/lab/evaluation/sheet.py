@@ -1,7 +1,4 @@
-"""Sheets of pictures to look at: a row a view, columns rainy, derained, clean and inverse depth.
-
-Knows arrays only.
-"""
+"""Sheets of pictures to look at: a row a view, as many columns as it has pictures. Knows arrays only."""
 
 from __future__ import annotations
 

@@ -22,7 +22,14 @@ WALL_COLOURS = {
     "stone": ((188, 178, 158), (168, 160, 148), (204, 196, 178)),
     "glass": ((96, 106, 112), (128, 122, 112), (70, 78, 88)),
 }  # fmt: skip
+AWNING_COLOURS = ((0.55, 0.13, 0.12), (0.15, 0.30, 0.22), (0.72, 0.62, 0.42), (0.17, 0.24, 0.42))
 ROOF_COLOURS = ((0.52, 0.25, 0.18), (0.44, 0.22, 0.17), (0.28, 0.28, 0.30), (0.36, 0.30, 0.27))
+
+KINDS = (
+    *("plaster", "brick", "plaster", "stone", "brick"),
+    *("plaster", "glass", "plaster", "brick", "plaster"),
+)
+"""The walls of a town."""
 
 
 @dataclass(frozen=True)
@@ -37,23 +44,10 @@ class FacadeStyle:
     storey: float  # height of a storey, metres
 
 
-def make_styles(rng: np.random.Generator, atlas: textures.TextureAtlas, count: int = 10) -> list[FacadeStyle]:
+def make_styles(rng: np.random.Generator, atlas: textures.TextureAtlas) -> list[FacadeStyle]:
     """Paint the facades of a town; fills the atlas."""
-    kinds = [
-        "plaster",
-        "brick",
-        "plaster",
-        "stone",
-        "brick",
-        "plaster",
-        "glass",
-        "plaster",
-        "brick",
-        "plaster",
-    ]
     styles = []
-    for index in range(count):
-        kind = kinds[index % len(kinds)]
+    for kind in KINDS:
         colour = WALL_COLOURS[kind][rng.integers(len(WALL_COLOURS[kind]))]
         upper = atlas.add(textures.facade(rng, kind, colour))
         ground = atlas.add(textures.shop_front(rng, "stone" if kind == "glass" else kind, colour))
@@ -69,87 +63,110 @@ def mirrored(mesh: Mesh) -> Mesh:
     )
 
 
+@dataclass(frozen=True)
+class _Size:
+    """Of a house, in metres."""
+
+    width: float  # along the street, z
+    depth: float  # away from it, x
+    ground: float  # height of the ground storey
+    height: float  # of the eaves
+
+
 def house(
     rng: np.random.Generator, style: FacadeStyle, bays: int, storeys: int, roof_texture: int, concrete: int
 ) -> tuple[Mesh, float]:
     """A house of `bays` window bays and `storeys` storeys (ground storey included). Gives the mesh and its
     width."""
-    label = TrainId.BUILDING
-    width, depth = bays * style.bay, rng.uniform(10, 13)
-    ground_height = style.storey * 1.15
-    height = ground_height + (storeys - 1) * style.storey
+    ground = style.storey * 1.15
+    height = ground + (storeys - 1) * style.storey
+    size = _Size(bays * style.bay, rng.uniform(10, 13), ground, height)
     base = tuple(np.asarray(style.colour) / 255)
-    trim = Surface(
-        label, tuple(np.clip(np.asarray(base) * 0.55 + 0.36, 0, 0.92)), texture=concrete, tile=(4, 4)
-    )
+    lighter = tuple(np.clip(np.asarray(base) * 0.55 + 0.36, 0, 0.92))
+    trim = Surface(TrainId.BUILDING, lighter, texture=concrete, tile=(4, 4))
+    plain = Surface(TrainId.BUILDING, base, texture=concrete, tile=(4, 4))
+
+    parts = _walls(rng, style, size, plain)
+    reach, ledges = _ledges(rng, style, size, trim)
+    parts += ledges
+    if style.kind != "glass" and storeys >= 3 and rng.random() < 0.45:
+        parts += _balconies(rng, style, bays, storeys, size.ground, trim)
+    if style.kind == "glass" or rng.random() < 0.25:
+        parts += _flat_roof(rng, size, trim, plain)
+    else:
+        parts += _pitched_roof(rng, size, reach, roof_texture, plain)
+    if rng.random() < 0.4:
+        parts += _awning(rng, style, size, bays)
+    return join(parts), size.width
+
+
+def _walls(rng: np.random.Generator, style: FacadeStyle, size: _Size, plain: Surface) -> list[Mesh]:
+    """Front, flanks, of which most have windows, and back."""
+    width, depth, height = size.width, size.depth, size.height
     upper_tile = (textures.BAYS * style.bay, textures.BAYS * style.storey)
-    upper = Surface(label, texture=style.upper, tile=upper_tile)
-    ground = Surface(label, texture=style.ground, tile=(textures.BAYS * style.bay, ground_height))
-    plain = Surface(label, base, texture=concrete, tile=(4, 4))
+    upper = Surface(TrainId.BUILDING, texture=style.upper, tile=upper_tile)
+    ground_tile = (textures.BAYS * style.bay, size.ground)
+    ground = Surface(TrainId.BUILDING, texture=style.ground, tile=ground_tile)
     start = float(rng.integers(textures.BAYS)) * style.bay  # which bays of the texture this house shows
     rise = float(rng.integers(textures.BAYS)) * style.storey
 
-    def front(x: float, z0: float, z1: float, y0: float, y1: float, surface: Surface, v0: float) -> Mesh:
-        points = np.array([[x, y0, z1], [x, y0, z0], [x, y1, z0], [x, y1, z1]])
-        u0, u1 = start - z1, start - z0
+    def front(y0: float, y1: float, surface: Surface, v0: float) -> Mesh:
+        points = np.array([[0, y0, width], [0, y0, 0], [0, y1, 0], [0, y1, width]])
+        u0, u1 = start - width, start
         return quad(points, surface, np.array([[u0, v0], [u1, v0], [u1, v0 + y1 - y0], [u0, v0 + y1 - y0]]))
 
-    parts = [
-        front(0, 0, width, 0, ground_height, ground, 0),
-        front(0, 0, width, ground_height, height, upper, rise),
-    ]
+    parts = [front(0, size.ground, ground, 0), front(size.ground, height, upper, rise)]
     windows_aside = rng.random() < 0.75
-    for z in (0.0, width):  # flanks
+    for z in (0.0, width):
         points = np.array([[0, 0, z], [depth, 0, z], [depth, height, z], [0, height, z]])
-        bays_deep = round(depth / style.bay)
         if windows_aside and style.kind != "glass":
-            u1 = bays_deep * style.bay
+            u1 = round(depth / style.bay) * style.bay
             lower = points.copy()
-            lower[2:, 1] = ground_height
+            lower[2:, 1] = size.ground
             parts.append(quad(lower, plain))
-            points[:2, 1] = ground_height
-            v1 = rise + height - ground_height
+            points[:2, 1] = size.ground
+            v1 = rise + height - size.ground
             parts.append(quad(points, upper, np.array([[0, rise], [u1, rise], [u1, v1], [0, v1]])))
         else:
             parts.append(quad(points, plain))
-    parts.append(
-        quad(np.array([[depth, 0, 0], [depth, 0, width], [depth, height, width], [depth, height, 0]]), plain)
-    )
+    back = np.array([[depth, 0, 0], [depth, 0, width], [depth, height, width], [depth, height, 0]])
+    return [*parts, quad(back, plain)]
 
-    parts.append(box((-0.12, ground_height - 0.10, 0), (0.05, ground_height + 0.10, width), trim))
+
+def _ledges(
+    rng: np.random.Generator, style: FacadeStyle, size: _Size, trim: Surface
+) -> tuple[float, list[Mesh]]:
+    """How far the eaves reach out, and what is on the front: ledges, some pilasters at its ends, a pipe."""
+    width, height = size.width, size.height
+    parts = [box((-0.12, size.ground - 0.10, 0), (0.05, size.ground + 0.10, width), trim)]
     reach = rng.uniform(0.2, 0.45)
     parts.append(box((-reach, height - 0.25, -0.02), (0.3, height + 0.12, width + 0.02), trim))
-    if style.kind != "glass" and rng.random() < 0.4:  # pilasters at the ends
+    if style.kind != "glass" and rng.random() < 0.4:
         for z in (0.0, width - 0.45):
             parts.append(box((-0.10, 0, z), (0.05, height - 0.2, z + 0.45), trim))
-    pipe = Surface(label, (0.38, 0.38, 0.37))
+    pipe = Surface(TrainId.BUILDING, (0.38, 0.38, 0.37))
     parts.append(box((-0.10, 0.1, 0.08), (0.0, height, 0.17), pipe))
+    return reach, parts
 
-    if style.kind != "glass" and storeys >= 3 and rng.random() < 0.45:
-        parts += _balconies(rng, style, bays, storeys, ground_height, trim)
-    if style.kind == "glass" or rng.random() < 0.25:
-        parts.append(box((0, height, 0), (0.25, height + 0.7, width), trim))
-        parts.append(
-            quad(
-                np.array([[0, height, 0], [depth, height, 0], [depth, height, width], [0, height, width]]),
-                plain,
-            )
-        )
-        if rng.random() < 0.6:
-            z = rng.uniform(0.2, 0.5) * width
-            parts.append(box((3, height, z), (6, height + 2.2, z + 3), plain))
-    else:
-        parts += _pitched_roof(rng, height, width, depth, reach, roof_texture, plain)
-    if rng.random() < 0.4:
-        colour = ((0.55, 0.13, 0.12), (0.15, 0.30, 0.22), (0.72, 0.62, 0.42), (0.17, 0.24, 0.42))[
-            rng.integers(4)
-        ]
-        z0 = rng.integers(0, bays) * style.bay + 0.2
-        z1, y = z0 + style.bay - 0.4, ground_height - 0.55
-        points = np.array([[0, y, z0], [0, y, z1], [-1.1, y - 0.5, z1], [-1.1, y - 0.5, z0]])
-        awning = Surface(label, colour)
-        parts += [quad(points, awning), box((-1.1, y - 0.68, z0), (-1.08, y - 0.5, z1), awning)]
-    return join(parts), width
+
+def _flat_roof(rng: np.random.Generator, size: _Size, trim: Surface, plain: Surface) -> list[Mesh]:
+    """A parapet, the roof, and on some a hut."""
+    width, depth, height = size.width, size.depth, size.height
+    roof = np.array([[0, height, 0], [depth, height, 0], [depth, height, width], [0, height, width]])
+    parts = [box((0, height, 0), (0.25, height + 0.7, width), trim), quad(roof, plain)]
+    if rng.random() < 0.6:
+        z = rng.uniform(0.2, 0.5) * width
+        parts.append(box((3, height, z), (6, height + 2.2, z + 3), plain))
+    return parts
+
+
+def _awning(rng: np.random.Generator, style: FacadeStyle, size: _Size, bays: int) -> list[Mesh]:
+    """Over one bay of the ground storey."""
+    awning = Surface(TrainId.BUILDING, AWNING_COLOURS[rng.integers(len(AWNING_COLOURS))])
+    z0 = rng.integers(0, bays) * style.bay + 0.2
+    z1, y = z0 + style.bay - 0.4, size.ground - 0.55
+    points = np.array([[0, y, z0], [0, y, z1], [-1.1, y - 0.5, z1], [-1.1, y - 0.5, z0]])
+    return [quad(points, awning), box((-1.1, y - 0.68, z0), (-1.08, y - 0.5, z1), awning)]
 
 
 def _balconies(
@@ -173,14 +190,10 @@ def _balconies(
 
 
 def _pitched_roof(
-    rng: np.random.Generator,
-    height: float,
-    width: float,
-    depth: float,
-    reach: float,
-    texture: int,
-    wall: Surface,
+    rng: np.random.Generator, size: _Size, reach: float, texture: int, wall: Surface
 ) -> list[Mesh]:
+    """Tiles, a gutter, gables, chimneys, and on some dormers."""
+    width, depth, height = size.width, size.depth, size.height
     label = TrainId.BUILDING
     tiles = Surface(label, ROOF_COLOURS[rng.integers(len(ROOF_COLOURS))], texture=texture, tile=(4, 4))
     ridge = height + depth / 2 * np.tan(np.radians(rng.uniform(30, 42)))

@@ -100,6 +100,76 @@ class _Surfaces:
     emission: np.ndarray  # (N,)
 
 
+@dataclass(frozen=True)
+class _Hits:
+    """Which of the rays met a triangle, and where in it."""
+
+    geometries: list[Geometry]  # what stands still and, where there is any, what moves
+    ray: np.ndarray  # (N,) index of the ray
+    depth: np.ndarray  # float32 (N,) along the optical axis
+    triangle: np.ndarray  # (N,) index in its geometry
+    weights: np.ndarray  # float32 (N, 3) of its corners
+    moves: np.ndarray  # bool (N,): of what moves
+
+    def gather(
+        self, array: Callable[[Geometry], np.ndarray], chosen: np.ndarray | slice = slice(None)
+    ) -> np.ndarray:
+        """The rows of a geometry's array that belong to the triangles of the chosen hits."""
+        of_moving, triangle = self.moves[chosen], self.triangle[chosen]
+        values = array(self.geometries[0]).take(triangle, axis=0, mode="clip")
+        if of_moving.any():
+            values[of_moving] = array(self.geometries[1])[triangle[of_moving]]
+        return values
+
+
+def _trace(view: View, geometries: list[Geometry], rays: np.ndarray, may_move: np.ndarray) -> _Hits:
+    """What rays (M, 3) from the camera meet first; only those where `may_move` (M,) is true are tried on what
+    moves.
+    """
+    origins = np.empty_like(rays)
+    origins[:] = view.position
+    found = geometries[0].caster.first_hits(origins, rays)
+    distance, triangle, weights = found.distance, found.triangle, found.barycentric
+    moves = np.zeros(len(rays), bool)
+    if len(geometries) > 1:
+        tried = np.flatnonzero(may_move)
+        found = geometries[1].caster.first_hits(origins[tried], rays[tried])
+        nearer = np.flatnonzero(found.distance < distance[tried])
+        changed = tried[nearer]
+        distance[changed], triangle[changed] = found.distance[nearer], found.triangle[nearer]
+        weights[changed] = found.barycentric[nearer]
+        moves[changed] = True
+    hit = np.flatnonzero(triangle >= 0)
+    weights = weights[hit]
+    weights = np.stack([1 - weights[:, 0] - weights[:, 1], weights[:, 0], weights[:, 1]], axis=1)
+    return _Hits(geometries, hit, distance[hit], triangle[hit], weights, moves[hit])
+
+
+def _surfaces(view: View, rays: np.ndarray, hits: _Hits, on_floor: np.ndarray) -> _Surfaces:
+    """The surfaces that were hit by rays (N, 3), before any texture; the floor, by index, is level."""
+    facing = hits.gather(lambda geometry: geometry.normal)
+    facing *= -np.copysign(np.float32(1), np.einsum("ij,ij->i", facing, rays))[:, None]
+    facing[on_floor] = (0, 1, 0)
+    label = hits.gather(lambda geometry: geometry.mesh.label)
+    normal = facing.copy()
+    curved = np.flatnonzero(hits.gather(lambda geometry: geometry.curved))
+    corners = hits.gather(lambda geometry: geometry.mesh.normals, curved)
+    bent = np.einsum("ij,ijk->ik", hits.weights[curved], corners)
+    inward = (np.einsum("ij,ij->i", bent, facing[curved]) < 0) & (label[curved] != TrainId.VEGETATION)
+    length = np.sqrt(np.einsum("ij,ij->i", bent, bent)) + np.float32(1e-9)
+    normal[curved] = bent / np.where(inward, -length, length)[:, None]
+    return _Surfaces(
+        depth=hits.depth,
+        label=label,
+        position=view.position + hits.depth[:, None] * rays,
+        normal=normal,
+        facing=facing,
+        albedo=hits.gather(lambda geometry: geometry.mesh.colour),
+        gloss=hits.gather(lambda geometry: geometry.mesh.gloss),
+        emission=hits.gather(lambda geometry: geometry.mesh.emission),
+    )
+
+
 class Renderer:
     """Draws one street under one sky."""
 
@@ -140,67 +210,25 @@ class Renderer:
         """The surfaces that rays through pixels (u, v) meet, and the indices of the rays that met one. Only
         rays where `may_move` (N,) is true are tried on what moves."""
         rays = view.directions(u, v)
-        origins = np.empty_like(rays)
-        origins[:] = view.position
-        found = geometries[0].caster.first_hits(origins, rays)
-        distance, triangle, weights = found.distance, found.triangle, found.barycentric
-        moves = np.zeros(len(rays), bool)
-        if len(geometries) > 1:
-            tried = np.flatnonzero(may_move)
-            found = geometries[1].caster.first_hits(origins[tried], rays[tried])
-            nearer = np.flatnonzero(found.distance < distance[tried])
-            changed = tried[nearer]
-            distance[changed], triangle[changed] = found.distance[nearer], found.triangle[nearer]
-            weights[changed] = found.barycentric[nearer]
-            moves[changed] = True
+        hits = _trace(view, geometries, rays, may_move)
+        rays = rays[hits.ray]
+        on_floor = np.flatnonzero((hits.triangle >= self.floor) & ~hits.moves)
+        surfaces = _surfaces(view, rays, hits, on_floor)
+        self._paint_textures(view, rays, hits, surfaces)
+        self._paint_floor(view, rays, surfaces, on_floor)
+        surfaces.albedo *= surfaces.albedo  # from display-referred to linear
+        return surfaces, hits.ray
 
-        hit = np.flatnonzero(triangle >= 0)
-        rays, depth, triangle, weights, moves = (a[hit] for a in (rays, distance, triangle, weights, moves))
-        on_floor = np.flatnonzero((triangle >= self.floor) & ~moves)
-
-        def gather(
-            array: Callable[[Geometry], np.ndarray], chosen: np.ndarray | slice = slice(None)
-        ) -> np.ndarray:
-            of_moving = moves[chosen]
-            values = array(geometries[0]).take(triangle[chosen], axis=0, mode="clip")
-            if of_moving.any():
-                values[of_moving] = array(geometries[1])[triangle[chosen][of_moving]]
-            return values
-
-        weights = np.stack([1 - weights[:, 0] - weights[:, 1], weights[:, 0], weights[:, 1]], axis=1)
-        facing = gather(lambda geometry: geometry.normal)
-        facing *= -np.copysign(np.float32(1), np.einsum("ij,ij->i", facing, rays))[:, None]
-        facing[on_floor] = (0, 1, 0)
-        label = gather(lambda geometry: geometry.mesh.label)
-        normal = facing.copy()
-        curved = np.flatnonzero(gather(lambda geometry: geometry.curved))
-        corners = gather(lambda geometry: geometry.mesh.normals, curved)
-        bent = np.einsum("ij,ijk->ik", weights[curved], corners)
-        inward = (np.einsum("ij,ij->i", bent, facing[curved]) < 0) & (label[curved] != TrainId.VEGETATION)
-        length = np.sqrt(np.einsum("ij,ij->i", bent, bent)) + np.float32(1e-9)
-        normal[curved] = bent / np.where(inward, -length, length)[:, None]
-        surfaces = _Surfaces(
-            depth=depth,
-            label=label,
-            position=view.position + depth[:, None] * rays,
-            normal=normal,
-            facing=facing,
-            albedo=gather(lambda geometry: geometry.mesh.colour),
-            gloss=gather(lambda geometry: geometry.mesh.gloss),
-            emission=gather(lambda geometry: geometry.mesh.emission),
-        )
-        texture = gather(lambda geometry: geometry.mesh.texture)
+    def _paint_textures(self, view: View, rays: np.ndarray, hits: _Hits, surfaces: _Surfaces) -> None:
+        texture = hits.gather(lambda geometry: geometry.mesh.texture)
         textured = np.flatnonzero(texture > 0)
-        corners = gather(lambda geometry: geometry.mesh.uv, textured)
-        uv = np.einsum("ij,ijk->ik", weights[textured], corners)
-        gradient = gather(lambda geometry: geometry.gradient, textured)
-        spread = self._spread(view, rays[textured], depth[textured], facing[textured])
+        corners = hits.gather(lambda geometry: geometry.mesh.uv, textured)
+        uv = np.einsum("ij,ijk->ik", hits.weights[textured], corners)
+        gradient = hits.gather(lambda geometry: geometry.gradient, textured)
+        spread = self._spread(view, rays[textured], surfaces.depth[textured], surfaces.facing[textured])
         texel = self.street.atlas.sample(texture[textured], uv, _extent(gradient, spread))
         surfaces.albedo[textured] *= texel[:, :3]
         surfaces.gloss[textured] += texel[:, 3]
-        self._paint_floor(view, rays, surfaces, on_floor)
-        surfaces.albedo *= surfaces.albedo  # from display-referred to linear
-        return surfaces, hit
 
     def _paint_floor(self, view: View, rays: np.ndarray, surfaces: _Surfaces, chosen: np.ndarray) -> None:
         street, atlas = self.street, self.street.atlas

@@ -44,18 +44,26 @@ CAR_SHAPES = {
 
 def car(shape: CarShape, colour: tuple[float, float, float]) -> Mesh:
     """A car of the given shape and paint."""
-    label = TrainId.CAR
-    paint = Surface(label, colour, gloss=0.35)
-    glass = Surface(label, (0.07, 0.08, 0.09), gloss=0.85)
-    dark = Surface(label, (0.09, 0.09, 0.10))
-    half, length = shape.width / 2, shape.length
+    paint, dark = Surface(TrainId.CAR, colour, gloss=0.35), Surface(TrainId.CAR, (0.09, 0.09, 0.10))
+    parts = [_body(shape, paint), *_cabin(shape, paint)]
+    for side in (-1, 1):
+        for z in (-0.29 * shape.length, 0.31 * shape.length):
+            parts += _wheel(shape, side, z, dark)
+        parts += _lamps(shape, side)
+        parts.append(_mirror(shape, side, paint))
+        parts += _door_gaps(shape, side, dark)
+    return join([*parts, *_ends(shape, dark)])
 
+
+def _body(shape: CarShape, paint: Surface) -> Mesh:
+    """All below the windows: one section, drawn from tail to nose between sill and deck."""
     along = np.array([-0.5, -0.485, -0.45, -0.36, -0.15, 0.1, 0.28, 0.38, 0.45, 0.485, 0.5], np.float32)
-    breadth = half * np.array([0.80, 0.90, 0.96, 1.0, 1.0, 1.0, 1.0, 0.97, 0.92, 0.84, 0.72], np.float32)
-    bonnet = shape.screen[0] / length
+    breadth = np.array([0.80, 0.90, 0.96, 1.0, 1.0, 1.0, 1.0, 0.97, 0.92, 0.84, 0.72], np.float32)
+    breadth = shape.width / 2 * breadth
+    bonnet = shape.screen[0] / shape.length
     deck = np.interp(
         along,
-        [-0.5, -0.47, shape.rear[0] / length + 0.01, bonnet, 0.42, 0.485, 0.5],
+        [-0.5, -0.47, shape.rear[0] / shape.length + 0.01, bonnet, 0.42, 0.485, 0.5],
         [
             shape.tail - 0.12,
             shape.tail,
@@ -74,13 +82,17 @@ def car(shape: CarShape, colour: tuple[float, float, float]) -> Mesh:
     rings = np.zeros((len(along), len(section), 3), np.float32)
     rings[..., 0] = section[:, 0] * breadth[:, None]
     rings[..., 1] = sill[:, None] + section[:, 1] * (deck - sill)[:, None]
-    rings[..., 2] = (along * length)[:, None]
-    parts = [loft(rings, paint)]
+    rings[..., 2] = (along * shape.length)[:, None]
+    return loft(rings, paint)
 
+
+def _cabin(shape: CarShape, paint: Surface) -> list[Mesh]:
+    """Pillars and roof, and the panes between them."""
+    half = shape.width / 2
     low, high = 0.90 * half, 0.72 * half
     base, edge = shape.shoulder - 0.02, shape.roof - 0.07
     corners = np.array(
-        [  # of the cabin: bottom and top, right front, right rear, left rear, left front
+        [  # bottom and top, right front, right rear, left rear, left front
             [[low, base, shape.screen[0]], [low, base, shape.rear[0]], [-low, base, shape.rear[0]],
              [-low, base, shape.screen[0]]],
             [[high, edge, shape.screen[1]], [high, edge, shape.rear[1]], [-high, edge, shape.rear[1]],
@@ -89,77 +101,83 @@ def car(shape: CarShape, colour: tuple[float, float, float]) -> Mesh:
     )  # fmt: skip
     crown = corners[1] * [0.88, 1, 1] + [0, 0.07, 0]
     crown[:, 2] += np.array([-0.16, 0.12, 0.12, -0.16])
-    parts.append(loft(np.stack([corners[0], corners[1], crown]), paint, smooth=False))
+    panes = [(1, 0.07, 0.93), (3, 0.05, 0.95)]  # rear window, windscreen
+    panes += [(0, 0.07, 0.47), (0, 0.52, 0.93), (2, 0.07, 0.48), (2, 0.53, 0.93)]
+    return [
+        loft(np.stack([corners[0], corners[1], crown]), paint, smooth=False),
+        *(_pane(corners, *pane) for pane in panes),
+    ]
 
-    def pane(face: int, left: float, right: float, bottom: float = 0.10, upper: float = 0.93) -> Mesh:
-        a, b = corners[:, face], corners[:, (face + 1) % 4]
-        points = np.array(
-            [
-                (1 - v) * ((1 - u) * a[0] + u * b[0]) + v * ((1 - u) * a[1] + u * b[1])
-                for u, v in ((left, bottom), (right, bottom), (right, upper), (left, upper))
-            ]
-        )
-        normal = np.cross(points[1] - points[0], points[3] - points[0])
-        normal /= np.linalg.norm(normal)
-        outward = 1 if normal @ (points.mean(0) - corners.reshape(-1, 3).mean(0)) > 0 else -1
-        return quad(points + 0.012 * outward * normal, glass)
 
-    parts += [pane(1, 0.07, 0.93), pane(3, 0.05, 0.95)]
-    parts += [pane(0, 0.07, 0.47), pane(0, 0.52, 0.93), pane(2, 0.07, 0.48), pane(2, 0.53, 0.93)]
+def _pane(corners: np.ndarray, face: int, left: float, right: float) -> Mesh:
+    """Glass before one of the cabin's four faces, between shares of its width; corners: (2, 4, 3)."""
+    a, b = corners[:, face], corners[:, (face + 1) % 4]
+    bottom, upper = 0.10, 0.93
+    points = np.array(
+        [
+            (1 - v) * ((1 - u) * a[0] + u * b[0]) + v * ((1 - u) * a[1] + u * b[1])
+            for u, v in ((left, bottom), (right, bottom), (right, upper), (left, upper))
+        ]
+    )
+    normal = np.cross(points[1] - points[0], points[3] - points[0])
+    normal /= np.linalg.norm(normal)
+    outward = 1 if normal @ (points.mean(0) - corners.reshape(-1, 3).mean(0)) > 0 else -1
+    return quad(points + 0.012 * outward * normal, Surface(TrainId.CAR, (0.07, 0.08, 0.09), gloss=0.85))
 
-    for side in (-1, 1):
-        for z in (-0.29 * length, 0.31 * length):
-            parts.append(
-                cylinder((side * (half - 0.09), shape.wheel + 0.02, z), 0, shape.wheel + 0.05, 0.20, dark, 18)
-            )
-            tyre = Surface(label, (0.06, 0.06, 0.065))
-            parts.append(cylinder((side * (half - 0.095), shape.wheel, z), 0, shape.wheel, 0.22, tyre, 18))
-            rim = Surface(label, (0.62, 0.63, 0.65), gloss=0.3)
-            parts.append(
-                cylinder((side * (half - 0.09), shape.wheel, z), 0, shape.wheel * 0.62, 0.225, rim, 12)
-            )
-            parts.append(
-                cylinder((side * (half - 0.09), shape.wheel, z), 0, shape.wheel * 0.2, 0.235, dark, 8)
-            )
-        headlamp = Surface(label, (0.93, 0.94, 0.92), gloss=0.5, emission=0.35)
-        x = side * half * 0.62
-        nose = 0.487 * length
-        parts.append(
-            box(
-                (x - 0.17, shape.nose - 0.17, nose - 0.2),
-                (x + 0.17, shape.nose - 0.03, nose + 0.01),
-                headlamp,
-            )
-        )
-        tail_lamp = Surface(label, (0.62, 0.04, 0.04), gloss=0.3, emission=0.25)
-        x, back = side * half * 0.78, -0.487 * length
-        parts.append(
-            box(
-                (x - 0.11, shape.tail - 0.30, back - 0.02),
-                (x + 0.11, shape.tail - 0.06, back + 0.2),
-                tail_lamp,
-            )
-        )
-        mirror = (side * (half + 0.02), shape.shoulder + 0.03, shape.screen[0] - 0.36)
-        parts.append(
-            box(
-                (mirror[0] - 0.10, mirror[1] - 0.06, mirror[2] - 0.05),
-                (mirror[0] + 0.10, mirror[1] + 0.08, mirror[2]),
-                paint,
-            )
-        )
-        for z in (shape.screen[0] - 0.1, (shape.screen[1] + shape.rear[1]) / 2):  # door gaps
-            x = side * (half - 0.004)
-            parts.append(box((x - 0.006, 0.32, z), (x + 0.006, shape.shoulder - 0.10, z + 0.014), dark))
-    front, back = 0.5 * length, -0.5 * length
+
+def _wheel(shape: CarShape, side: int, z: float, dark: Surface) -> list[Mesh]:
+    """Arch, tyre, rim and hub."""
+    half, radius = shape.width / 2, shape.wheel
+    tyre = Surface(TrainId.CAR, (0.06, 0.06, 0.065))
+    rim = Surface(TrainId.CAR, (0.62, 0.63, 0.65), gloss=0.3)
+    x = side * (half - 0.09)
+    return [
+        cylinder((x, radius + 0.02, z), 0, radius + 0.05, 0.20, dark, 18),
+        cylinder((side * (half - 0.095), radius, z), 0, radius, 0.22, tyre, 18),
+        cylinder((x, radius, z), 0, radius * 0.62, 0.225, rim, 12),
+        cylinder((x, radius, z), 0, radius * 0.2, 0.235, dark, 8),
+    ]
+
+
+def _lamps(shape: CarShape, side: int) -> list[Mesh]:
+    half = shape.width / 2
+    headlamp = Surface(TrainId.CAR, (0.93, 0.94, 0.92), gloss=0.5, emission=0.35)
+    tail_lamp = Surface(TrainId.CAR, (0.62, 0.04, 0.04), gloss=0.3, emission=0.25)
+    x, front = side * half * 0.62, 0.487 * shape.length
+    y = shape.nose
+    ahead = box((x - 0.17, y - 0.17, front - 0.2), (x + 0.17, y - 0.03, front + 0.01), headlamp)
+    x, back = side * half * 0.78, -0.487 * shape.length
+    y = shape.tail
+    behind = box((x - 0.11, y - 0.30, back - 0.02), (x + 0.11, y - 0.06, back + 0.2), tail_lamp)
+    return [ahead, behind]
+
+
+def _mirror(shape: CarShape, side: int, paint: Surface) -> Mesh:
+    x, y, z = side * (shape.width / 2 + 0.02), shape.shoulder + 0.03, shape.screen[0] - 0.36
+    return box((x - 0.10, y - 0.06, z - 0.05), (x + 0.10, y + 0.08, z), paint)
+
+
+def _door_gaps(shape: CarShape, side: int, dark: Surface) -> list[Mesh]:
+    x = side * (shape.width / 2 - 0.004)
+    return [
+        box((x - 0.006, 0.32, z), (x + 0.006, shape.shoulder - 0.10, z + 0.014), dark)
+        for z in (shape.screen[0] - 0.1, (shape.screen[1] + shape.rear[1]) / 2)
+    ]
+
+
+def _ends(shape: CarShape, dark: Surface) -> list[Mesh]:
+    """Grille, bumpers and number plates."""
+    half = shape.width / 2
+    front, back = 0.5 * shape.length, -0.5 * shape.length
     grille = shape.nose - 0.34
-    parts.append(box((-0.62 * half, grille, front - 0.1), (0.62 * half, grille + 0.15, front + 0.012), dark))
-    parts.append(box((-0.78 * half, 0.30, front - 0.15), (0.78 * half, 0.37, front + 0.014), dark))
-    parts.append(box((-0.80 * half, 0.34, back - 0.012), (0.80 * half, 0.44, back + 0.1), dark))
-    plate = Surface(label, (0.90, 0.90, 0.86))
-    parts.append(box((-0.26, 0.44, front), (0.26, 0.55, front + 0.02), plate))
-    parts.append(box((-0.26, shape.tail - 0.30, back - 0.022), (0.26, shape.tail - 0.19, back + 0.05), plate))
-    return join(parts)
+    plate = Surface(TrainId.CAR, (0.90, 0.90, 0.86))
+    return [
+        box((-0.62 * half, grille, front - 0.1), (0.62 * half, grille + 0.15, front + 0.012), dark),
+        box((-0.78 * half, 0.30, front - 0.15), (0.78 * half, 0.37, front + 0.014), dark),
+        box((-0.80 * half, 0.34, back - 0.012), (0.80 * half, 0.44, back + 0.1), dark),
+        box((-0.26, 0.44, front), (0.26, 0.55, front + 0.02), plate),
+        box((-0.26, shape.tail - 0.30, back - 0.022), (0.26, shape.tail - 0.19, back + 0.05), plate),
+    ]
 
 
 def bus(colour: tuple[float, float, float]) -> Mesh:

@@ -1,1 +1,1 @@
-"""Datasets, losses and the trainer. Nothing that a vehicle loads imports this."""
+"""How networks are made: samples, losses, the trainer and its recipes. No vehicle loads it."""

@@ -101,16 +101,16 @@ def airlight_l1(airlight: Tensor, truth: Tensor) -> Tensor:
     return errors.sum() / known.sum().clamp(min=1)
 
 
-def structural(restored: Tensor, clean: Tensor, window: int = 8, stride: int = 4) -> Tensor:
+def structural(restored: Tensor, clean: Tensor) -> Tensor:
     """1 - mean SSIM(J, I) (Wang et al., IEEE TIP 2004), K1 = 0.01, K2 = 0.03, range 1.
 
-    Over uniform windows that overlap by half: a window at every pixel costs many times as much and teaches
-    the same.
+    Over uniform windows of 8 x 8 pixels that overlap by half: a window at every pixel costs many times as
+    much and teaches the same.
     """
     restored, clean = restored.float(), clean.float()
 
     def local_mean(x: Tensor) -> Tensor:
-        return F.avg_pool2d(x, window, stride)
+        return F.avg_pool2d(x, kernel_size=8, stride=4)
 
     mean_j, mean_i = local_mean(restored), local_mean(clean)
     variance_j = local_mean(restored * restored) - mean_j * mean_j

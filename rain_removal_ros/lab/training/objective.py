@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from rain_removal_ros.lab.training import losses
 from rain_removal_ros.lab.training.settings import TrainingSettings, restores
@@ -97,7 +96,7 @@ class Objective(nn.Module):
         (segmentation,), weights = self._frozen, self.settings.weights
         if segmentation is None or not (weights.semantic or weights.perceptual):
             return {}
-        seen, wanted = (F.avg_pool2d(image.clamp(0, 1), self.settings.seen_at) for image in (restored, clean))
+        seen, wanted = (image.clamp(0, 1) for image in (restored, clean))
         with torch.no_grad():
             features_clean, logits_clean = segmentation.features_and_logits(wanted)
         features, logits = segmentation.features_and_logits(seen)

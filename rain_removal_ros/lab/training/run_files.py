@@ -1,43 +1,82 @@
-"""What a run shows of itself: its log, the log's plot, and sheets of samples."""
+"""What a run shows of itself: means over its steps, their log, the log's plot, and sheets of samples."""
 
 from __future__ import annotations
 
 import csv
+import io
+import time
+from dataclasses import dataclass
 from pathlib import Path
 
 import cv2
 import numpy as np
+import torch
 from torch import Tensor
 
-from rain_removal_ros.errors import OutputError
+from rain_removal_ros.files.images import write_image
 from rain_removal_ros.network import MAX_PIXELS_PER_METRE
+from rain_removal_ros.output import appearing, write_text
+
+SHOWN = 6
+"""Samples of a sheet, at most."""
 
 
-def sample_sheet(
-    batch: dict[str, Tensor], restored: Tensor, depth: Tensor | None, count: int = 6
-) -> np.ndarray:
-    """uint8 BGR picture: a row each of rainy, restored and clean samples and, where there is one, of their
+def sample_sheet(batch: dict[str, Tensor], restored: Tensor, depth: Tensor | None) -> np.ndarray:
+    """uint8 (H, W, 3) RGB: a row each of rainy, restored and clean samples and, where there is one, of their
     estimated pixels per metre.
     """
 
     def tiles(images: Tensor) -> np.ndarray:
-        return np.hstack(list(images[:count].detach().permute(0, 2, 3, 1).clamp(0, 255).byte().cpu().numpy()))
+        return np.hstack(list(images[:SHOWN].detach().permute(0, 2, 3, 1).clamp(0, 255).byte().cpu().numpy()))
 
     rows = [tiles(batch["rainy"].float()), tiles(255 * restored.float()), tiles(batch["clean"].float())]
-    sheet = cv2.cvtColor(np.vstack(rows), cv2.COLOR_RGB2BGR)
     if depth is None:
-        return sheet
+        return np.vstack(rows)
     side = restored.shape[-1]
-    share = (depth[:count, 0].detach().float() / MAX_PIXELS_PER_METRE).clamp(0, 1).sqrt().sqrt().cpu().numpy()
+    share = (depth[:SHOWN, 0].detach().float() / MAX_PIXELS_PER_METRE).clamp(0, 1).sqrt().sqrt().cpu().numpy()
     depth_tiles = [cv2.resize((255 * tile).astype(np.uint8), (side, side)) for tile in share]
     coloured = cv2.applyColorMap(np.hstack(depth_tiles), cv2.COLORMAP_MAGMA)
-    return np.vstack([sheet, coloured])
+    return np.vstack([*rows, cv2.cvtColor(coloured, cv2.COLOR_BGR2RGB)])
 
 
 def write_sheet(path: Path, batch: dict[str, Tensor], restored: Tensor, depth: Tensor | None) -> None:
     """Write the sheet of a batch. Raises OutputError."""
-    if not cv2.imwrite(str(path), sample_sheet(batch, restored, depth)):
-        raise OutputError(f"{path} cannot be written; make room, and the same run goes on")
+    write_image(path, sample_sheet(batch, restored, depth))
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What a run saw over some steps: means of its loss terms, weighted, and of the gradient's norm."""
+
+    terms: dict[str, float]
+    gradient_norm: float
+    steps_a_second: float
+
+
+class Meter:
+    """Takes what every step gives, on whatever device it lies, and reads it together: one transfer for many
+    steps.
+    """
+
+    def __init__(self, step: int):
+        self._names: list[str] = []
+        self._seen: list[Tensor] = []
+        self._since, self._began = step, time.monotonic()
+
+    def add(self, terms: dict[str, Tensor], gradient_norm: Tensor) -> None:
+        """Terms of one step, the same ones in every step, and the norm of its gradient."""
+        self._names = list(terms)
+        values = [*(term.detach().float() for term in terms.values()), gradient_norm.float()]
+        self._seen.append(torch.stack(values))
+
+    def read(self, step: int) -> Reading:
+        """The steps since the last reading, which there must be, up to `step`; it begins anew."""
+        *means, norm = torch.stack(self._seen).mean(0).tolist()
+        now = time.monotonic()
+        steps_a_second = (step - self._since) / (now - self._began)
+        self._seen.clear()
+        self._since, self._began = step, now
+        return Reading(dict(zip(self._names, means, strict=True)), norm, steps_a_second)
 
 
 class LogFile:
@@ -45,16 +84,17 @@ class LogFile:
 
     def __init__(self, path: Path, step: int):
         """Rows after `step` are of a run that was cut off and is now repeated from its checkpoint: they
-        go.
+        go. Raises OutputError.
         """
         self.path = path
         if path.exists():
             with open(path, newline="") as file:
                 header, *rows = list(csv.reader(file)) or [[]]
-            with open(path, "w", newline="") as file:
-                csv.writer(file).writerows(
-                    [header, *(row for row in rows if row and row[0].isdigit() and int(row[0]) <= step)]
-                )
+            kept = io.StringIO(newline="")
+            csv.writer(kept).writerows(
+                [header, *(row for row in rows if row and row[0].isdigit() and int(row[0]) <= step)]
+            )
+            write_text(path, kept.getvalue())
 
     def write(
         self,
@@ -78,7 +118,7 @@ class LogFile:
             writer.writerow(row)
 
     def plot(self, path: Path) -> None:
-        """Draw every term over the steps, on a logarithmic scale."""
+        """Draw every term over the steps, on a logarithmic scale. Raises OutputError."""
         if not self.path.exists():
             return
         import matplotlib
@@ -96,5 +136,6 @@ class LogFile:
         axes.set_yscale("symlog", linthresh=1e-3)
         axes.legend()
         figure.tight_layout()
-        figure.savefig(path, dpi=110)
+        with appearing(path) as partial:
+            figure.savefig(partial, dpi=110)
         pyplot.close(figure)

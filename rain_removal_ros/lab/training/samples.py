@@ -1,6 +1,8 @@
 """Training samples: crops of examples, with rain, fog, light and camera faults rendered anew for each.
 
-Sample i depends on the seed and i alone, so a run that is resumed sees exactly what it would have seen.
+Sample i depends on the seed and i alone, so a run that is resumed sees exactly what it would have seen. All
+that is random in it comes from one generator, and the order of the draws is part of that contract: who adds a
+draw, or moves one, gives other samples to the same seed.
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ from torch.utils.data import Dataset as TorchDataset
 from rain_removal_ros.cityscapes import UNLABELLED
 from rain_removal_ros.errors import DatasetError
 from rain_removal_ros.lab.data.examples import Dataset, Example, outline_of
+from rain_removal_ros.lab.training.fog import apparent_extinction, calm, random_airlight, with_the_fogs_sky
 from rain_removal_ros.lab.weather import (
     MAX_DISTANCE,
     PAPER_LEVELS,
@@ -70,11 +73,6 @@ class SampleSettings:
 HELD_BYTES = 8 << 30
 """Datasets of more than this, decoded, are read from their files each time instead of held in memory."""
 
-CALM_BELOW = 0.25
-"""Transmission to the sky below which fog hides its colour and clouds: the less of it there is, the more the
-target is the sky's mean brightness, grey and even.
-"""
-
 
 @dataclass(frozen=True)
 class _View:
@@ -100,6 +98,16 @@ class Weathered:
     fog: float  # 1 there is some, 0 there is none, NaN nobody says
     extinction: float  # 1/m; NaN: unknown
     airlight: float = float("nan")  # of the fog, in [0, 1]; NaN: unknown, or no fog
+
+
+@dataclass(frozen=True)
+class _Fog:
+    """Fog over a crop."""
+
+    clean: np.ndarray  # uint8 (H, W, 3): the crop, maybe under a sky of the fog's own light
+    target: np.ndarray  # uint8 (H, W, 3): what can be asked for behind it
+    share: np.ndarray  # (H, W) in [0, 1]: how much of a pixel is the fog's light
+    airlight: np.ndarray  # float32 (1, 1, 3) or (H, W, 3) in [0, 1]
 
 
 LOOKALIKES_DRY = 0.6
@@ -134,7 +142,7 @@ class RainySamples(TorchDataset):
         sources = [example.name.split("_")[0] for example in known]
         counts = Counter(sources)
         weights = np.array([counts[source] ** -0.5 for source in sources])
-        weights[[_measured(example) for example in known]] *= settings.measured_weight
+        weights[[example.depth_measured for example in known]] *= settings.measured_weight
         self._cumulative = np.cumsum(weights / weights.sum())
         self._bank = StreakBank(settings.pictures if rain else 0, seed)
 
@@ -175,9 +183,8 @@ class RainySamples(TorchDataset):
                 clean = cv2.GaussianBlur(clean, (0, 0), generator.uniform(0.4, 1.2))
             if self.rain:
                 weathered = self._weather(clean, view, generator)
-            else:  # what a segmentation network sees: dry, through a real camera
-                clean = _camera_faults(clean, settings, generator)
-                weathered = Weathered(clean, clean, np.zeros(clean.shape, np.float32), 0.0, 0.0, 0.0)
+            else:  # what a segmentation network sees
+                weathered = _dry(clean, settings, generator)
         leftover = generator.uniform(0, 0.35) if generator.random() < settings.leftover_share else 0.0
 
         def planes(image: np.ndarray) -> torch.Tensor:
@@ -198,8 +205,8 @@ class RainySamples(TorchDataset):
         }
 
     def _weather(self, clean: np.ndarray, view: _View, generator: np.random.Generator) -> Weathered:
-        settings = self.settings
-        depth = view.inverse_depth
+        """The crop as look-alike and exposure change it, in no weather, in streaks, in fog or in both."""
+        settings, depth = self.settings, view.inverse_depth
         kind = generator.random()
         if generator.random() < settings.lookalike_share:
             clean = random_lookalike(clean, depth, view.labels, generator)
@@ -209,66 +216,82 @@ class RainySamples(TorchDataset):
         if generator.random() < settings.exposure_share:
             exposure = np.float32(generator.uniform(0.4, 0.9))
             clean = (exposure * clean + np.float32(0.5)).astype(np.uint8)
-        if np.isnan(depth).any():  # no depth: any plausible one does, farther towards the top
-            near, far = generator.uniform(0.03, 0.3), generator.uniform(0.003, 0.03)
-            height, width = settings.shape
-            plausible = np.linspace(far, near, height, dtype=np.float32)[:, None]
-            depth = plausible.repeat(width, axis=1)
-        dry, fog_only = settings.dry_share, settings.dry_share + settings.fog_only_share
-        if kind < dry:
-            clean = _camera_faults(clean, settings, generator)  # as in rain, or noise would tell of it
-            return Weathered(clean, clean, np.zeros(clean.shape, np.float32), 0.0, 0.0, 0.0)
+        if np.isnan(depth).any():
+            depth = _plausible_depth(settings.shape, generator)
+        fog_only = settings.dry_share + settings.fog_only_share
+        if kind < settings.dry_share:  # through the same camera as in rain, or noise would tell of it
+            return _dry(clean, settings, generator)
+        has_streaks, has_fog = kind >= fog_only, not fog_only <= kind < fog_only + settings.streaks_only_share
         distance = distance_from_inverse_depth(depth)
         alpha, beta, _ = list(PAPER_LEVELS.values())[generator.integers(3)]
-        has_streaks, has_fog = kind >= fog_only, not fog_only <= kind < fog_only + settings.streaks_only_share
-        share = np.zeros_like(depth)
-        target = clean
-        if has_fog:
-            if generator.random() < settings.paper_fog_share:
-                beta *= generator.uniform(0.8, 1.25)
-            else:
-                beta = np.exp(generator.uniform(np.log(0.0015), np.log(0.05)))
-            airlight = exposure * _airlight(clean, generator)
-            if generator.random() < settings.overcast_share:
-                clean = overcast(clean, depth == 0, airlight, generator)
-            target = calm(clean, depth == 0, float(np.exp(-beta * MAX_DISTANCE)))
-            thickness = beta * distance
-            if generator.random() < 0.3:  # fog drifts
-                bumps = int(generator.integers(2, 8))
-                coarse = generator.normal(1, generator.uniform(0.05, 0.3), (bumps, bumps + 1)).astype(
-                    np.float32
-                )
-                thickness = thickness * cv2.resize(coarse, depth.shape[::-1], interpolation=cv2.INTER_CUBIC)
-            share = 1 - np.exp(-np.maximum(thickness, 0))
-        else:
-            airlight = np.ones((1, 1, 3), np.float32)
-        scene = clean.astype(np.float32) / 255
-        streaks = np.zeros_like(depth)
-        glow = float(exposure)
+        fog = self._fog(clean, depth == 0, distance, beta, exposure, generator) if has_fog else None
+        streaks, glow = np.zeros_like(depth), float(exposure)
         if has_streaks:
-            pattern = self._pattern(view, generator)
-            alpha = 0.0 if generator.random() < 0.25 else alpha * generator.uniform(0.3, 1.4)
-            nearest = generator.uniform(2, 12)
-            streaks = pattern * rain_transmission(distance, alpha, nearest)
-            if generator.random() < 0.4:  # drops show the sky, which rain makes grey
-                glow *= generator.uniform(0.5, 1)
+            streaks, brightness = self._streaks(view, distance, alpha, generator)
+            glow *= brightness
+        scene = (clean if fog is None else fog.clean).astype(np.float32) / 255
         light = streaks[..., None] * (glow - scene)
-        if has_fog and generator.random() < settings.linear_fog_share:
-            foggy = fog_in_linear_light(scene, share[..., None], airlight)
-        else:
-            foggy = scene * (1 - share[..., None]) + airlight * share[..., None]
-        observed = foggy + light
-        rainy = (np.clip(255 * observed, 0, 255) + 0.5).astype(np.uint8)
-        strength = float(streaks.mean())
+        foggy = scene if fog is None else self._behind(fog, scene, generator)
+        rainy = (np.clip(255 * (foggy + light), 0, 255) + 0.5).astype(np.uint8)
+        rain = 0.0
+        if has_streaks:
+            rain = float("nan") if float(streaks.mean()) < 0.004 else 1.0
         return Weathered(
             rainy=_camera_faults(rainy, settings, generator),
-            target=target,
+            target=clean if fog is None else fog.target,
             streaks=light,
-            rain=0.0 if not has_streaks else float("nan") if strength < 0.004 else 1.0,
-            fog=0.0 if not has_fog else 1.0,
-            extinction=apparent_extinction(scene, foggy, airlight, distance) if has_fog else 0.0,
-            airlight=float(airlight.mean()) if has_fog else float("nan"),
+            rain=rain,
+            fog=0.0 if fog is None else 1.0,
+            extinction=0.0 if fog is None else apparent_extinction(scene, foggy, fog.airlight, distance),
+            airlight=float("nan") if fog is None else float(fog.airlight.mean()),
         )
+
+    def _fog(
+        self,
+        clean: np.ndarray,
+        sky: np.ndarray,
+        distance: np.ndarray,
+        beta: float,
+        exposure: np.float32,
+        generator: np.random.Generator,
+    ) -> _Fog:
+        """Fog over a crop: around the strength beta in 1/m, or of any; even or drifting."""
+        settings = self.settings
+        if generator.random() < settings.paper_fog_share:
+            beta *= generator.uniform(0.8, 1.25)
+        else:
+            beta = np.exp(generator.uniform(np.log(0.0015), np.log(0.05)))
+        airlight = exposure * random_airlight(clean, generator)
+        if generator.random() < settings.overcast_share:
+            clean = with_the_fogs_sky(clean, sky, airlight, generator)
+        target = calm(clean, sky, float(np.exp(-beta * MAX_DISTANCE)))
+        thickness = beta * distance
+        if generator.random() < 0.3:  # fog drifts
+            bumps = int(generator.integers(2, 8))
+            coarse = generator.normal(1, generator.uniform(0.05, 0.3), (bumps, bumps + 1)).astype(np.float32)
+            thickness = thickness * cv2.resize(coarse, distance.shape[::-1], interpolation=cv2.INTER_CUBIC)
+        return _Fog(clean, target, 1 - np.exp(-np.maximum(thickness, 0)), airlight)
+
+    def _behind(self, fog: _Fog, scene: np.ndarray, generator: np.random.Generator) -> np.ndarray:
+        """The scene, float32 (H, W, 3) in [0, 1], behind fog that is added in linear light or to grey
+        levels.
+        """
+        share = fog.share[..., None]
+        if generator.random() < self.settings.linear_fog_share:
+            return fog_in_linear_light(scene, share, fog.airlight)
+        return scene * (1 - share) + fog.airlight * share
+
+    def _streaks(
+        self, view: _View, distance: np.ndarray, alpha: float, generator: np.random.Generator
+    ) -> tuple[np.ndarray, float]:
+        """How much of each pixel streaks cover, float32 (H, W) in [0, 1], and how bright they are beside
+        white.
+        """
+        pattern = self._pattern(view, generator)
+        alpha = 0.0 if generator.random() < 0.25 else alpha * generator.uniform(0.3, 1.4)
+        streaks = pattern * rain_transmission(distance, alpha, generator.uniform(2, 12))
+        # drops show the sky, which rain makes grey
+        return streaks, generator.uniform(0.5, 1) if generator.random() < 0.4 else 1.0
 
     def _pattern(self, view: _View, generator: np.random.Generator) -> np.ndarray:
         """Float32 (H, W) in [0, 1]: rain of one of RainCityscapes' strengths, dense rain, or the bank's."""
@@ -321,7 +344,7 @@ def _crop(example: Example, settings: SampleSettings, generator: np.random.Gener
         labels=labels,
         focal_px=focal * settings.size / window[0],
         reference_height=height * settings.size / window[0],
-        measured=_measured(example),
+        measured=example.depth_measured,
     )
 
 
@@ -344,10 +367,6 @@ def _trainable(example: Example) -> Example:
     return example
 
 
-def _measured(example: Example) -> bool:
-    return example.depth_kind is not None and example.depth_kind != "geometry"
-
-
 SIZED = 8
 """So many examples of a dataset, spread evenly, tell how much memory all of it takes."""
 
@@ -362,77 +381,17 @@ def _size_of(dataset: Dataset) -> float:
     return len(dataset) * float(np.mean(sizes)) if sizes else 0.0
 
 
-def apparent_extinction(
-    scene: np.ndarray, foggy: np.ndarray, airlight: np.ndarray, distance: np.ndarray
-) -> float:
-    """1/m, NaN where too little tells: the extinction of the even fog that, added to grey levels, would pale
-    the scene as much. Fog that is added in linear light pales dark things more, and one that drifts is
-    uneven.
-
-    scene and foggy: float32 (H, W, 3) in [0, 1]; distance: (H, W), in metres.
-    """
-    contrast, kept = (np.mean(airlight - image, axis=2) for image in (scene, foggy))
-    left = kept / np.maximum(contrast, 1e-3)
-    tells = (contrast > 0.15) & (left > 0.05) & (left < 0.98)
-    if tells.mean() < 0.01:
-        return float("nan")
-    return float(np.median(-np.log(left[tells]) / distance[tells]))
+def _plausible_depth(shape: tuple[int, int], generator: np.random.Generator) -> np.ndarray:
+    """float32 (H, W) inverse depth in 1/m for a crop that has none: farther towards the top."""
+    near, far = generator.uniform(0.03, 0.3), generator.uniform(0.003, 0.03)
+    height, width = shape
+    return np.linspace(far, near, height, dtype=np.float32)[:, None].repeat(width, axis=1)
 
 
-def _airlight(clean: np.ndarray, generator: np.random.Generator) -> np.ndarray:
-    """Float32 (1, 1, 3) or (H, W, 3) in [0, 1]: the fog's light, faintly coloured, bright as RainCityscapes'
-    is or darker, now and then as dark as the scene, or brighter on one side than on the other.
-    """
-    light = generator.uniform(0.72, 0.97) if generator.random() < 0.7 else generator.uniform(0.5, 0.8)
-    if generator.random() < 0.3:
-        light *= 0.3 + 0.7 * min(1.0, clean.mean() / 90)
-    field = np.full((1, 1, 3), light * generator.normal(1, 0.012, 3), np.float32)
-    if generator.random() < 0.3:
-        rows, columns = (np.linspace(-0.5, 0.5, side, dtype=np.float32) for side in clean.shape[:2])
-        down, across = generator.uniform(-0.15, 0.15, 2).astype(np.float32)
-        field = field * (1 + down * rows[:, None, None] + across * columns[None, :, None])
-    return np.clip(field, 0, 1)
-
-
-def _sky_share(image: np.ndarray, sky: np.ndarray) -> np.ndarray | None:
-    """Float32 (H, W, 1): how much of each pixel is sky and not a twig before it; None where there is no
-    sky.
-    """
-    if sky.mean() < 0.005:
-        return None
-    luminance = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY).astype(np.float32)
-    level = float(np.median(luminance[sky]))
-    bright = np.clip((luminance - 0.6 * level) / max(0.2 * level, 1), 0, 1)
-    return cv2.GaussianBlur(bright * sky, (0, 0), 0.7)[..., None]
-
-
-def overcast(
-    image: np.ndarray, sky: np.ndarray, airlight: np.ndarray, generator: np.random.Generator
-) -> np.ndarray:
-    """The same scene under a sky of the fog's own light, a little brighter or darker towards the zenith.
-
-    image: uint8 (H, W, 3) RGB; sky: bool (H, W); airlight: (1, 1, 3) or (H, W, 3) in [0, 1].
-    """
-    share = _sky_share(image, sky)
-    if share is None:
-        return image
-    slope = generator.uniform(-0.06, 0.06) * np.linspace(1, 0, sky.shape[0], dtype=np.float32)[:, None, None]
-    light = 255 * airlight * (generator.uniform(0.95, 1.05) + slope)
-    return (np.clip(image + share * (light - image), 0, 255) + 0.5).astype(np.uint8)
-
-
-def calm(image: np.ndarray, sky: np.ndarray, transmission: float) -> np.ndarray:
-    """What can be asked for behind fog: the image, its sky grey and even where next to nothing of it is left.
-
-    `transmission` is that of the fog before the sky. From CALM_BELOW down the sky's own colour and clouds
-    count in proportion to it, beside the mean brightness of the sky.
-    """
-    kept = min(1.0, transmission / CALM_BELOW)
-    share = _sky_share(image, sky) if kept < 1 else None
-    if share is None:
-        return image
-    mean = (share * image).sum() / max(3 * share.sum(), 1e-6)
-    return (np.clip(image + share * (1 - kept) * (mean - image), 0, 255) + 0.5).astype(np.uint8)
+def _dry(image: np.ndarray, settings: SampleSettings, generator: np.random.Generator) -> Weathered:
+    """A crop in no weather, through a real camera."""
+    seen = _camera_faults(image, settings, generator)
+    return Weathered(seen, seen, np.zeros(seen.shape, np.float32), 0.0, 0.0, 0.0)
 
 
 def _other_light(image: np.ndarray, generator: np.random.Generator) -> np.ndarray:

@@ -57,11 +57,10 @@ class TrainingSettings:
     seed: int = 0
     samples: SampleSettings = field(default_factory=SampleSettings)
     weights: LossWeights = field(default_factory=LossWeights)
-    segmentation: str | None = None  # file name of the frozen network of the semantic and perceptual terms
+    segmentation: str | None = None  # what is frozen in the loss: its file's name; in a recipe, the stage's
     class_balance: float = (
         0.5  # of a segmentation network's classes: 0 every pixel alike, 1 every class alike
     )
-    seen_at: int = 1  # pixels a side that are averaged before that network sees an image: 1 or 2
     frozen: tuple[str, ...] = ()  # layers that keep the weights they start with
 
 

@@ -23,11 +23,12 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Subset
 from tqdm import tqdm
 
+import rain_removal_ros.lab.baselines  # noqa: F401  weights of the networks to compare with can be loaded
 from rain_removal_ros.errors import DatasetError, PresetError, RainRemovalError, WeightsError
 from rain_removal_ros.lab.data.examples import Dataset
 from rain_removal_ros.lab.training.imagenet import load_imagenet
 from rain_removal_ros.lab.training.objective import Objective
-from rain_removal_ros.lab.training.run_files import LogFile, write_sheet
+from rain_removal_ros.lab.training.run_files import LogFile, Meter, Reading, write_sheet
 from rain_removal_ros.lab.training.samples import RainySamples
 from rain_removal_ros.lab.training.settings import (
     FIND_DEPTH,
@@ -290,15 +291,12 @@ class _Run:
             mininterval=2,
         )
         log = LogFile(self.output / "log.csv", self.step) if accelerator.is_main_process else None
-        pending: list[Tensor] = []
-        names: list[str] = []
-        logged_step, logged_at = self.step, time.monotonic()
+        meter = Meter(self.step)
         self.objective.train()
         for batch in self._loader(workers):
             batch = {name: tensor.to(accelerator.device, non_blocking=True) for name, tensor in batch.items()}
             terms, norm, prediction, depth = self._learn(batch)
-            names = list(terms)
-            pending.append(torch.stack([*(term.detach().float() for term in terms.values()), norm.float()]))
+            meter.add(terms, norm)
             progress.update()
             out_of_time = (
                 stop_after is not None
@@ -308,18 +306,7 @@ class _Run:
             ends = out_of_time or self.step == settings.steps
             saves = ends or self.step % checkpoint_every == 0
             if saves or self.step % LOGGED_EVERY == 0:
-                *means, mean_norm = torch.stack(pending).mean(0).tolist()
-                pending.clear()
-                seen = dict(zip(names, means, strict=True))
-                _require_finite(seen, self.step)
-                progress.set_postfix({name: f"{value:.4f}" for name, value in seen.items()})
-                if log is not None:
-                    seconds = time.monotonic() - logged_at
-                    samples_a_second = (self.step - logged_step) * self.samples_a_step / seconds
-                    log.write(
-                        self.step, learning_rate_at(self.step, settings), samples_a_second, mean_norm, seen
-                    )
-                logged_step, logged_at = self.step, time.monotonic()
+                self._report(meter.read(self.step), progress, log)
             if saves and accelerator.is_main_process:
                 self._save()
                 if restores(settings):
@@ -331,6 +318,17 @@ class _Run:
             log.plot(self.output / "log.png")
         accelerator.wait_for_everyone()  # the next stage begins with what the main process wrote
         return self.output / "weights.safetensors"
+
+    def _report(self, seen: Reading, progress: tqdm, log: LogFile | None) -> None:
+        """Show and log what was seen since the last report. Raises RainRemovalError where it is no number any
+        more.
+        """
+        _require_finite(seen.terms, self.step)
+        progress.set_postfix({name: f"{value:.4f}" for name, value in seen.terms.items()})
+        if log is not None:
+            rate = learning_rate_at(self.step, self.settings)
+            samples_a_second = seen.steps_a_second * self.samples_a_step
+            log.write(self.step, rate, samples_a_second, seen.gradient_norm, seen.terms)
 
     def _learn(self, batch: dict[str, Tensor]) -> tuple[dict[str, Tensor], Tensor, Tensor, Tensor | None]:
         """One step: the terms of its loss, the norm of its gradient, and what the network gave."""

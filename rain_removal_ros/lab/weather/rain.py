@@ -98,6 +98,26 @@ def dense_parameters(seed: int = 0) -> RainParameters:
     return RainParameters(0.006, 0.002, layers, airlight=generator.uniform(0.75, 0.95), nearest=6.0)
 
 
+def along_and_aside(reach: int, angle: float) -> tuple[np.ndarray, np.ndarray]:
+    """How far, in pixels, each pixel of a kernel of 2 reach + 1 a side lies along and beside a line through
+    its middle; angle in degrees from the vertical.
+    """
+    grid = np.arange(-reach, reach + 1, dtype=np.float32)
+    across, down = np.meshgrid(grid, grid)
+    sine, cosine = np.sin(np.radians(angle)), np.cos(np.radians(angle))
+    return across * sine + down * cosine, across * cosine - down * sine
+
+
+def drawn_around(drops: np.ndarray, kernel: np.ndarray) -> np.ndarray:
+    """Float32 (H, W): every drop drawn as the square kernel says; what leaves at one edge comes in at the
+    other.
+    """
+    height, width = drops.shape
+    reach = min(kernel.shape[0] // 2, height, width)
+    framed = cv2.copyMakeBorder(drops, reach, reach, reach, reach, cv2.BORDER_WRAP)
+    return cv2.filter2D(framed, cv2.CV_32F, kernel)[reach : reach + height, reach : reach + width]
+
+
 def line_kernel(length: float, width: float, angle: float) -> np.ndarray:
     """Float32 kernel of a line with a Gaussian profile: what a drop becomes while the shutter is open.
 
@@ -106,12 +126,8 @@ def line_kernel(length: float, width: float, angle: float) -> np.ndarray:
     """
     half = max(length / 2, 0.5)
     reach = int(np.ceil(half + 2 * width))
-    grid = np.arange(-reach, reach + 1, dtype=np.float32)
-    across, down = np.meshgrid(grid, grid)
-    sine, cosine = np.sin(np.radians(angle)), np.cos(np.radians(angle))
-    along = np.abs(across * sine + down * cosine)
-    aside = across * cosine - down * sine
-    beyond = np.maximum(along - half, 0)
+    along, aside = along_and_aside(reach, angle)
+    beyond = np.maximum(np.abs(along) - half, 0)
     kernel = np.exp(-(aside**2 + beyond**2) / np.float32(2 * max(width, 0.35) ** 2)).astype(np.float32)
     kernel[kernel < 0.02] = 0
     return kernel / kernel.max()
@@ -153,9 +169,7 @@ class Rain:
         drops = np.zeros((height, wide), np.float32)
         rows, columns = generator.integers(0, height, count), generator.integers(0, wide, count)
         drops[rows, columns] = generator.uniform(0.25, 1, count)
-        framed = cv2.copyMakeBorder(drops, reach, reach, reach, reach, cv2.BORDER_WRAP)
-        streaks = cv2.filter2D(framed, cv2.CV_32F, kernel)[reach : reach + height, reach : reach + wide]
-        return np.minimum(streaks, 1) * np.float32(layer.strength)
+        return np.minimum(drawn_around(drops, kernel), 1) * np.float32(layer.strength)
 
     def pattern(self, time: float = 0.0) -> np.ndarray:
         """Float32 (H, W) in [0, 1]: the brightest streak at every pixel at `time` seconds."""

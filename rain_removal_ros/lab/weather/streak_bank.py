@@ -8,6 +8,8 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
+from rain_removal_ros.lab.weather.rain import along_and_aside, drawn_around
+
 SIDE = 512
 """Pixels of a picture, both ways."""
 
@@ -35,11 +37,7 @@ def streak_kernel(length: float, width: float, angle: float, generator: np.rando
     """
     half = max(length / 2, 0.5)
     reach = int(np.ceil(half + 2.5 * width + 1))
-    grid = np.arange(-reach, reach + 1, dtype=np.float32)
-    across, down = np.meshgrid(grid, grid)
-    sine, cosine = np.sin(np.radians(angle)), np.cos(np.radians(angle))
-    along = across * sine + down * cosine
-    aside = across * cosine - down * sine
+    along, aside = along_and_aside(reach, angle)
     if generator.random() < 0.3:
         aside = aside + generator.normal(0, 0.06) * half * (along / half) ** 2
     beyond = np.maximum(np.abs(along) - half, 0)
@@ -94,10 +92,7 @@ def draw_picture(generator: np.random.Generator) -> np.ndarray:
             count = generator.poisson(density * SIDE * SIDE / variants)
             places = generator.integers(0, SIDE, (2, count))
             drops[places[0], places[1]] = generator.random(count) ** faintness
-            reach = min(kernel.shape[0] // 2, SIDE)
-            framed = cv2.copyMakeBorder(drops, reach, reach, reach, reach, cv2.BORDER_WRAP)
-            streaks = cv2.filter2D(framed, cv2.CV_32F, kernel)[reach : reach + SIDE, reach : reach + SIDE]
-            layer = np.maximum(layer, np.minimum(streaks, 1))
+            layer = np.maximum(layer, np.minimum(drawn_around(drops, kernel), 1))
         picture = 1 - (1 - picture) * (1 - strength * layer)
     if generator.random() < 0.15:
         picture = cv2.GaussianBlur(picture, (0, 0), generator.uniform(0.4, 1.2))
