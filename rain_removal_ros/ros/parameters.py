@@ -238,7 +238,7 @@ PARAMETERS: tuple[Parameter, ...] = (
     Parameter(
         "diagnostics.min_rate_in_hz",
         0.0,
-        "Rate of a camera's images, in Hz, below which diagnostics warn; 0: it is not judged.",
+        "Diagnostics warn if a camera's images come in at a lower rate than this, in Hz; 0: not checked.",
         Changes.ANY_TIME,
         minimum=0.0,
         maximum=1000.0,
@@ -246,8 +246,8 @@ PARAMETERS: tuple[Parameter, ...] = (
     Parameter(
         "diagnostics.min_rate_out_hz",
         0.0,
-        "Rate of a camera's published images, in Hz, below which diagnostics warn while somebody subscribes; "
-        "0: it is not judged.",
+        "Diagnostics warn if a camera's images are published at a lower rate than this, in Hz, while somebody "
+        "subscribes; 0: not checked.",
         Changes.ANY_TIME,
         minimum=0.0,
         maximum=1000.0,
