@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from rain_removal_ros.errors import ImageError, NotPreparedError
-from rain_removal_ros.pipeline import Build, Outputs, Problem
+from rain_removal_ros.pipeline import Build, OutputSet, Problem
 from rain_removal_ros.rain_monitor import FULL_STREAK_LIGHT
 from rain_removal_ros.runtime import BatchTrial, Output, Progress, Restored, Restorer, RuntimeInfo
 
@@ -192,8 +192,8 @@ class FakeHandler:
     """
 
     def __init__(self) -> None:
-        self.outputs: Outputs = frozenset({Output.IMAGE})
-        self.outputs_of: dict[str, Outputs] = {}  # of single cameras, where they want others
+        self.outputs: OutputSet = frozenset({Output.IMAGE})
+        self.outputs_of: dict[str, OutputSet] = {}  # of single cameras, where they want others
         self.on_publish: Callable[[str, int], None] = lambda camera, number: None
         self.published: list[tuple[str, int, frozenset[Output]]] = []
         self.problems: list[tuple[str | None, Problem, str]] = []
@@ -235,7 +235,7 @@ class FakeCamera:
     name: str
     all: FakeHandler
 
-    def wanted(self) -> Outputs:
+    def wanted(self) -> OutputSet:
         return self.all.outputs_of.get(self.name, self.all.outputs)
 
     def read(self, message) -> FakePicture:

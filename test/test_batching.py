@@ -82,8 +82,8 @@ class Bench:
 
     def ended(self) -> int:
         """How many frames something has become of."""
-        snapshots = self.pipeline.snapshot().values()
-        return sum(s.published + s.dropped + s.idle + sum(s.problems.values()) for s in snapshots)
+        counts = [snapshot.counts for snapshot in self.pipeline.snapshot().values()]
+        return sum(c.published + c.dropped + c.idle + sum(c.problems.values()) for c in counts)
 
     def wait_until_idle(self) -> None:
         """Wait until neither the worker nor the builder has anything to do."""
@@ -160,7 +160,7 @@ def test_frames_that_wait_together_go_in_one_call_once_it_has_been_seen_to_pay(b
     assert bench.published() == bench.each(3)
     assert all((image == 10).all() for image in bench.handler.images)
     snapshots = bench.pipeline.snapshot()
-    assert [snapshots[name].together for name in bench.names] == [0, 1, 1, 1, 1]
+    assert [snapshots[name].counts.together for name in bench.names] == [0, 1, 1, 1, 1]
     assert bench.pipeline.batching == ["4 x 96x72 image: 0.60 of the time"]
     assert "4 x 96x72 image" in str(bench.handler.built[-1])
 
@@ -316,10 +316,10 @@ def test_a_frame_that_turns_out_to_be_another_is_handled_as_if_alone(bench, comp
     assert bench.restorer.together == [2], "of the three that are left"
     assert {**published, odd: 1} == bench.each()
     if problem is not None:
-        assert snapshot.problems[problem] == 1 and not published[odd]
+        assert snapshot.counts.problems[problem] == 1 and not published[odd]
         assert [(camera, kind) for camera, kind, _ in bench.handler.problems] == [(odd, problem)]
     elif outputs == frozenset():
-        assert snapshot.idle == 1 and not published[odd]
+        assert snapshot.counts.idle == 1 and not published[odd]
     else:
         assert (odd, 7, outputs or IMAGE) in bench.handler.published and not bench.handler.problems
 
@@ -412,7 +412,7 @@ def test_a_restorer_that_raises_where_none_should_costs_frames_that_are_counted_
 
     right, bench.restorer.prepared_batches = bench.restorer.prepared_batches, prepared_batches
     bench.burst()
-    lost = sum(s.problems[Problem.FAILED] for s in bench.pipeline.snapshot().values())
+    lost = sum(s.counts.problems[Problem.FAILED] for s in bench.pipeline.snapshot().values())
     assert 1 <= lost == 5 - len(bench.handler.published)
     bench.restorer.prepared_batches = right
     bench.burst()
@@ -579,9 +579,9 @@ def test_when_a_call_with_several_hangs_each_is_counted_and_no_runtime_is_given_
         bench.burst()
     assert bench.published() == bench.each(2) | {FIRST: 3}, "the late results are never published"
     for snapshot in bench.pipeline.snapshot().values():
-        ended = snapshot.published + snapshot.dropped + sum(snapshot.problems.values())
-        assert snapshot.received == ended
-        assert snapshot.problems[Problem.FAILED] == (snapshot.camera != FIRST)
+        counts = snapshot.counts
+        assert counts.received == counts.published + counts.dropped + sum(counts.problems.values())
+        assert counts.problems[Problem.FAILED] == (snapshot.camera != FIRST)
     assert len(bench.restorers) == 2 and not bench.restorer.tried
     assert bench.pipeline.batching == ["not any more: the runtime hung with it"]
 
@@ -602,8 +602,8 @@ def test_frames_that_were_to_follow_a_call_that_hangs_are_counted_too(bench):
     bench.restorers[0].together_gate.set()
     bench.wait_until_idle()
     for snapshot in bench.pipeline.snapshot().values():
-        ended = snapshot.published + snapshot.dropped + sum(snapshot.problems.values())
-        assert snapshot.received == ended
+        counts = snapshot.counts
+        assert counts.received == counts.published + counts.dropped + sum(counts.problems.values())
 
 
 def test_a_trial_that_hangs_is_not_repeated_with_the_next_runtime(bench):
@@ -625,7 +625,7 @@ def test_a_runtime_that_is_made_anew_starts_without_and_tries_for_itself(bench):
     bench.restorer.fail_together = bench.restorer.fail_frames = RuntimeError("CUDA error 719")
     bench.burst()
     bench.handler.wait_for(lambda: bench.handler.recovered)
-    lost = {name: s.problems[Problem.FAILED] for name, s in bench.pipeline.snapshot().items()}
+    lost = {name: s.counts.problems[Problem.FAILED] for name, s in bench.pipeline.snapshot().items()}
     assert lost == bench.each()
     assert bench.pipeline.batching == []
     bench.burst()
@@ -714,7 +714,8 @@ def test_clear_waits_for_every_frame_in_hand(bench):
     clearing.join(PATIENCE)
     assert bench.published() == bench.each()
     for snapshot in bench.pipeline.snapshot().values():
-        assert (snapshot.received, snapshot.published, snapshot.dropped) == (4, 3, 1)
+        counts = snapshot.counts
+        assert (counts.received, counts.published, counts.dropped) == (4, 3, 1)
 
 
 def test_closing_waits_for_every_frame_in_hand_or_says_that_it_could_not(bench):

@@ -17,7 +17,7 @@ from rain_removal_ros.pipeline import pipeline as pipeline_module
 from rain_removal_ros.pipeline import stand_in as stand_in_module
 from rain_removal_ros.pipeline.batches import Batches
 from rain_removal_ros.pipeline.builds import Builds
-from rain_removal_ros.pipeline.failures import MAX_STUCK
+from rain_removal_ros.pipeline.failures import MAX_HANGING
 from rain_removal_ros.pipeline.pipeline import FAILURES_IN_A_ROW
 from rain_removal_ros.pipeline.stand_in import StandIn
 from rain_removal_ros.runtime import Output
@@ -129,12 +129,12 @@ def test_a_graph_that_hangs_as_it_is_loaded_has_the_runtime_made_anew(bench, mon
     assert "was not loaded within 0.2 s" in bench.handler.recovered[0]
     assert (None, Problem.FAILED) in [(camera, problem) for camera, problem, _ in bench.handler.problems]
     bench.publishes(1)
-    assert bench.pipeline.health.stuck == 1 and not first.closed
+    assert bench.pipeline.health.hanging == 1 and not first.closed
     first.build_gate.set()  # it comes back after all
     end = time.monotonic() + PATIENCE
     while not first.closed and time.monotonic() < end:
         time.sleep(0.01)
-    assert first.closed and bench.pipeline.health.stuck == 0
+    assert first.closed and bench.pipeline.health.hanging == 0
     bench.publishes(2)
 
 
@@ -158,7 +158,7 @@ def test_a_device_on_which_every_graph_hangs_is_not_tried_without_end(bench, mon
     assert bench.pipeline.health.broken
     made = len(bench.restorers)
     time.sleep(0.3)
-    assert len(bench.restorers) == made <= MAX_STUCK + 1
+    assert len(bench.restorers) == made <= MAX_HANGING + 1
     gate.set()
 
 
@@ -169,7 +169,7 @@ def test_while_an_inference_hangs_everything_else_goes_on_answering(bench):
     bench.on_make = lambda: block.wait(PATIENCE)
     gate = hang(bench, 1)
     health = bench.pipeline.health
-    assert "did not come back" in health.failure and health.stuck == 1
+    assert "did not come back" in health.failure and health.hanging == 1
     bench.pipeline.clear()
     bench.send(2)
     assert [number for _, number, _ in bench.handler.published] == [0]
@@ -181,16 +181,16 @@ def test_while_an_inference_hangs_everything_else_goes_on_answering(bench):
 def test_what_hangs_again_and_again_is_not_made_without_end(bench, monkeypatch):
     monkeypatch.setattr(failures, "RETRY_AFTER_S", 0.0)
     bench = bench(inference_timeout_s=0.05)
-    for number in range(MAX_STUCK):
+    for number in range(MAX_HANGING):
         bench.restorers[-1].gate.clear()
         bench.pipeline.submit("front", (number, *SIZE))
         bench.handler.wait_for(lambda n=number: len(bench.failures()) == n + 1)
-        if number + 1 < MAX_STUCK:
+        if number + 1 < MAX_HANGING:
             bench.handler.wait_for(lambda n=number: len(bench.handler.recovered) == n + 1)
-    assert bench.pipeline.health.stuck == MAX_STUCK
-    assert len(bench.restorers) == MAX_STUCK
+    assert bench.pipeline.health.hanging == MAX_HANGING
+    assert len(bench.restorers) == MAX_HANGING
     bench.restorers[0].gate.set()  # one comes back, so there is room for another
-    bench.handler.wait_for(lambda: len(bench.handler.recovered) == MAX_STUCK)
+    bench.handler.wait_for(lambda: len(bench.handler.recovered) == MAX_HANGING)
     bench.publishes(99)
 
 
@@ -426,8 +426,8 @@ def test_with_passthrough_a_frame_that_cannot_be_restored_is_published_as_it_cam
     assert bench.handler.images[-1].max() == 0, "the image as it came"
     bench.pipeline.clear()
     seen = bench.pipeline.snapshot()["front"]
-    assert seen.ways == {Way.RESTORED: 1, Way.PASSED_THROUGH: 1, Way.BYPASSED: 0}
-    assert seen.last_way is Way.PASSED_THROUGH and seen.problems[Problem.FAILED] >= 1
+    assert seen.counts.ways == {Way.RESTORED: 1, Way.PASSED_THROUGH: 1, Way.BYPASSED: 0}
+    assert seen.last_way is Way.PASSED_THROUGH and seen.counts.problems[Problem.FAILED] >= 1
     block.set()
     bench.handler.wait_for(lambda: bench.handler.recovered)
     bench.publishes(3)
@@ -503,7 +503,7 @@ def standing_in(monkeypatch):
 def test_a_hanging_stand_in_does_not_condemn_the_runtime(standing_in):
     bench = standing_in(hanging=True, inference_timeout_s=0.1)
     bench.hangs(0)
-    assert bench.pipeline.health.failure is None and bench.pipeline.health.stuck == 0
+    assert bench.pipeline.health.failure is None and bench.pipeline.health.hanging == 0
     assert len(bench.restorer.builds) == 1, "the build goes on where it was"
     bench.restorer.build_gate.set()
     bench.pipeline.wait_until_built(PATIENCE)  # before that nothing is left to serve a frame
@@ -523,7 +523,7 @@ def test_a_stand_in_that_hangs_again_and_again_is_not_made_without_end_and_diagn
     assert "restart the node" in bench.pipeline.health.stand_in
     for number in range(3):
         bench.hangs(number)
-    assert len(bench.made) == MAX_STUCK
+    assert len(bench.made) == MAX_HANGING
     bench.restorer.build_gate.set()  # the runtime itself can still be made anew
     assert bench.pipeline.wait_until_built(PATIENCE)
     bench.restorer.fail_frames = RuntimeError("CUDA error 719")
@@ -633,7 +633,7 @@ def test_a_frame_that_hangs_in_a_runtime_that_was_replaced_condemns_no_other(ben
     bench.handler.wait_for(lambda: any("did not come back" in text for text in bench.failures()))
     bench.publishes(2)
     assert len(bench.restorers) == 2 and bench.pipeline.restorer is bench.restorers[1]
-    assert bench.pipeline.health.failure is None and bench.pipeline.health.stuck == 2
+    assert bench.pipeline.health.failure is None and bench.pipeline.health.hanging == 2
     first.gate.set()
     first.build_gate.set()
 

@@ -94,8 +94,8 @@ def test_every_frame_of_a_slow_stream_is_published_once_and_in_order(make, handl
         handler.wait_for(lambda number=number: len(handler.published) == number + 1)
     assert handler.published == [("front", number, IMAGE) for number in range(5)]
     pipeline.clear()
-    snapshot = pipeline.snapshot()["front"]
-    assert (snapshot.received, snapshot.published, snapshot.dropped) == (5, 5, 0)
+    counts = pipeline.snapshot()["front"].counts
+    assert (counts.received, counts.published, counts.dropped) == (5, 5, 0)
 
 
 def test_under_overload_the_newest_frame_wins_and_older_ones_are_counted_as_dropped(make, restorer, handler):
@@ -109,8 +109,8 @@ def test_under_overload_the_newest_frame_wins_and_older_ones_are_counted_as_drop
     handler.wait_for(lambda: len(handler.published) == 2)
     assert [number for _, number, _ in handler.published] == [0, 9]
     pipeline.clear()
-    snapshot = pipeline.snapshot()["front"]
-    assert (snapshot.received, snapshot.published, snapshot.dropped) == (10, 2, 8)
+    counts = pipeline.snapshot()["front"].counts
+    assert (counts.received, counts.published, counts.dropped) == (10, 2, 8)
 
 
 def test_a_slow_camera_has_its_turn_beside_one_that_always_has_a_frame_waiting(make, restorer, handler):
@@ -133,8 +133,8 @@ def test_without_a_subscriber_nothing_is_read_and_nothing_computed(make, restore
     handler.outputs = IMAGE
     pipeline.submit("front", (1, *SIZE))
     handler.wait_for(lambda: handler.published)
-    snapshot = pipeline.snapshot()["front"]
-    assert snapshot.idle + snapshot.dropped == 1
+    counts = pipeline.snapshot()["front"].counts
+    assert counts.idle + counts.dropped == 1
     assert not handler.problems
     assert len(restorer.calls) == 1
 
@@ -296,7 +296,7 @@ def test_what_a_stand_in_cannot_prepare_costs_those_alone_that_need_it(make, res
         pipeline.submit("rear", (number, 128, 128))
         pipeline.submit("front", (number, *SIZE))
         handler.wait_for(lambda number=number: len(handler.published) == 2 * number + 2)
-    ways = {name: each.ways for name, each in pipeline.snapshot().items()}
+    ways = {name: each.counts.ways for name, each in pipeline.snapshot().items()}
     assert ways["front"][Way.RESTORED] == 4 and ways["rear"][Way.PASSED_THROUGH] == 4
     assert tried.count((128, 128)) == 1 and tried.count(SIZE) == 1
     assert {text for _, _, text in handler.problems} == {"no memory left"}
@@ -472,7 +472,7 @@ def test_with_a_queue_every_frame_is_processed_in_its_turn(make, restorer, handl
     handler.wait_for(lambda: len(handler.published) == 9)
     assert [number for _, number, _ in handler.published] == list(range(9))
     wait_until_idle(pipeline)
-    assert pipeline.snapshot()["front"].dropped == 0
+    assert pipeline.snapshot()["front"].counts.dropped == 0
 
 
 def test_a_full_queue_drops_its_oldest_and_counts_it(make, restorer, handler):
@@ -481,7 +481,7 @@ def test_a_full_queue_drops_its_oldest_and_counts_it(make, restorer, handler):
     handler.wait_for(lambda: len(handler.published) == 4)
     assert [number for _, number, _ in handler.published] == [0, 7, 8, 9]
     wait_until_idle(pipeline)
-    assert pipeline.snapshot()["front"].dropped == 6
+    assert pipeline.snapshot()["front"].counts.dropped == 6
 
 
 def test_frames_of_several_sizes_that_queue_for_their_builds_keep_their_order(make, restorer, handler):
@@ -514,8 +514,8 @@ def test_what_queues_is_dropped_and_counted_when_the_pipeline_is_cleared(make, r
         pipeline.submit("front", (number, *SIZE))
     assert restorer.building.acquire(timeout=PATIENCE)
     pipeline.clear()
-    snapshot = pipeline.snapshot()["front"]
-    assert (snapshot.received, snapshot.dropped, snapshot.published) == (4, 4, 0)
+    counts = pipeline.snapshot()["front"].counts
+    assert (counts.received, counts.dropped, counts.published) == (4, 4, 0)
     restorer.build_gate.set()
 
 
@@ -540,7 +540,7 @@ def test_while_it_is_dry_frames_go_out_as_they_came_and_the_network_looks_now_an
     assert 2 <= len(restorer.calls) - seen <= 6
     wait_until_idle(pipeline)
     snapshot = pipeline.snapshot()["front"]
-    assert snapshot.dry and snapshot.last_way is Way.BYPASSED and snapshot.ways[Way.BYPASSED] == 20
+    assert snapshot.dry and snapshot.last_way is Way.BYPASSED and snapshot.counts.ways[Way.BYPASSED] == 20
     restorer.streak_light = streak_light_of(0.5)
     wet = [send(number) for number in range(40, 60)]
     assert wet[-10:] == [10] * 10
@@ -628,7 +628,7 @@ def test_a_bad_image_is_counted_and_the_next_good_one_comes_out(make, handler):
     handler.wait_for(lambda: handler.published)
     assert handler.problems == [("front", Problem.BAD_INPUT, "cut on its way")]
     snapshot = pipeline.snapshot()["front"]
-    assert snapshot.problems[Problem.BAD_INPUT] == snapshot.recent_problems[Problem.BAD_INPUT] == 1
+    assert snapshot.counts.problems[Problem.BAD_INPUT] == snapshot.recent_problems[Problem.BAD_INPUT] == 1
     assert snapshot.last_problems == {Problem.BAD_INPUT: "bad input: cut on its way"}
 
 
@@ -698,7 +698,7 @@ def test_a_size_that_no_network_takes_is_the_images_fault(make, handler):
     pipeline.submit("front", (0, 32, 32))
     handler.wait_for(lambda: handler.problems)
     assert [problem for _, problem, _ in handler.problems] == [Problem.BAD_INPUT]
-    assert pipeline.snapshot()["front"].problems[Problem.BAD_INPUT] == 1
+    assert pipeline.snapshot()["front"].counts.problems[Problem.BAD_INPUT] == 1
 
 
 def test_the_size_may_change_in_mid_stream(make, handler):
@@ -748,7 +748,7 @@ def test_old_frames_leave_the_window_but_stay_counted(make, handler, monkeypatch
     pipeline.clear()
     monkeypatch.setattr(frame_statistics, "WINDOW_S", 1e-9)
     snapshot = pipeline.snapshot()["front"]
-    assert snapshot.published == 1 and not snapshot.stages
+    assert snapshot.counts.published == 1 and not snapshot.stages
 
 
 def test_clear_drops_what_waits_and_returns_when_the_worker_is_idle(make, restorer, handler):
@@ -760,7 +760,7 @@ def test_clear_drops_what_waits_and_returns_when_the_worker_is_idle(make, restor
     restorer.build_gate.set()
     assert pipeline.wait_until_built(PATIENCE)
     assert not handler.published
-    assert pipeline.snapshot()["front"].dropped == 1
+    assert pipeline.snapshot()["front"].counts.dropped == 1
 
 
 def test_a_frame_that_is_put_back_to_wait_for_a_build_while_frames_are_cleared_is_dropped_too(
@@ -793,7 +793,7 @@ def test_a_frame_that_is_put_back_to_wait_for_a_build_while_frames_are_cleared_i
     go_on.set()
     clearing.join(PATIENCE)
     assert pipeline._next_key() is None, "nothing is left to be compiled for"
-    assert pipeline.snapshot()["front"].dropped == 2
+    assert pipeline.snapshot()["front"].counts.dropped == 2
 
 
 def test_closing_during_a_build_gives_up_after_the_time_allowed_and_closes_the_restorer_when_it_has_ended(

@@ -25,7 +25,7 @@ from rain_removal_ros.frame_statistics import CameraSnapshot, CameraStatistics, 
 from rain_removal_ros.pipeline import failures, stand_in
 from rain_removal_ros.pipeline.batches import Batches
 from rain_removal_ros.pipeline.builds import Builds
-from rain_removal_ros.pipeline.failures import MAX_STUCK, Failure, problem_of_build, without_variables
+from rain_removal_ros.pipeline.failures import MAX_HANGING, Failure, problem_of_build, without_variables
 from rain_removal_ros.pipeline.interfaces import (
     BatchKey,
     Build,
@@ -35,7 +35,7 @@ from rain_removal_ros.pipeline.interfaces import (
     Listener,
     OnFailure,
     Options,
-    Outputs,
+    OutputSet,
     Size,
 )
 from rain_removal_ros.pipeline.stand_in import StandIn
@@ -52,7 +52,7 @@ FAILURES_IN_A_ROW = 3
 
 _Given = TypeVar("_Given")
 
-IMAGE_ONLY: Outputs = frozenset({Output.IMAGE})
+IMAGE_ONLY: OutputSet = frozenset({Output.IMAGE})
 
 
 @dataclass
@@ -85,7 +85,7 @@ class _Job:
 
     camera: _Camera
     frame: _Frame
-    wanted: Outputs = frozenset()
+    wanted: OutputSet = frozenset()
     focal_px: float | None = None
     waits: bool = False  # for a build
     may_look_later: bool = False  # it may as well go out as it came
@@ -97,7 +97,7 @@ class _Plan:
 
     restorer: Restorer
     size: Size
-    outputs: Outputs
+    outputs: OutputSet
 
     @property
     def key(self) -> Key:
@@ -189,7 +189,7 @@ class Pipeline:
             state.waiting.append(_Frame(message, now))
             while len(state.waiting) > self._options().queue_length:
                 state.waiting.popleft()
-                state.statistics.dropped += 1
+                state.statistics.counts.dropped += 1
             if state.waiting[0] is not before:
                 state.blocked = False  # it may be of another size
             self._changed.notify_all()
@@ -203,12 +203,12 @@ class Pipeline:
 
     def _drop_waiting(self) -> None:
         for camera in self._cameras.values():
-            camera.statistics.dropped += len(camera.waiting)
+            camera.statistics.counts.dropped += len(camera.waiting)
             camera.waiting.clear()
             camera.blocked, camera.starved_since, camera.desired = False, None, None
         self._batches.wanted = None
 
-    def build(self, size: Size, outputs: Outputs) -> None:
+    def build(self, size: Size, outputs: OutputSet) -> None:
         """Have the network compiled for this size (height, width) and these outputs; returns at once."""
         with self._changed:
             self._builds.asked.append((size, outputs))
@@ -261,7 +261,7 @@ class Pipeline:
             return Health(
                 failure=self._failure,
                 remade=self._remade,
-                stuck=len(self._still_stuck()),
+                hanging=len(self._still_stuck()),
                 busy=None if stage is None else (stage[0], now - stage[1]),
                 rebuilt=self._builds.rebuilt(),
                 not_remade=self._not_remade,
@@ -420,7 +420,7 @@ class Pipeline:
         job.wanted = camera.handler.wanted()
         if not job.wanted:
             with self._changed:
-                camera.statistics.idle += 1
+                camera.statistics.counts.idle += 1
             return None
         if frame.picture is None:
             frame.picture = camera.handler.read(frame.message)
@@ -546,7 +546,7 @@ class Pipeline:
             inference_s = time.perf_counter() - began
         else:
             with self._changed:
-                job.camera.statistics.together += 1
+                job.camera.statistics.counts.together += 1
             result = self._result(job, plan, options, restored)
         if result is not None:
             self._publish(job, result, inference_s)
@@ -660,7 +660,7 @@ class Pipeline:
         return None
 
     def _choose(
-        self, camera: _Camera, frame: _Frame | None, size: Size, wanted: Outputs, options: Options
+        self, camera: _Camera, frame: _Frame | None, size: Size, wanted: OutputSet, options: Options
     ) -> _Plan | _Unserved | None:
         """What serves this frame now; None where it has to wait. Where None is given for it, nothing waits.
 
@@ -703,7 +703,7 @@ class Pipeline:
             self._changed.notify_all()  # the watchdog looks after it
         elif failure is not None:
             return _Unserved(Problem.FAILED, failure.error)
-        elif stand_in.stuck >= MAX_STUCK and stand_in.failure is not None:
+        elif stand_in.hanging >= MAX_HANGING and stand_in.failure is not None:
             return _Unserved(Problem.FAILED, stand_in.failure.error)
         if frame is not None:
             self._block(camera, frame)
@@ -757,7 +757,7 @@ class Pipeline:
             camera.waiting.appendleft(frame)
             camera.blocked = True
         else:
-            camera.statistics.dropped += 1
+            camera.statistics.counts.dropped += 1
         self._changed.notify_all()
 
     def _unblock_all(self) -> None:
@@ -936,7 +936,7 @@ class Pipeline:
                 if self._failure is not None and self._make_restorer is not None and not self._recovering:
                     if now < self._recovery_due:
                         times.append(self._recovery_due)
-                    elif len(self._still_stuck()) >= MAX_STUCK:
+                    elif len(self._still_stuck()) >= MAX_HANGING:
                         times.append(now + 1.0)
                     else:
                         if not self._hangs and self.restorer.loading_since is not None:

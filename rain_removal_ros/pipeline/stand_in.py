@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 
 from rain_removal_ros.pipeline.builds import KEPT
-from rain_removal_ros.pipeline.failures import MAX_STUCK, Failure
+from rain_removal_ros.pipeline.failures import MAX_HANGING, Failure
 from rain_removal_ros.pipeline.interfaces import Key
 from rain_removal_ros.runtime import Restorer
 
@@ -58,7 +58,7 @@ class StandIn:
             self.make is not None
             and self.making_since is None
             and self.failure_of(key) is None
-            and self.stuck < MAX_STUCK
+            and self.hanging < MAX_HANGING
         )
 
     def on_being_made_ready(self) -> int:
@@ -122,15 +122,17 @@ class StandIn:
         self.restorer, self.failure = None, Failure(error).after(self.failure)
 
     @property
-    def stuck(self) -> int:
+    def hanging(self) -> int:
         """How many threads hang in it."""
         return sum(thread.is_alive() for thread in self.threads)
 
     @property
     def problem(self) -> str | None:
         """What somebody ought to know of it."""
-        if self.stuck >= MAX_STUCK:
-            return f"what serves meanwhile hung {self.stuck} times and is not made any more; restart the node"
+        if self.hanging >= MAX_HANGING:
+            return (
+                f"what serves meanwhile hung {self.hanging} times and is not made any more; restart the node"
+            )
         making_s = 0.0 if self.making_since is None else time.perf_counter() - self.making_since
         if making_s > LONGEST_MAKING_S:
             return f"what serves meanwhile has been loading for {making_s:.0f} s; a driver or disk may hang"
