@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pytest
-from pipeline_fakes import PATIENCE, FakeHandler, FakeRestorer
+from pipeline_fakes import PATIENCE, FakeHandler, FakeRestorer, wait_until_idle
 
 from rain_removal_ros import rain_monitor
 from rain_removal_ros.errors import ImageError, NotPreparedError
 from rain_removal_ros.pipeline import OnFailure, Options, Pipeline, Problem, Way, batches, failures
-from rain_removal_ros.pipeline.pipeline import _Plan
+from rain_removal_ros.pipeline.frames import Plan
 from rain_removal_ros.runtime import BatchTrial, Output
 
 SIZE, OTHER_SIZE = (72, 96), (128, 128)
@@ -74,9 +75,10 @@ class Bench:
         restorer, before = self.restorer, self.ended()
         self.wait_together(*names, **messages)
         self.restorer.gate.set()
-        with self.pipeline._changed:
+        changed = self.pipeline._state.changed
+        with changed:
             expected = before + 1 + len(names or self.names[1:])
-            assert self.pipeline._changed.wait_for(lambda: self.ended() == expected, PATIENCE)
+            assert changed.wait_for(lambda: self.ended() == expected, PATIENCE)
         restorer.batch_gate.set()
         self.wait_until_idle()
 
@@ -87,17 +89,7 @@ class Bench:
 
     def wait_until_idle(self) -> None:
         """Wait until neither the worker nor the builder has anything to do."""
-        pipeline = self.pipeline
-        with pipeline._changed:
-            assert pipeline._changed.wait_for(
-                lambda: (
-                    not pipeline._busy
-                    and pipeline._next_camera() is None
-                    and pipeline._builds.current is None
-                    and pipeline._next_build() is None
-                ),
-                PATIENCE,
-            )
+        wait_until_idle(self.pipeline, builder=True)
 
     def one_by_one(self) -> None:
         """A frame of every camera, each when nothing else waits."""
@@ -281,9 +273,9 @@ def test_a_call_that_takes_long_beside_the_time_after_which_one_hangs_is_not_mad
     bench.ready()
     bench.options = Options(inference_timeout_s=0.03)
     assert bench.options.longest_batch_s < 0.01
-    plan = _Plan(bench.restorer, SIZE, IMAGE)
-    assert bench.pipeline._frames_a_call(plan, 4, bench.options) == 1
-    assert bench.pipeline._frames_a_call(plan, 4, Options()) == 4
+    plan, worker = Plan(bench.restorer, SIZE, IMAGE, bench.options), bench.pipeline._watchdog.worker
+    assert worker._frames_a_call(plan, 4) == 1
+    assert worker._frames_a_call(replace(plan, options=Options()), 4) == 4
 
 
 COMPANIONS = {
@@ -388,7 +380,7 @@ def test_a_call_whose_results_all_cannot_be_has_failed_once(bench):
     bench.restorer.wrong_together = {place: {"image": np.zeros((3, 3, 3), np.uint8)} for place in range(4)}
     bench.burst()
     assert bench.published() == bench.each()
-    [trial] = bench.pipeline._batches._trials.values()
+    [trial] = bench.pipeline._state.batches._trials.values()
     assert trial.outcome.attempts == 1
 
 
@@ -439,7 +431,7 @@ def test_a_camera_that_sees_dry_weather_is_bypassed_among_others_that_do_not(ben
     monkeypatch.setattr(rain_monitor, "LOOK_AGAIN_S", 1000.0)
     bench = bench(bypass_when_dry=True)
     bench.ready()
-    bench.pipeline._cameras["camera2"].watch.dry = True
+    bench.pipeline._state.cameras["camera2"].watch.dry = True
     bench.burst()
     ways = {name: bench.pipeline.snapshot()[name].last_way for name in bench.names}
     assert ways == dict.fromkeys(bench.names, Way.RESTORED) | {"camera2": Way.BYPASSED}
@@ -449,7 +441,8 @@ def test_the_inference_of_a_frame_is_that_of_its_whole_call(bench):
     bench = bench()
     bench.ready()
     bench.burst()
-    departures = [bench.pipeline._cameras[name].statistics.departures[-1][1] for name in bench.names[1:]]
+    cameras = [bench.pipeline._state.cameras[name] for name in bench.names[1:]]
+    departures = [camera.statistics.departures[-1][1] for camera in cameras]
     assert len({times.inference for times in departures}) == 1
     assert all(times.inference > 0 and times.waiting > 0 for times in departures)
 
@@ -542,7 +535,7 @@ def test_what_is_known_of_trials_is_bounded(bench, monkeypatch):
     monkeypatch.setattr(batches, "TRIALS_KEPT", 3)
     bench = bench()
     for width in range(100, 110):
-        bench.pipeline._try_batch(((100, width), IMAGE), 2, bench.restorer, bench.pipeline._builder)
+        bench.pipeline._watchdog.builder._try_batch(((100, width), IMAGE), 2, bench.restorer)
     assert len(bench.pipeline.batching) == 3
 
 
@@ -700,13 +693,13 @@ def test_clear_waits_for_every_frame_in_hand(bench):
     several_in_hand(bench)
     for name in bench.names:
         bench.send(name)
-    waits, wait_for = threading.Event(), bench.pipeline._changed.wait_for
+    waits, wait_for = threading.Event(), bench.pipeline._state.changed.wait_for
 
     def wait_for_worker(*arguments):
         waits.set()
         return wait_for(*arguments)
 
-    bench.pipeline._changed.wait_for = wait_for_worker
+    bench.pipeline._state.changed.wait_for = wait_for_worker
     clearing = threading.Thread(target=bench.pipeline.clear)
     clearing.start()
     assert waits.wait(PATIENCE) and clearing.is_alive()

@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 from rain_removal_ros.pipeline.builds import KEPT
 from rain_removal_ros.pipeline.failures import MAX_HANGING, Failure
-from rain_removal_ros.pipeline.interfaces import Key
+from rain_removal_ros.pipeline.interfaces import Key, Options
 from rain_removal_ros.runtime import Restorer
 
 KEPT_S = 30.0
@@ -42,6 +42,10 @@ class StandIn:
         self._unready: dict[Key, Failure] = {}  # what it could not prepare
         self._served: set[Key] = set()
         self._needed = 0.0
+
+    def may_serve(self, options: Options) -> bool:
+        """Whether it is to serve while the network is being compiled."""
+        return self.make is not None and options.serve_while_building
 
     def serves(self, key: Key) -> bool:
         """Whether it has prepared this, or more."""
@@ -101,6 +105,13 @@ class StandIn:
         self._served.add(key)
         self.failure = None
         self.on_needed()
+
+    @property
+    def left_behind_at(self) -> float | None:
+        """When (time.perf_counter()) what is loading or preparing itself is taken to hang; None where nothing
+        is.
+        """
+        return None if self.making_since is None else self.making_since + HANGS_AFTER_S
 
     @property
     def given_back_at(self) -> float | None:
