@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum
 
 import numpy as np
@@ -76,16 +77,25 @@ class Distribution:
         return cls(len(values), *(float(value) for value in quantiles))
 
 
+@dataclass
+class Counts:
+    """What has become of a camera's frames since the start."""
+
+    received: int = 0
+    published: int = 0
+    dropped: int = 0  # overtaken by a newer frame before the worker came to them
+    idle: int = 0  # not computed, because nobody subscribes
+    together: int = 0  # restored in one call with frames of other cameras
+    problems: dict[Problem, int] = field(default_factory=lambda: dict.fromkeys(Problem, 0))
+    ways: dict[Way, int] = field(default_factory=lambda: dict.fromkeys(Way, 0))  # that were published
+
+
 @dataclass(frozen=True)
 class CameraSnapshot:
     """One camera's counts since the start, and rates and times over the window."""
 
     camera: str
-    received: int
-    published: int
-    dropped: int  # overtaken by a newer frame before the worker came to them
-    idle: int  # not computed, because nobody subscribes
-    problems: dict[Problem, int]
+    counts: Counts
     recent_problems: dict[Problem, int]  # within the window
     last_problems: dict[Problem, str]  # of each kind, the newest last
     rate_in: float  # Hz
@@ -94,26 +104,18 @@ class CameraSnapshot:
     image_age: Distribution | None  # seconds from the image's stamp until it was published
     seconds_since_received: float | None
     seconds_since_published: float | None
-    ways: dict[Way, int] = field(default_factory=lambda: dict.fromkeys(Way, 0))  # published, since the start
     last_way: Way | None = None
     weather: Weather | None = None  # as the last restored frame says
     dry: bool = False  # as the rain monitor has it
     focal_px: float | None = None  # what the last restored frame's depth was scaled with; None: assumed
-    together: int = 0  # restored in one call with frames of other cameras
 
 
 @dataclass
 class CameraStatistics:
-    """Counts of one camera. The pipeline's lock guards it."""
+    """What a snapshot of one camera is made of. The pipeline's lock guards it."""
 
     camera: str
-    received: int = 0
-    published: int = 0
-    dropped: int = 0
-    idle: int = 0
-    together: int = 0
-    problems: dict[Problem, int] = field(default_factory=lambda: dict.fromkeys(Problem, 0))
-    ways: dict[Way, int] = field(default_factory=lambda: dict.fromkeys(Way, 0))
+    counts: Counts = field(default_factory=Counts)
     last_problems: dict[Problem, str] = field(default_factory=dict)
     last_way: Way | None = None
     weather: Weather | None = None
@@ -126,37 +128,30 @@ class CameraStatistics:
     last_published: float | None = None
 
     def on_received(self, now: float) -> None:
-        self.received += 1
+        self.counts.received += 1
         self.last_received = now
         self.first_received = now if self.first_received is None else self.first_received
         self.arrivals.append(now)
         self._forget_before(now - WINDOW_S)
 
     def on_published(self, now: float, way: Way, times: StageTimes, age: float | None) -> None:
-        self.published += 1
-        self.ways[way] += 1
+        self.counts.published += 1
+        self.counts.ways[way] += 1
         self.last_way = way
         self.last_published = now
         self.departures.append((now, times, age))
         self._forget_before(now - WINDOW_S)
 
     def on_problem(self, now: float, problem: Problem, error: BaseException) -> None:
-        self.problems[problem] += 1
+        self.counts.problems[problem] += 1
         self.problem_times.append((now, problem))
         self.last_problems.pop(problem, None)
         self.last_problems[problem] = bounded(f"{problem.value}: {str(error) or type(error).__name__}")
 
     def copy(self) -> CameraStatistics:
         """One that another thread may take its time with."""
-        fields = vars(self) | {
-            "problems": dict(self.problems),
-            "ways": dict(self.ways),
-            "last_problems": dict(self.last_problems),
-            "arrivals": deque(self.arrivals),
-            "departures": deque(self.departures),
-            "problem_times": deque(self.problem_times),
-        }
-        return CameraStatistics(**fields)
+        entries_shared = {name: copy.copy(value) for name, value in vars(self).items()}
+        return replace(self, **entries_shared | {"counts": copy.deepcopy(self.counts)})
 
     def snapshot(self, now: float, dry: bool) -> CameraSnapshot:
         self._forget_before(now - WINDOW_S)
@@ -169,11 +164,7 @@ class CameraStatistics:
             recent[problem] += 1
         return CameraSnapshot(
             camera=self.camera,
-            received=self.received,
-            published=self.published,
-            dropped=self.dropped,
-            idle=self.idle,
-            problems=dict(self.problems),
+            counts=copy.deepcopy(self.counts),
             recent_problems=recent,
             last_problems=dict(self.last_problems),
             rate_in=len(self.arrivals) / span,
@@ -184,12 +175,10 @@ class CameraStatistics:
             image_age=Distribution.of([age for _, _, age in self.departures if age is not None]),
             seconds_since_received=None if self.last_received is None else now - self.last_received,
             seconds_since_published=None if self.last_published is None else now - self.last_published,
-            ways=dict(self.ways),
             last_way=self.last_way,
             weather=self.weather,
             dry=dry,
             focal_px=self.focal_px,
-            together=self.together,
         )
 
     def _forget_before(self, start: float) -> None:

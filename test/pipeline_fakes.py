@@ -11,12 +11,51 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from rain_removal_ros.errors import ImageError, NotPreparedError
-from rain_removal_ros.pipeline import Build, Outputs, Problem
+from rain_removal_ros.pipeline import Build, OutputSet, Pipeline, Problem
 from rain_removal_ros.rain_monitor import FULL_STREAK_LIGHT
 from rain_removal_ros.runtime import BatchTrial, Output, Progress, Restored, Restorer, RuntimeInfo
 
 PATIENCE = 20.0
 """Seconds after which something that should have happened has not."""
+
+
+def eventually(condition: Callable[[], object]) -> None:
+    """Wait until what nobody tells of is so."""
+    end = time.monotonic() + PATIENCE
+    while not condition():
+        assert time.monotonic() < end, "it has not come about"
+        time.sleep(0.01)
+
+
+def wait_until_idle(pipeline: Pipeline, *, builder: bool = False) -> None:
+    """Wait until the worker has looked at every frame that it can do something about; with `builder`, until
+    there is nothing to compile or to try either.
+    """
+    state, watchdog = pipeline._state, pipeline._watchdog
+
+    def idle() -> bool:
+        builds = state.builds.current is not None or state.next_build() is not None
+        return not watchdog.worker.busy and state.next_camera() is None and not (builder and builds)
+
+    with state.changed:
+        assert state.changed.wait_for(idle, PATIENCE)
+
+
+def wait_until_watched(pipeline: Pipeline) -> None:
+    """Have the watchdog look at everything, and return when it has."""
+    changed, looked = pipeline._state.changed, threading.Event()
+    wait = changed.wait
+
+    def wait_after_a_look(timeout: float | None = None) -> bool:
+        if threading.current_thread().name == "watchdog":
+            looked.set()
+        return wait(timeout)
+
+    with changed:
+        changed.wait = wait_after_a_look
+        changed.notify_all()
+    assert looked.wait(PATIENCE)
+    changed.wait = wait
 
 
 def streak_light_of(rain: float) -> float:
@@ -192,8 +231,8 @@ class FakeHandler:
     """
 
     def __init__(self) -> None:
-        self.outputs: Outputs = frozenset({Output.IMAGE})
-        self.outputs_of: dict[str, Outputs] = {}  # of single cameras, where they want others
+        self.outputs: OutputSet = frozenset({Output.IMAGE})
+        self.outputs_of: dict[str, OutputSet] = {}  # of single cameras, where they want others
         self.on_publish: Callable[[str, int], None] = lambda camera, number: None
         self.published: list[tuple[str, int, frozenset[Output]]] = []
         self.problems: list[tuple[str | None, Problem, str]] = []
@@ -235,7 +274,7 @@ class FakeCamera:
     name: str
     all: FakeHandler
 
-    def wanted(self) -> Outputs:
+    def wanted(self) -> OutputSet:
         return self.all.outputs_of.get(self.name, self.all.outputs)
 
     def read(self, message) -> FakePicture:

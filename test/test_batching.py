@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pytest
-from pipeline_fakes import PATIENCE, FakeHandler, FakeRestorer
+from pipeline_fakes import PATIENCE, FakeHandler, FakeRestorer, wait_until_idle
 
 from rain_removal_ros import rain_monitor
 from rain_removal_ros.errors import ImageError, NotPreparedError
 from rain_removal_ros.pipeline import OnFailure, Options, Pipeline, Problem, Way, batches, failures
-from rain_removal_ros.pipeline.pipeline import _Plan
+from rain_removal_ros.pipeline.frames import Plan
 from rain_removal_ros.runtime import BatchTrial, Output
 
 SIZE, OTHER_SIZE = (72, 96), (128, 128)
@@ -74,30 +75,21 @@ class Bench:
         restorer, before = self.restorer, self.ended()
         self.wait_together(*names, **messages)
         self.restorer.gate.set()
-        with self.pipeline._changed:
+        changed = self.pipeline._state.changed
+        with changed:
             expected = before + 1 + len(names or self.names[1:])
-            assert self.pipeline._changed.wait_for(lambda: self.ended() == expected, PATIENCE)
+            assert changed.wait_for(lambda: self.ended() == expected, PATIENCE)
         restorer.batch_gate.set()
         self.wait_until_idle()
 
     def ended(self) -> int:
         """How many frames something has become of."""
-        snapshots = self.pipeline.snapshot().values()
-        return sum(s.published + s.dropped + s.idle + sum(s.problems.values()) for s in snapshots)
+        counts = [snapshot.counts for snapshot in self.pipeline.snapshot().values()]
+        return sum(c.published + c.dropped + c.idle + sum(c.problems.values()) for c in counts)
 
     def wait_until_idle(self) -> None:
         """Wait until neither the worker nor the builder has anything to do."""
-        pipeline = self.pipeline
-        with pipeline._changed:
-            assert pipeline._changed.wait_for(
-                lambda: (
-                    not pipeline._busy
-                    and pipeline._next_camera() is None
-                    and pipeline._builds.current is None
-                    and pipeline._next_build() is None
-                ),
-                PATIENCE,
-            )
+        wait_until_idle(self.pipeline, builder=True)
 
     def one_by_one(self) -> None:
         """A frame of every camera, each when nothing else waits."""
@@ -160,7 +152,7 @@ def test_frames_that_wait_together_go_in_one_call_once_it_has_been_seen_to_pay(b
     assert bench.published() == bench.each(3)
     assert all((image == 10).all() for image in bench.handler.images)
     snapshots = bench.pipeline.snapshot()
-    assert [snapshots[name].together for name in bench.names] == [0, 1, 1, 1, 1]
+    assert [snapshots[name].counts.together for name in bench.names] == [0, 1, 1, 1, 1]
     assert bench.pipeline.batching == ["4 x 96x72 image: 0.60 of the time"]
     assert "4 x 96x72 image" in str(bench.handler.built[-1])
 
@@ -281,9 +273,9 @@ def test_a_call_that_takes_long_beside_the_time_after_which_one_hangs_is_not_mad
     bench.ready()
     bench.options = Options(inference_timeout_s=0.03)
     assert bench.options.longest_batch_s < 0.01
-    plan = _Plan(bench.restorer, SIZE, IMAGE)
-    assert bench.pipeline._frames_a_call(plan, 4, bench.options) == 1
-    assert bench.pipeline._frames_a_call(plan, 4, Options()) == 4
+    plan, worker = Plan(bench.restorer, SIZE, IMAGE, bench.options), bench.pipeline._watchdog.worker
+    assert worker._frames_a_call(plan, 4) == 1
+    assert worker._frames_a_call(replace(plan, options=Options()), 4) == 4
 
 
 COMPANIONS = {
@@ -316,10 +308,10 @@ def test_a_frame_that_turns_out_to_be_another_is_handled_as_if_alone(bench, comp
     assert bench.restorer.together == [2], "of the three that are left"
     assert {**published, odd: 1} == bench.each()
     if problem is not None:
-        assert snapshot.problems[problem] == 1 and not published[odd]
+        assert snapshot.counts.problems[problem] == 1 and not published[odd]
         assert [(camera, kind) for camera, kind, _ in bench.handler.problems] == [(odd, problem)]
     elif outputs == frozenset():
-        assert snapshot.idle == 1 and not published[odd]
+        assert snapshot.counts.idle == 1 and not published[odd]
     else:
         assert (odd, 7, outputs or IMAGE) in bench.handler.published and not bench.handler.problems
 
@@ -388,7 +380,7 @@ def test_a_call_whose_results_all_cannot_be_has_failed_once(bench):
     bench.restorer.wrong_together = {place: {"image": np.zeros((3, 3, 3), np.uint8)} for place in range(4)}
     bench.burst()
     assert bench.published() == bench.each()
-    [trial] = bench.pipeline._batches._trials.values()
+    [trial] = bench.pipeline._state.batches._trials.values()
     assert trial.outcome.attempts == 1
 
 
@@ -412,7 +404,7 @@ def test_a_restorer_that_raises_where_none_should_costs_frames_that_are_counted_
 
     right, bench.restorer.prepared_batches = bench.restorer.prepared_batches, prepared_batches
     bench.burst()
-    lost = sum(s.problems[Problem.FAILED] for s in bench.pipeline.snapshot().values())
+    lost = sum(s.counts.problems[Problem.FAILED] for s in bench.pipeline.snapshot().values())
     assert 1 <= lost == 5 - len(bench.handler.published)
     bench.restorer.prepared_batches = right
     bench.burst()
@@ -439,7 +431,7 @@ def test_a_camera_that_sees_dry_weather_is_bypassed_among_others_that_do_not(ben
     monkeypatch.setattr(rain_monitor, "LOOK_AGAIN_S", 1000.0)
     bench = bench(bypass_when_dry=True)
     bench.ready()
-    bench.pipeline._cameras["camera2"].watch.dry = True
+    bench.pipeline._state.cameras["camera2"].watch.dry = True
     bench.burst()
     ways = {name: bench.pipeline.snapshot()[name].last_way for name in bench.names}
     assert ways == dict.fromkeys(bench.names, Way.RESTORED) | {"camera2": Way.BYPASSED}
@@ -449,7 +441,8 @@ def test_the_inference_of_a_frame_is_that_of_its_whole_call(bench):
     bench = bench()
     bench.ready()
     bench.burst()
-    departures = [bench.pipeline._cameras[name].statistics.departures[-1][1] for name in bench.names[1:]]
+    cameras = [bench.pipeline._state.cameras[name] for name in bench.names[1:]]
+    departures = [camera.statistics.departures[-1][1] for camera in cameras]
     assert len({times.inference for times in departures}) == 1
     assert all(times.inference > 0 and times.waiting > 0 for times in departures)
 
@@ -542,7 +535,7 @@ def test_what_is_known_of_trials_is_bounded(bench, monkeypatch):
     monkeypatch.setattr(batches, "TRIALS_KEPT", 3)
     bench = bench()
     for width in range(100, 110):
-        bench.pipeline._try_batch(((100, width), IMAGE), 2, bench.restorer, bench.pipeline._builder)
+        bench.pipeline._watchdog.builder._try_batch(((100, width), IMAGE), 2, bench.restorer)
     assert len(bench.pipeline.batching) == 3
 
 
@@ -579,9 +572,9 @@ def test_when_a_call_with_several_hangs_each_is_counted_and_no_runtime_is_given_
         bench.burst()
     assert bench.published() == bench.each(2) | {FIRST: 3}, "the late results are never published"
     for snapshot in bench.pipeline.snapshot().values():
-        ended = snapshot.published + snapshot.dropped + sum(snapshot.problems.values())
-        assert snapshot.received == ended
-        assert snapshot.problems[Problem.FAILED] == (snapshot.camera != FIRST)
+        counts = snapshot.counts
+        assert counts.received == counts.published + counts.dropped + sum(counts.problems.values())
+        assert counts.problems[Problem.FAILED] == (snapshot.camera != FIRST)
     assert len(bench.restorers) == 2 and not bench.restorer.tried
     assert bench.pipeline.batching == ["not any more: the runtime hung with it"]
 
@@ -602,8 +595,8 @@ def test_frames_that_were_to_follow_a_call_that_hangs_are_counted_too(bench):
     bench.restorers[0].together_gate.set()
     bench.wait_until_idle()
     for snapshot in bench.pipeline.snapshot().values():
-        ended = snapshot.published + snapshot.dropped + sum(snapshot.problems.values())
-        assert snapshot.received == ended
+        counts = snapshot.counts
+        assert counts.received == counts.published + counts.dropped + sum(counts.problems.values())
 
 
 def test_a_trial_that_hangs_is_not_repeated_with_the_next_runtime(bench):
@@ -625,7 +618,7 @@ def test_a_runtime_that_is_made_anew_starts_without_and_tries_for_itself(bench):
     bench.restorer.fail_together = bench.restorer.fail_frames = RuntimeError("CUDA error 719")
     bench.burst()
     bench.handler.wait_for(lambda: bench.handler.recovered)
-    lost = {name: s.problems[Problem.FAILED] for name, s in bench.pipeline.snapshot().items()}
+    lost = {name: s.counts.problems[Problem.FAILED] for name, s in bench.pipeline.snapshot().items()}
     assert lost == bench.each()
     assert bench.pipeline.batching == []
     bench.burst()
@@ -700,13 +693,13 @@ def test_clear_waits_for_every_frame_in_hand(bench):
     several_in_hand(bench)
     for name in bench.names:
         bench.send(name)
-    waits, wait_for = threading.Event(), bench.pipeline._changed.wait_for
+    waits, wait_for = threading.Event(), bench.pipeline._state.changed.wait_for
 
     def wait_for_worker(*arguments):
         waits.set()
         return wait_for(*arguments)
 
-    bench.pipeline._changed.wait_for = wait_for_worker
+    bench.pipeline._state.changed.wait_for = wait_for_worker
     clearing = threading.Thread(target=bench.pipeline.clear)
     clearing.start()
     assert waits.wait(PATIENCE) and clearing.is_alive()
@@ -714,7 +707,8 @@ def test_clear_waits_for_every_frame_in_hand(bench):
     clearing.join(PATIENCE)
     assert bench.published() == bench.each()
     for snapshot in bench.pipeline.snapshot().values():
-        assert (snapshot.received, snapshot.published, snapshot.dropped) == (4, 3, 1)
+        counts = snapshot.counts
+        assert (counts.received, counts.published, counts.dropped) == (4, 3, 1)
 
 
 def test_closing_waits_for_every_frame_in_hand_or_says_that_it_could_not(bench):

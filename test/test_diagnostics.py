@@ -9,7 +9,16 @@ import pytest
 import yaml
 from diagnostic_msgs.msg import DiagnosticStatus
 
-from rain_removal_ros.pipeline import CameraSnapshot, Distribution, Health, OnFailure, Problem, Stage, Way
+from rain_removal_ros.pipeline import (
+    CameraSnapshot,
+    Counts,
+    Distribution,
+    Health,
+    OnFailure,
+    Problem,
+    Stage,
+    Way,
+)
 from rain_removal_ros.ros import diagnostics
 from rain_removal_ros.ros.diagnostics import (
     CameraState,
@@ -32,11 +41,7 @@ def snapshot(*totals: float, since_received: float | None = 0.1, rate_out: float
     total = Distribution.of(totals)
     return CameraSnapshot(
         camera="front",
-        received=100,
-        published=90,
-        dropped=10,
-        idle=0,
-        problems=recent,
+        counts=Counts(received=100, published=90, dropped=10, problems=recent),
         recent_problems=recent,
         last_problems={problem: f"{problem.value}: cut" for problem in Problem if recent[problem]},
         rate_in=30.0,
@@ -187,7 +192,7 @@ def test_rates_are_judged_by_the_limits_that_a_user_sets(limits, camera, level, 
     assert status.level == level and message in status.message
 
 
-FINE = Health(failure=None, remade=0, stuck=0, busy=None, rebuilt=0)
+FINE = Health(failure=None, remade=0, hanging=0, busy=None, rebuilt=0)
 
 
 @pytest.mark.parametrize(
@@ -203,7 +208,7 @@ FINE = Health(failure=None, remade=0, stuck=0, busy=None, rebuilt=0)
             "configure failed: no weights",
         ),
         (
-            {"health": replace(FINE, failure="it hangs", stuck=1)},
+            {"health": replace(FINE, failure="it hangs", hanging=1)},
             DiagnosticStatus.ERROR,
             "runtime failed, images are dropped: it hangs",
         ),
@@ -213,7 +218,7 @@ FINE = Health(failure=None, remade=0, stuck=0, busy=None, rebuilt=0)
             "runtime failed, images are published as they came: it hangs",
         ),
         (
-            {"health": replace(FINE, failure="it hangs", stuck=3)},
+            {"health": replace(FINE, failure="it hangs", hanging=3)},
             DiagnosticStatus.ERROR,
             "it hangs; restart the node",
         ),

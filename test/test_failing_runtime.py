@@ -8,18 +8,19 @@ import time
 
 import numpy as np
 import pytest
-from pipeline_fakes import PATIENCE, FakeHandler, FakeRestorer
+from pipeline_fakes import PATIENCE, FakeHandler, FakeRestorer, eventually, wait_until_watched
 
 from rain_removal_ros.errors import InferenceError, NotPreparedError
 from rain_removal_ros.frame_statistics import Way
 from rain_removal_ros.pipeline import OnFailure, Options, Pipeline, Problem, failures
-from rain_removal_ros.pipeline import pipeline as pipeline_module
 from rain_removal_ros.pipeline import stand_in as stand_in_module
+from rain_removal_ros.pipeline import watchdog as watchdog_module
 from rain_removal_ros.pipeline.batches import Batches
 from rain_removal_ros.pipeline.builds import Builds
-from rain_removal_ros.pipeline.failures import MAX_STUCK
-from rain_removal_ros.pipeline.pipeline import FAILURES_IN_A_ROW
+from rain_removal_ros.pipeline.failures import MAX_HANGING
+from rain_removal_ros.pipeline.recovery import FAILURES_IN_A_ROW, Recovery
 from rain_removal_ros.pipeline.stand_in import StandIn
+from rain_removal_ros.pipeline.threads import Threads
 from rain_removal_ros.runtime import Output
 
 SIZE = (72, 96)
@@ -108,40 +109,38 @@ def test_a_runtime_made_anew_is_closed_though_the_one_before_still_hangs(bench):
     bench.publishes(0)
     gate = hang(bench, 1)
     bench.handler.wait_for(lambda: bench.handler.recovered)
-    assert not bench.pipeline.close(0.3)  # a thread is still in the driver
+    assert not bench.pipeline.close(0.05)  # a thread is still in the driver
     hung, new = bench.restorers
-    assert new.closed and not hung.closed
+    eventually(lambda: new.closed)
+    assert not hung.closed
     gate.set()
 
 
 def test_a_graph_that_hangs_as_it_is_loaded_has_the_runtime_made_anew(bench, monkeypatch):
-    monkeypatch.setattr(failures, "LONGEST_LOADING_S", 0.2)
-    monkeypatch.setattr(pipeline_module, "LOOK_AGAIN_S", 0.02)
+    monkeypatch.setattr(failures, "LONGEST_LOADING_S", 0.0)
+    monkeypatch.setattr(watchdog_module, "LOOK_AGAIN_S", 0.02)
     bench = bench()
     first = bench.restorers[0]
     first.build_gate.clear()
     bench.pipeline.submit("front", (0, *SIZE))
     assert first.building.acquire(timeout=PATIENCE)
-    time.sleep(0.3)
+    wait_until_watched(bench.pipeline)
     assert bench.pipeline.health.failure is None, "compiling may take long"
     first.loading_since = time.perf_counter()
     bench.handler.wait_for(lambda: bench.handler.recovered)
-    assert "was not loaded within 0.2 s" in bench.handler.recovered[0]
+    assert "was not loaded within 0 s" in bench.handler.recovered[0]
     assert (None, Problem.FAILED) in [(camera, problem) for camera, problem, _ in bench.handler.problems]
     bench.publishes(1)
-    assert bench.pipeline.health.stuck == 1 and not first.closed
+    assert bench.pipeline.health.hanging == 1 and not first.closed
     first.build_gate.set()  # it comes back after all
-    end = time.monotonic() + PATIENCE
-    while not first.closed and time.monotonic() < end:
-        time.sleep(0.01)
-    assert first.closed and bench.pipeline.health.stuck == 0
+    eventually(lambda: first.closed and bench.pipeline.health.hanging == 0)
     bench.publishes(2)
 
 
 def test_a_device_on_which_every_graph_hangs_is_not_tried_without_end(bench, monkeypatch):
     monkeypatch.setattr(failures, "LONGEST_LOADING_S", 0.05)
     monkeypatch.setattr(failures, "RETRY_AFTER_S", 0.0)
-    monkeypatch.setattr(pipeline_module, "LOOK_AGAIN_S", 0.02)
+    monkeypatch.setattr(watchdog_module, "LOOK_AGAIN_S", 0.02)
     gate = threading.Event()
 
     class Ill(FakeRestorer):
@@ -151,14 +150,11 @@ def test_a_device_on_which_every_graph_hangs_is_not_tried_without_end(bench, mon
 
     monkeypatch.setattr(sys.modules[__name__], "FakeRestorer", Ill)
     bench = bench()
-    end = time.monotonic() + PATIENCE
-    while not bench.pipeline.health.broken and time.monotonic() < end:
-        bench.pipeline.submit("front", (0, *SIZE))
-        time.sleep(0.02)
-    assert bench.pipeline.health.broken
-    made = len(bench.restorers)
-    time.sleep(0.3)
-    assert len(bench.restorers) == made <= MAX_STUCK + 1
+    bench.pipeline.build(SIZE, IMAGE)
+    eventually(lambda: bench.pipeline.health.broken)
+    wait_until_watched(bench.pipeline)
+    assert bench.pipeline.health.remaking_s is None
+    assert len(bench.restorers) == MAX_HANGING
     gate.set()
 
 
@@ -169,7 +165,7 @@ def test_while_an_inference_hangs_everything_else_goes_on_answering(bench):
     bench.on_make = lambda: block.wait(PATIENCE)
     gate = hang(bench, 1)
     health = bench.pipeline.health
-    assert "did not come back" in health.failure and health.stuck == 1
+    assert "did not come back" in health.failure and health.hanging == 1
     bench.pipeline.clear()
     bench.send(2)
     assert [number for _, number, _ in bench.handler.published] == [0]
@@ -181,16 +177,16 @@ def test_while_an_inference_hangs_everything_else_goes_on_answering(bench):
 def test_what_hangs_again_and_again_is_not_made_without_end(bench, monkeypatch):
     monkeypatch.setattr(failures, "RETRY_AFTER_S", 0.0)
     bench = bench(inference_timeout_s=0.05)
-    for number in range(MAX_STUCK):
+    for number in range(MAX_HANGING):
         bench.restorers[-1].gate.clear()
         bench.pipeline.submit("front", (number, *SIZE))
         bench.handler.wait_for(lambda n=number: len(bench.failures()) == n + 1)
-        if number + 1 < MAX_STUCK:
+        if number + 1 < MAX_HANGING:
             bench.handler.wait_for(lambda n=number: len(bench.handler.recovered) == n + 1)
-    assert bench.pipeline.health.stuck == MAX_STUCK
-    assert len(bench.restorers) == MAX_STUCK
+    assert bench.pipeline.health.hanging == MAX_HANGING
+    assert len(bench.restorers) == MAX_HANGING
     bench.restorers[0].gate.set()  # one comes back, so there is room for another
-    bench.handler.wait_for(lambda: len(bench.handler.recovered) == MAX_STUCK)
+    bench.handler.wait_for(lambda: len(bench.handler.recovered) == MAX_HANGING)
     bench.publishes(99)
 
 
@@ -284,7 +280,7 @@ def test_a_runtime_made_anew_serves_with_what_can_be_compiled_of_what_ran(bench)
         restorer.prepare = prepare_small
         return restorer
 
-    bench.pipeline._make_restorer = make_one_without_room
+    bench.pipeline._state.recovery.make = make_one_without_room
     bench.restorers[0].fail_frames = RuntimeError("lost")
     for number in range(2, 2 + FAILURES_IN_A_ROW):
         bench.send(number)
@@ -316,6 +312,39 @@ def test_what_fails_again_and_again_is_tried_ever_more_rarely():
     assert [*attempts, builds.failure_of(key).attempts] == [1, 2, 3, 1]
 
 
+def test_of_threads_that_are_left_behind_those_hang_that_are_in_the_device_and_have_not_come_back():
+    threads, gate, quick = Threads(), threading.Event(), threading.Event()
+    for name in ("restore", "build"):
+        threads.start(name, gate.wait, PATIENCE)
+    threads.start("build", quick.set)
+    assert quick.wait(PATIENCE)
+    threads.leave_behind("build", hanging=False)
+    threads.leave_behind("restore", hanging=True)
+    assert threads.hanging == 1 and {"build", "restore"} == {each.name for each in threads.left_behind}
+    assert threads.take("restore") == []
+    gate.set()
+    eventually(lambda: threads.hanging == 0)
+
+
+def test_a_runtime_is_due_once_it_has_failed_until_that_is_begun_and_later_where_it_came_to_nothing():
+    recovery, lost = Recovery(FakeRestorer), RuntimeError("lost")
+    assert [recovery.on_failed_inference(lost) for _ in range(FAILURES_IN_A_ROW - 1)] == [None, None]
+    recovery.on_restored()
+    said = [recovery.on_failed_inference(lost) for _ in range(FAILURES_IN_A_ROW)]
+    assert said == [None, None, "3 inferences in a row failed: lost"] and recovery.due is None
+    recovery.on_failed(said[-1])
+    now = time.perf_counter()
+    assert recovery.due <= now
+    recovery.on_begun(now)
+    assert recovery.due is None
+    recovery.on_not_remade()
+    assert recovery.due >= now + failures.RETRY_AFTER_S and recovery.failure == said[-1]
+    recovery.on_begun(now)
+    assert recovery.on_remade() == said[-1]
+    assert (recovery.due, recovery.failure, recovery.remade, recovery.not_remade) == (None, None, 1, 0)
+    assert Recovery(None).on_failed_inference(lost) is None
+
+
 def test_a_trial_that_gave_way_again_is_not_tried_more_rarely_for_it():
     for error, attempts in ((NotPreparedError("something more urgent"), 1), (RuntimeError("no room"), 2)):
         batches = Batches()
@@ -341,7 +370,7 @@ def test_a_runtime_made_anew_that_cannot_be_compiled_gives_its_memory_back_befor
         restorer.fail_builds = RuntimeError("out of memory") if len(bench.restorers) < 4 else None
         return restorer
 
-    bench.on_make, bench.pipeline._make_restorer = on_make, make_one_that_fails_twice
+    bench.on_make, bench.pipeline._state.recovery.make = on_make, make_one_that_fails_twice
     break_runtime(bench)
     bench.handler.wait_for(lambda: bench.handler.recovered)
     bench.publishes(9)
@@ -378,9 +407,9 @@ def test_closing_while_the_runtime_is_made_anew_gives_up_its_build_and_closes_it
         restorer.cancel_builds = cancel_builds
         return restorer
 
-    bench.pipeline._make_restorer = make_one_that_compiles_for_long
+    bench.pipeline._state.recovery.make = make_one_that_compiles_for_long
     break_runtime(bench)
-    bench.handler.wait_for(lambda: len(bench.restorers) == 2)
+    eventually(lambda: len(bench.restorers) == 2)
     assert bench.restorers[1].building.acquire(timeout=PATIENCE)
     assert bench.pipeline.close(PATIENCE)
     assert [restorer.closed for restorer in bench.restorers] == [True, True]
@@ -426,8 +455,8 @@ def test_with_passthrough_a_frame_that_cannot_be_restored_is_published_as_it_cam
     assert bench.handler.images[-1].max() == 0, "the image as it came"
     bench.pipeline.clear()
     seen = bench.pipeline.snapshot()["front"]
-    assert seen.ways == {Way.RESTORED: 1, Way.PASSED_THROUGH: 1, Way.BYPASSED: 0}
-    assert seen.last_way is Way.PASSED_THROUGH and seen.problems[Problem.FAILED] >= 1
+    assert seen.counts.ways == {Way.RESTORED: 1, Way.PASSED_THROUGH: 1, Way.BYPASSED: 0}
+    assert seen.last_way is Way.PASSED_THROUGH and seen.counts.problems[Problem.FAILED] >= 1
     block.set()
     bench.handler.wait_for(lambda: bench.handler.recovered)
     bench.publishes(3)
@@ -481,9 +510,12 @@ class StandingIn:
     def hangs(self, number: int) -> None:
         """Have a frame hang in the stand-in."""
         before = len(self.handler.problems)
-        while len(self.handler.problems) == before:
+
+        def hung() -> bool:
             self.pipeline.submit("front", (number, *SIZE))
-            time.sleep(0.01)
+            return len(self.handler.problems) > before
+
+        eventually(hung)
 
 
 @pytest.fixture
@@ -503,7 +535,7 @@ def standing_in(monkeypatch):
 def test_a_hanging_stand_in_does_not_condemn_the_runtime(standing_in):
     bench = standing_in(hanging=True, inference_timeout_s=0.1)
     bench.hangs(0)
-    assert bench.pipeline.health.failure is None and bench.pipeline.health.stuck == 0
+    assert bench.pipeline.health.failure is None and bench.pipeline.health.hanging == 0
     assert len(bench.restorer.builds) == 1, "the build goes on where it was"
     bench.restorer.build_gate.set()
     bench.pipeline.wait_until_built(PATIENCE)  # before that nothing is left to serve a frame
@@ -518,12 +550,16 @@ def test_a_stand_in_that_hangs_again_and_again_is_not_made_without_end_and_diagn
 ):
     monkeypatch.setattr(failures, "RETRY_AFTER_S", 0.0)
     bench = standing_in(hanging=True, inference_timeout_s=0.05)
-    while bench.pipeline.health.stand_in is None:
+
+    def given_up() -> bool:
         bench.hangs(len(bench.made))
+        return bench.pipeline.health.stand_in is not None
+
+    eventually(given_up)
     assert "restart the node" in bench.pipeline.health.stand_in
     for number in range(3):
         bench.hangs(number)
-    assert len(bench.made) == MAX_STUCK
+    assert len(bench.made) == MAX_HANGING
     bench.restorer.build_gate.set()  # the runtime itself can still be made anew
     assert bench.pipeline.wait_until_built(PATIENCE)
     bench.restorer.fail_frames = RuntimeError("CUDA error 719")
@@ -563,12 +599,10 @@ def test_frames_that_a_stand_in_serves_do_not_hide_that_the_runtime_fails(standi
 def test_a_stand_in_that_takes_for_ever_to_load_is_told(standing_in, monkeypatch):
     monkeypatch.setattr(stand_in_module, "LONGEST_MAKING_S", 0.0)
     bench, block = standing_in(), threading.Event()
-    bench.pipeline._stand_in.make = lambda: block.wait(PATIENCE) and FakeRestorer("torch-cpu")
+    bench.pipeline._state.stand_in.make = lambda: block.wait(PATIENCE) and FakeRestorer("torch-cpu")
     bench.pipeline.submit("front", (0, *SIZE))
     assert bench.restorer.building.acquire(timeout=PATIENCE)
-    end = time.monotonic() + PATIENCE
-    while bench.pipeline.health.stand_in is None and time.monotonic() < end:
-        time.sleep(0.01)
+    eventually(lambda: bench.pipeline.health.stand_in is not None)
     assert "has been loading for" in bench.pipeline.health.stand_in
     block.set()
     bench.handler.wait_for(lambda: bench.handler.published)
@@ -583,17 +617,14 @@ def test_a_stand_in_that_hangs_as_it_prepares_itself_is_left_behind(standing_in,
     first.prepare = lambda *arguments: block.wait(PATIENCE)
     made = iter([first])
     make = bench._make
-    bench.pipeline._stand_in.make = lambda: next(made, None) or make()
+    bench.pipeline._state.stand_in.make = lambda: next(made, None) or make()
     bench.pipeline.submit("front", (0, *SIZE))
     bench.handler.wait_for(lambda: bench.handler.published)  # by a second one
-    assert not bench.pipeline.close(0.3), "a thread is still in the driver"
+    assert not bench.pipeline.close(0.05), "a thread is still in the driver"
     assert bench.restorer.closed is False and not first.closed  # its build is under way
     bench.restorer.build_gate.set()
     block.set()
-    end = time.monotonic() + PATIENCE
-    while not (first.closed and bench.restorer.closed) and time.monotonic() < end:
-        time.sleep(0.01)
-    assert first.closed and bench.restorer.closed and bench.made[0].closed
+    eventually(lambda: first.closed and bench.restorer.closed and bench.made[0].closed)
 
 
 def test_a_runtime_that_fails_while_a_graph_hangs_as_it_is_loaded_is_made_anew(bench):
@@ -618,7 +649,7 @@ def test_a_runtime_that_fails_while_a_graph_hangs_as_it_is_loaded_is_made_anew(b
 
 def test_a_frame_that_hangs_in_a_runtime_that_was_replaced_condemns_no_other(bench, monkeypatch):
     monkeypatch.setattr(failures, "LONGEST_LOADING_S", 0.1)
-    monkeypatch.setattr(pipeline_module, "LOOK_AGAIN_S", 0.02)
+    monkeypatch.setattr(watchdog_module, "LOOK_AGAIN_S", 0.02)
     bench = bench("front", "rear", inference_timeout_s=1.5)
     bench.publishes(0)
     first = bench.restorers[0]
@@ -633,7 +664,7 @@ def test_a_frame_that_hangs_in_a_runtime_that_was_replaced_condemns_no_other(ben
     bench.handler.wait_for(lambda: any("did not come back" in text for text in bench.failures()))
     bench.publishes(2)
     assert len(bench.restorers) == 2 and bench.pipeline.restorer is bench.restorers[1]
-    assert bench.pipeline.health.failure is None and bench.pipeline.health.stuck == 2
+    assert bench.pipeline.health.failure is None and bench.pipeline.health.hanging == 2
     first.gate.set()
     first.build_gate.set()
 
@@ -643,9 +674,7 @@ def test_an_inference_of_a_stand_in_may_take_longer_and_only_its_first_of_a_size
     bench = standing_in(inference_timeout_s=0.5)
     bench.hanging = True
     bench.pipeline.submit("front", (0, *SIZE))
-    end = time.monotonic() + PATIENCE
-    while bench.pipeline.health.patience_s is None and time.monotonic() < end:
-        time.sleep(0.01)
+    eventually(lambda: bench.pipeline.health.patience_s is not None)
     assert bench.pipeline.health.patience_s == pytest.approx(150)
     bench.made[0].gate.set()
     bench.handler.wait_for(lambda: bench.handler.published)

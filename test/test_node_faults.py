@@ -404,7 +404,7 @@ def test_a_failed_transition_is_told_until_another_succeeds(make_restorer):
 
 
 def test_a_node_whose_runtime_does_not_come_back_ends_where_it_may(make_restorer, monkeypatch):
-    broken = Health("it hangs", remade=0, stuck=3, busy=None, rebuilt=0)
+    broken = Health("it hangs", remade=0, hanging=3, busy=None, rebuilt=0)
     monkeypatch.setattr(Pipeline, "health", broken)
     for may, ends in ((False, False), (True, True)):
         ended = threading.Event()

@@ -7,10 +7,16 @@ import itertools
 import threading
 import time
 import weakref
-from types import SimpleNamespace
 
 import pytest
-from pipeline_fakes import PATIENCE, FakeHandler, FakeRestorer, streak_light_of
+from pipeline_fakes import (
+    PATIENCE,
+    FakeHandler,
+    FakeRestorer,
+    eventually,
+    streak_light_of,
+    wait_until_idle,
+)
 
 from rain_removal_ros import frame_statistics
 from rain_removal_ros.errors import ImageError
@@ -26,7 +32,6 @@ from rain_removal_ros.pipeline import (
     builds,
     failures,
 )
-from rain_removal_ros.pipeline import pipeline as pipeline_module
 from rain_removal_ros.pipeline import stand_in as stand_in_module
 from rain_removal_ros.runtime import Output
 
@@ -69,14 +74,6 @@ def built(pipeline: Pipeline, outputs=IMAGE, size=SIZE) -> Pipeline:
     return pipeline
 
 
-def wait_until_idle(pipeline: Pipeline) -> None:
-    """Wait until the worker has looked at every frame that it can do something about."""
-    with pipeline._changed:
-        assert pipeline._changed.wait_for(
-            lambda: not pipeline._busy and pipeline._next_camera() is None, PATIENCE
-        )
-
-
 def test_frames_that_never_were_in_the_network_say_nothing_of_its_time():
     statistics = frame_statistics.CameraStatistics("front")
     for number, (way, inference) in enumerate([(Way.BYPASSED, None)] * 9 + [(Way.RESTORED, 0.08)]):
@@ -87,6 +84,23 @@ def test_frames_that_never_were_in_the_network_say_nothing_of_its_time():
     assert stages[Stage.TOTAL].count == 10
 
 
+def test_a_copy_of_statistics_stays_as_it_was():
+    statistics = frame_statistics.CameraStatistics("front")
+    times = StageTimes(waiting=0.0, conversion=0.0, inference=0.1, publishing=0.0)
+
+    def count() -> None:
+        statistics.on_received(1.0)
+        statistics.on_published(1.1, Way.RESTORED, times, 0.2)
+        statistics.on_problem(1.2, Problem.FAILED, RuntimeError("ill"))
+
+    count()
+    copy = statistics.copy()
+    before = copy.snapshot(2.0, dry=False)
+    count()
+    assert copy.snapshot(2.0, dry=False) == before != statistics.snapshot(2.0, dry=False)
+    assert before.counts.ways[Way.RESTORED] == before.counts.problems[Problem.FAILED] == 1
+
+
 def test_every_frame_of_a_slow_stream_is_published_once_and_in_order(make, handler):
     pipeline = built(make())
     for number in range(5):
@@ -94,8 +108,8 @@ def test_every_frame_of_a_slow_stream_is_published_once_and_in_order(make, handl
         handler.wait_for(lambda number=number: len(handler.published) == number + 1)
     assert handler.published == [("front", number, IMAGE) for number in range(5)]
     pipeline.clear()
-    snapshot = pipeline.snapshot()["front"]
-    assert (snapshot.received, snapshot.published, snapshot.dropped) == (5, 5, 0)
+    counts = pipeline.snapshot()["front"].counts
+    assert (counts.received, counts.published, counts.dropped) == (5, 5, 0)
 
 
 def test_under_overload_the_newest_frame_wins_and_older_ones_are_counted_as_dropped(make, restorer, handler):
@@ -109,8 +123,8 @@ def test_under_overload_the_newest_frame_wins_and_older_ones_are_counted_as_drop
     handler.wait_for(lambda: len(handler.published) == 2)
     assert [number for _, number, _ in handler.published] == [0, 9]
     pipeline.clear()
-    snapshot = pipeline.snapshot()["front"]
-    assert (snapshot.received, snapshot.published, snapshot.dropped) == (10, 2, 8)
+    counts = pipeline.snapshot()["front"].counts
+    assert (counts.received, counts.published, counts.dropped) == (10, 2, 8)
 
 
 def test_a_slow_camera_has_its_turn_beside_one_that_always_has_a_frame_waiting(make, restorer, handler):
@@ -133,8 +147,8 @@ def test_without_a_subscriber_nothing_is_read_and_nothing_computed(make, restore
     handler.outputs = IMAGE
     pipeline.submit("front", (1, *SIZE))
     handler.wait_for(lambda: handler.published)
-    snapshot = pipeline.snapshot()["front"]
-    assert snapshot.idle + snapshot.dropped == 1
+    counts = pipeline.snapshot()["front"].counts
+    assert counts.idle + counts.dropped == 1
     assert not handler.problems
     assert len(restorer.calls) == 1
 
@@ -296,7 +310,7 @@ def test_what_a_stand_in_cannot_prepare_costs_those_alone_that_need_it(make, res
         pipeline.submit("rear", (number, 128, 128))
         pipeline.submit("front", (number, *SIZE))
         handler.wait_for(lambda number=number: len(handler.published) == 2 * number + 2)
-    ways = {name: each.ways for name, each in pipeline.snapshot().items()}
+    ways = {name: each.counts.ways for name, each in pipeline.snapshot().items()}
     assert ways["front"][Way.RESTORED] == 4 and ways["rear"][Way.PASSED_THROUGH] == 4
     assert tried.count((128, 128)) == 1 and tried.count(SIZE) == 1
     assert {text for _, _, text in handler.problems} == {"no memory left"}
@@ -344,9 +358,7 @@ def test_a_stand_in_that_no_frame_needs_any_more_is_given_back(make, restorer, h
     for number in range(2):  # the second stand-in is made for the second frame
         pipeline.submit("front", (number, *SIZE))
         handler.wait_for(lambda number=number: len(handler.published) == number + 1)
-        end = time.monotonic() + PATIENCE
-        while not made[-1].closed and time.monotonic() < end:
-            time.sleep(0.01)
+        eventually(lambda: made[-1].closed)
     assert [stand_in.closed for stand_in in made] == [True, True] and not restorer.closed
     assert handler.published == [("front", 0, IMAGE), ("front", 1, IMAGE)]
 
@@ -472,7 +484,7 @@ def test_with_a_queue_every_frame_is_processed_in_its_turn(make, restorer, handl
     handler.wait_for(lambda: len(handler.published) == 9)
     assert [number for _, number, _ in handler.published] == list(range(9))
     wait_until_idle(pipeline)
-    assert pipeline.snapshot()["front"].dropped == 0
+    assert pipeline.snapshot()["front"].counts.dropped == 0
 
 
 def test_a_full_queue_drops_its_oldest_and_counts_it(make, restorer, handler):
@@ -481,7 +493,7 @@ def test_a_full_queue_drops_its_oldest_and_counts_it(make, restorer, handler):
     handler.wait_for(lambda: len(handler.published) == 4)
     assert [number for _, number, _ in handler.published] == [0, 7, 8, 9]
     wait_until_idle(pipeline)
-    assert pipeline.snapshot()["front"].dropped == 6
+    assert pipeline.snapshot()["front"].counts.dropped == 6
 
 
 def test_frames_of_several_sizes_that_queue_for_their_builds_keep_their_order(make, restorer, handler):
@@ -514,8 +526,8 @@ def test_what_queues_is_dropped_and_counted_when_the_pipeline_is_cleared(make, r
         pipeline.submit("front", (number, *SIZE))
     assert restorer.building.acquire(timeout=PATIENCE)
     pipeline.clear()
-    snapshot = pipeline.snapshot()["front"]
-    assert (snapshot.received, snapshot.dropped, snapshot.published) == (4, 4, 0)
+    counts = pipeline.snapshot()["front"].counts
+    assert (counts.received, counts.dropped, counts.published) == (4, 4, 0)
     restorer.build_gate.set()
 
 
@@ -523,7 +535,7 @@ def test_while_it_is_dry_frames_go_out_as_they_came_and_the_network_looks_now_an
     make, restorer, handler, monkeypatch
 ):
     now = [1000.0]
-    monkeypatch.setattr(pipeline_module.time, "perf_counter", lambda: now[0])
+    monkeypatch.setattr(time, "perf_counter", lambda: now[0])
     pipeline = built(make(options=lambda: Options(bypass_when_dry=True)))
     restorer.streak_light, restorer.extinction = 1e-4, 1e-5
 
@@ -540,7 +552,7 @@ def test_while_it_is_dry_frames_go_out_as_they_came_and_the_network_looks_now_an
     assert 2 <= len(restorer.calls) - seen <= 6
     wait_until_idle(pipeline)
     snapshot = pipeline.snapshot()["front"]
-    assert snapshot.dry and snapshot.last_way is Way.BYPASSED and snapshot.ways[Way.BYPASSED] == 20
+    assert snapshot.dry and snapshot.last_way is Way.BYPASSED and snapshot.counts.ways[Way.BYPASSED] == 20
     restorer.streak_light = streak_light_of(0.5)
     wet = [send(number) for number in range(40, 60)]
     assert wet[-10:] == [10] * 10
@@ -551,7 +563,7 @@ def test_a_dry_camera_goes_on_while_the_network_cannot_look_but_not_for_ever(
     make, restorer, handler, monkeypatch, trouble
 ):
     now = [1000.0]
-    monkeypatch.setattr(pipeline_module.time, "perf_counter", lambda: now[0])
+    monkeypatch.setattr(time, "perf_counter", lambda: now[0])
     pipeline = built(make(options=lambda: Options(bypass_when_dry=True)))
     restorer.streak_light, restorer.extinction = 1e-4, 1e-5
     for number in range(2):
@@ -569,8 +581,8 @@ def test_a_dry_camera_goes_on_while_the_network_cannot_look_but_not_for_ever(
         restorer.fail_builds = RuntimeError("out of memory")
         restorer.build_gate.set()
     elif trouble == "failed":
-        with pipeline._changed:
-            pipeline._fail("it hangs")
+        with pipeline._state.changed:
+            pipeline._state.fail("it hangs")
     for number in range(2, 12):
         now[0] += 0.9
         pipeline.submit("front", (number, *SIZE))
@@ -596,7 +608,7 @@ def test_a_build_that_nobody_wants_any_more_is_told_of_no_longer(make, restorer,
     handler.outputs = IMAGE
     assert pipeline.failed_builds == ["96x72: out of memory"]
     later = time.perf_counter() + failures.RETRY_AFTER_S + failures.UNWANTED_AFTER_S + 1
-    monkeypatch.setattr(failures.time, "perf_counter", lambda: later)
+    monkeypatch.setattr(time, "perf_counter", lambda: later)
     assert pipeline.failed_builds == []
 
 
@@ -606,7 +618,7 @@ def test_a_build_ahead_that_failed_is_told_of_until_it_succeeds(make, restorer, 
     pipeline.build((80, 96), IMAGE)
     handler.wait_for(lambda: handler.problems)
     later = time.perf_counter() + failures.RETRY_AFTER_S + failures.UNWANTED_AFTER_S + 1
-    monkeypatch.setattr(failures.time, "perf_counter", lambda: later)
+    monkeypatch.setattr(time, "perf_counter", lambda: later)
     assert pipeline.failed_builds == ["96x80: out of memory"]
 
 
@@ -628,7 +640,7 @@ def test_a_bad_image_is_counted_and_the_next_good_one_comes_out(make, handler):
     handler.wait_for(lambda: handler.published)
     assert handler.problems == [("front", Problem.BAD_INPUT, "cut on its way")]
     snapshot = pipeline.snapshot()["front"]
-    assert snapshot.problems[Problem.BAD_INPUT] == snapshot.recent_problems[Problem.BAD_INPUT] == 1
+    assert snapshot.counts.problems[Problem.BAD_INPUT] == snapshot.recent_problems[Problem.BAD_INPUT] == 1
     assert snapshot.last_problems == {Problem.BAD_INPUT: "bad input: cut on its way"}
 
 
@@ -698,7 +710,7 @@ def test_a_size_that_no_network_takes_is_the_images_fault(make, handler):
     pipeline.submit("front", (0, 32, 32))
     handler.wait_for(lambda: handler.problems)
     assert [problem for _, problem, _ in handler.problems] == [Problem.BAD_INPUT]
-    assert pipeline.snapshot()["front"].problems[Problem.BAD_INPUT] == 1
+    assert pipeline.snapshot()["front"].counts.problems[Problem.BAD_INPUT] == 1
 
 
 def test_the_size_may_change_in_mid_stream(make, handler):
@@ -711,9 +723,9 @@ def test_the_size_may_change_in_mid_stream(make, handler):
 
 @pytest.fixture
 def ticking(monkeypatch):
-    """A clock in place of the pipeline's that goes on by a millisecond whenever it is read."""
+    """A clock that goes on by a millisecond whenever it is read."""
     ticks = itertools.count()
-    monkeypatch.setattr(pipeline_module, "time", SimpleNamespace(perf_counter=lambda: 1e-3 * next(ticks)))
+    monkeypatch.setattr(time, "perf_counter", lambda: 1e-3 * next(ticks))
 
 
 def test_stage_times_add_up_to_the_time_from_message_in_to_message_out(make, handler):
@@ -748,7 +760,7 @@ def test_old_frames_leave_the_window_but_stay_counted(make, handler, monkeypatch
     pipeline.clear()
     monkeypatch.setattr(frame_statistics, "WINDOW_S", 1e-9)
     snapshot = pipeline.snapshot()["front"]
-    assert snapshot.published == 1 and not snapshot.stages
+    assert snapshot.counts.published == 1 and not snapshot.stages
 
 
 def test_clear_drops_what_waits_and_returns_when_the_worker_is_idle(make, restorer, handler):
@@ -760,7 +772,7 @@ def test_clear_drops_what_waits_and_returns_when_the_worker_is_idle(make, restor
     restorer.build_gate.set()
     assert pipeline.wait_until_built(PATIENCE)
     assert not handler.published
-    assert pipeline.snapshot()["front"].dropped == 1
+    assert pipeline.snapshot()["front"].counts.dropped == 1
 
 
 def test_a_frame_that_is_put_back_to_wait_for_a_build_while_frames_are_cleared_is_dropped_too(
@@ -780,20 +792,20 @@ def test_a_frame_that_is_put_back_to_wait_for_a_build_while_frames_are_cleared_i
     assert in_hand.wait(PATIENCE)
     pipeline.submit("front", (1, *SIZE))
     waits = threading.Event()
-    wait_for = pipeline._changed.wait_for
+    wait_for = pipeline._state.changed.wait_for
 
     def wait_for_worker(*arguments):
         waits.set()
         return wait_for(*arguments)
 
-    pipeline._changed.wait_for = wait_for_worker
+    pipeline._state.changed.wait_for = wait_for_worker
     clearing = threading.Thread(target=pipeline.clear)
     clearing.start()
     assert waits.wait(PATIENCE)
     go_on.set()
     clearing.join(PATIENCE)
-    assert pipeline._next_key() is None, "nothing is left to be compiled for"
-    assert pipeline.snapshot()["front"].dropped == 2
+    assert pipeline._state.next_key() is None, "nothing is left to be compiled for"
+    assert pipeline.snapshot()["front"].counts.dropped == 2
 
 
 def test_closing_during_a_build_gives_up_after_the_time_allowed_and_closes_the_restorer_when_it_has_ended(

@@ -4,7 +4,15 @@ Knows neither ROS nor any network: messages are opaque, each camera's `FrameHand
 a `Restorer` restores.
 """
 
-from rain_removal_ros.frame_statistics import CameraSnapshot, Distribution, Problem, Stage, StageTimes, Way
+from rain_removal_ros.frame_statistics import (
+    CameraSnapshot,
+    Counts,
+    Distribution,
+    Problem,
+    Stage,
+    StageTimes,
+    Way,
+)
 from rain_removal_ros.pipeline.interfaces import (
     Build,
     FrameHandler,
@@ -12,20 +20,21 @@ from rain_removal_ros.pipeline.interfaces import (
     Listener,
     OnFailure,
     Options,
-    Outputs,
+    OutputSet,
 )
 from rain_removal_ros.pipeline.pipeline import Pipeline
 
 __all__ = [
     "Build",
     "CameraSnapshot",
+    "Counts",
     "Distribution",
     "FrameHandler",
     "Health",
     "Listener",
     "OnFailure",
     "Options",
-    "Outputs",
+    "OutputSet",
     "Pipeline",
     "Problem",
     "Stage",

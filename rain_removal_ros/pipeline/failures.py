@@ -17,7 +17,7 @@ fails again, after twice as long each time.
 MOST_DOUBLINGS = 5
 """An engine that takes minutes to build, and fails at its end, would else be built without a pause."""
 
-MAX_STUCK = 3
+MAX_HANGING = 3
 """With so many inferences that never came back, making another runtime would only lose more memory."""
 
 MAX_NOT_REMADE = 3

@@ -8,7 +8,7 @@ from enum import StrEnum
 from typing import Any, Protocol
 
 from rain_removal_ros.frame_statistics import Problem
-from rain_removal_ros.pipeline.failures import LONGEST_REMAKING_S, MAX_NOT_REMADE, MAX_STUCK
+from rain_removal_ros.pipeline.failures import LONGEST_REMAKING_S, MAX_HANGING, MAX_NOT_REMADE
 from rain_removal_ros.rain_monitor import DryThresholds
 from rain_removal_ros.runtime import Output, Restored, Restorer, describe
 
@@ -17,9 +17,9 @@ LONGEST_BATCH_S = 0.5
 nor used.
 """
 
-Outputs = frozenset[Output]
+OutputSet = frozenset[Output]
 Size = tuple[int, int]  # height, width
-Key = tuple[Size, Outputs]
+Key = tuple[Size, OutputSet]
 BatchKey = tuple[Key, int]  # of a frame, how many in a call
 
 
@@ -62,7 +62,7 @@ class Build:
     """A network being compiled: for what, since when, what it last said, and for how many frames a call."""
 
     size: Size
-    outputs: Outputs
+    outputs: OutputSet
     started: float  # time.perf_counter()
     message: str = ""
     frames: int = 1
@@ -80,17 +80,19 @@ class Build:
 class Health:
     """How the runtime is.
 
-    failure: why it is taken to have failed, None where it works. remade: how often it has been made anew.
-    stuck: inferences that never came back. busy: the stage that the worker has been in, and for how long.
+    failure: why it is taken to have failed; None where it works.
+    remade: how often it has been made anew. not_remade: how often that has failed since it failed.
+    remaking_s: for how long it is being made anew now; None where it is not.
+    hanging: threads that are in the device and do not come back: an inference's, or a graph's being loaded.
+    busy: the stage that the worker has been in, and for how long; None where it waits for frames.
+    patience_s: how long the inference under way may take; None without one.
     rebuilt: graphs compiled again within the last minute although they had been in memory shortly before.
-    not_remade: how often making it anew has failed since it failed. remaking_s: for how long it is being made
-    anew now; None where it is not. patience_s: how long the inference under way may take; None without one.
     stand_in: what is wrong with what serves while a network is compiled; None where nothing is.
     """
 
     failure: str | None
     remade: int
-    stuck: int
+    hanging: int
     busy: tuple[str, float] | None
     rebuilt: int
     not_remade: int = 0
@@ -102,7 +104,7 @@ class Health:
     def broken(self) -> bool:
         """Whether the runtime has failed and does not come back by itself."""
         return self.failure is not None and (
-            self.stuck >= MAX_STUCK
+            self.hanging >= MAX_HANGING
             or self.not_remade >= MAX_NOT_REMADE
             or (self.remaking_s or 0.0) > LONGEST_REMAKING_S
         )
@@ -111,7 +113,7 @@ class Health:
 class FrameHandler(Protocol):
     """Does what the messages of one camera need, on the worker's thread."""
 
-    def wanted(self) -> Outputs:
+    def wanted(self) -> OutputSet:
         """The outputs that somebody wants now; none: the frame is not computed."""
 
     def read(self, message: Any) -> Any:

@@ -9,8 +9,8 @@ import time
 from collections.abc import Callable
 
 from rain_removal_ros.pipeline.builds import KEPT
-from rain_removal_ros.pipeline.failures import MAX_STUCK, Failure
-from rain_removal_ros.pipeline.interfaces import Key
+from rain_removal_ros.pipeline.failures import MAX_HANGING, Failure
+from rain_removal_ros.pipeline.interfaces import Key, Options
 from rain_removal_ros.runtime import Restorer
 
 KEPT_S = 30.0
@@ -43,6 +43,10 @@ class StandIn:
         self._served: set[Key] = set()
         self._needed = 0.0
 
+    def may_serve(self, options: Options) -> bool:
+        """Whether it is to serve while the network is being compiled."""
+        return self.make is not None and options.serve_while_building
+
     def serves(self, key: Key) -> bool:
         """Whether it has prepared this, or more."""
         return any(size == key[0] and outputs >= key[1] for size, outputs in self._ready)
@@ -58,7 +62,7 @@ class StandIn:
             self.make is not None
             and self.making_since is None
             and self.failure_of(key) is None
-            and self.stuck < MAX_STUCK
+            and self.hanging < MAX_HANGING
         )
 
     def on_being_made_ready(self) -> int:
@@ -103,6 +107,13 @@ class StandIn:
         self.on_needed()
 
     @property
+    def left_behind_at(self) -> float | None:
+        """When (time.perf_counter()) what is loading or preparing itself is taken to hang; None where nothing
+        is.
+        """
+        return None if self.making_since is None else self.making_since + HANGS_AFTER_S
+
+    @property
     def given_back_at(self) -> float | None:
         """When (time.perf_counter()) it is to be given back unless a frame needs it; None without one, or
         while it prepares something.
@@ -122,15 +133,17 @@ class StandIn:
         self.restorer, self.failure = None, Failure(error).after(self.failure)
 
     @property
-    def stuck(self) -> int:
+    def hanging(self) -> int:
         """How many threads hang in it."""
         return sum(thread.is_alive() for thread in self.threads)
 
     @property
     def problem(self) -> str | None:
         """What somebody ought to know of it."""
-        if self.stuck >= MAX_STUCK:
-            return f"what serves meanwhile hung {self.stuck} times and is not made any more; restart the node"
+        if self.hanging >= MAX_HANGING:
+            return (
+                f"what serves meanwhile hung {self.hanging} times and is not made any more; restart the node"
+            )
         making_s = 0.0 if self.making_since is None else time.perf_counter() - self.making_since
         if making_s > LONGEST_MAKING_S:
             return f"what serves meanwhile has been loading for {making_s:.0f} s; a driver or disk may hang"

@@ -26,7 +26,7 @@ from std_msgs.msg import Float32, Header
 from rain_removal_ros.camera_info import focal_length, mismatch
 from rain_removal_ros.cityscapes import palette
 from rain_removal_ros.encodings import Picture, write_image
-from rain_removal_ros.pipeline import Outputs
+from rain_removal_ros.pipeline import OutputSet
 from rain_removal_ros.rain_monitor import Weather
 from rain_removal_ros.ros.messages import READERS, camera_info_message, image_message, jpeg_message
 from rain_removal_ros.runtime import Output, Restored
@@ -227,7 +227,7 @@ class CameraTopics:
             self._node.destroy_lifecycle_publisher(publisher)
         self._publishers = []
 
-    def wanted(self) -> Outputs:
+    def wanted(self) -> OutputSet:
         """The outputs that have subscribers now; weather comes with the image."""
         publishers = {
             Output.IMAGE: (self._image, self._jpeg, self._rain, self._fog, self._visibility),

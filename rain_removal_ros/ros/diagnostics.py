@@ -14,7 +14,7 @@ from rain_removal_ros.pipeline import (
     Distribution,
     Health,
     OnFailure,
-    Outputs,
+    OutputSet,
     Problem,
     Stage,
     Way,
@@ -44,7 +44,7 @@ class CameraState:
     topic: str  # resolved name of the input
     publishers: int  # on that topic
     connected: int  # of these
-    wanted: Outputs  # the outputs that somebody subscribes to
+    wanted: OutputSet  # the outputs that somebody subscribes to
     active_for_s: float | None  # seconds since activation
     info_topic: str = ""  # resolved name of the input's camera_info
     info_problem: str | None = None  # why camera_info is not published
@@ -76,20 +76,20 @@ def camera_status(
     `name` is the status' name, as `derain: camera`.
     """
     level, message = _judge_camera(snapshot, state, limits)
-    problems = snapshot.problems
+    counts = snapshot.counts
     values = [
         ("topic", state.topic),
         ("connected publishers", state.connected),
         ("outputs with subscribers", "+".join(o.value for o in Output if o in state.wanted) or "none"),
         ("rate in (Hz)", f"{snapshot.rate_in:.1f}"),
         ("rate out (Hz)", f"{snapshot.rate_out:.1f}"),
-        ("received", snapshot.received),
-        ("published", snapshot.published),
-        ("dropped", snapshot.dropped),
-        ("not computed, no subscribers", snapshot.idle),
-        *((problem.value, problems[problem]) for problem in Problem),
-        *((f"published {way.value}", snapshot.ways[way]) for way in Way),
-        ("restored together with other cameras", snapshot.together),
+        ("received", counts.received),
+        ("published", counts.published),
+        ("dropped", counts.dropped),
+        ("not computed, no subscribers", counts.idle),
+        *((problem.value, counts.problems[problem]) for problem in Problem),
+        *((f"published {way.value}", counts.ways[way]) for way in Way),
+        ("restored together with other cameras", counts.together),
         ("last problem", next(reversed(snapshot.last_problems.values()), "none")),
         ("camera_info", state.info_problem or "no problem"),
         ("focal length (px)", _focal(snapshot)),
@@ -135,7 +135,7 @@ def runtime_status(name: str, state: RuntimeState) -> DiagnosticStatus:
             ("on failure", state.on_failure.value),
             ("made anew", health.remade),
             ("could not be made anew", health.not_remade),
-            ("inferences that never came back", health.stuck),
+            ("inferences that never came back", health.hanging),
             ("graphs compiled again within a minute", health.rebuilt),
         ]
     values.append(("other nodes of this name", state.namesakes))

@@ -1,0 +1,140 @@
+"""The builder: has the network compiled for image sizes and outputs that are seen for the first time, which
+may take minutes, and then tries what several frames in one call take.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+
+from rain_removal_ros.errors import NotPreparedError
+from rain_removal_ros.frame_statistics import Problem
+from rain_removal_ros.pipeline.failures import Failure, problem_of_build, without_variables
+from rain_removal_ros.pipeline.interfaces import Build, Key
+from rain_removal_ros.pipeline.state import State
+from rain_removal_ros.runtime import BatchTrial, Restorer
+
+
+class Builder:
+    """One thread. The watchdog leaves one behind that hangs, or whose restorer does, and starts another.
+
+    left_behind: another has taken its place. The pipeline's lock guards it.
+    """
+
+    def __init__(self, state: State):
+        self.left_behind = False
+        self._state = state
+
+    def start(self) -> None:
+        """The lock is held."""
+        self._state.threads.start("build", self._build_all)
+
+    def _build_all(self) -> None:
+        while (wanted := self._begin()) is not None:
+            key, frames, restorer = wanted
+            if frames > 1:
+                self._try_batch(key, frames, restorer)
+            else:
+                self._build(key, restorer)
+            with self._state.changed:
+                left_behind = self.left_behind
+            if left_behind:
+                self._state.close_restorer(restorer)  # another has taken its place, or will
+                return
+
+    def _begin(self) -> tuple[Key, int, Restorer] | None:
+        """What to compile next, for how many frames a call, and by what; None at the end."""
+        state = self._state
+        with state.changed:
+            state.changed.wait_for(
+                lambda: (
+                    state.stopping
+                    or self.left_behind
+                    or (state.recovery.failure is None and state.next_build() is not None)
+                )
+            )
+            if state.stopping or self.left_behind:
+                return None
+            wanted = state.next_build()
+            assert wanted is not None  # it was waited for
+            key, frames = wanted
+            state.builds.current = Build(*key, started=time.perf_counter(), frames=frames)
+            state.changed.notify_all()  # the watchdog looks after it
+            return key, frames, state.restorer
+
+    def _build(self, key: Key, restorer: Restorer) -> None:
+        """Have the restorer compile this, and tell what came of it."""
+        state = self._state
+        failure: BaseException | None = None
+        (height, width), outputs = key
+        known = outputs in restorer.prepared(height, width)
+        try:
+            restorer.prepare(height, width, outputs, self._on_progress)
+        except BaseException as error:  # of whatever compiler; it is reported and tried again later
+            failure = without_variables(error)
+        with state.changed:
+            if self.left_behind or (state.stopping and failure is not None):
+                return
+            build, state.builds.current = state.builds.current, None
+            given_up = state.recovery.failure is not None or restorer is not state.restorer
+            if not given_up:
+                self._on_ended(key, failure, known)
+            state.unblock_all()  # what has been compiled may serve others too
+        if failure is not None:
+            if not given_up:
+                state.listener.on_problem(None, problem_of_build(failure), failure)
+        elif not known and build is not None:
+            state.listener.on_built(build)
+
+    def _try_batch(self, key: Key, frames: int, restorer: Restorer) -> None:
+        """Have the restorer try so many frames in one call, for as long as nothing waits to be compiled."""
+        state = self._state
+        (height, width), outputs = key
+        longest_s = state.options().longest_batch_s
+        outcome: BatchTrial | Failure
+        try:
+            outcome = restorer.prepare_batch(
+                height, width, outputs, frames, longest_s, self._on_progress, self._builds_wait
+            )
+        except BaseException as error:  # of whatever compiler; it is reported and tried again later
+            outcome = Failure(without_variables(error))
+        with state.changed:
+            if self.left_behind or state.stopping:
+                return
+            build, state.builds.current = state.builds.current, None
+            state.changed.notify_all()
+            if state.batches.wanted == (key, frames):
+                state.batches.wanted = None
+            if state.recovery.failure is not None or restorer is not state.restorer:
+                return
+            failed_before = state.batches.on_tried((key, frames), outcome)
+        if isinstance(outcome, BatchTrial):
+            if outcome.pays and build is not None:
+                said = f"{outcome.ratio:.2f} of the time that they take one by one"
+                state.listener.on_built(replace(build, message=said))
+        elif not failed_before and not isinstance(outcome.error, NotPreparedError):
+            state.listener.on_problem(None, Problem.BUILD, outcome.error)
+
+    def _builds_wait(self) -> bool:
+        """Whether there is something to compile that is not only to be tried."""
+        with self._state.changed:
+            return self._state.next_key() is not None
+
+    def _on_ended(self, key: Key, failure: BaseException | None, known: bool) -> None:
+        for camera in self._state.cameras.values():
+            if failure is None and camera.desired is not None and _serves(key, camera.desired):
+                camera.starved_since = None  # its next frame will not wait
+            if camera.desired == key:
+                camera.desired = None
+        self._state.builds.on_ended(key, None if failure is None else Failure(failure), known)
+
+    def _on_progress(self, message: str) -> None:
+        builds = self._state.builds
+        with self._state.changed:
+            if not self.left_behind and builds.current is not None:
+                builds.current = replace(builds.current, message=message)
+
+
+def _serves(key: Key, wanted: Key) -> bool:
+    """Whether the graph of one key has anything of what another wants, as the planner sees it."""
+    return key[0] == wanted[0] and bool(key[1] & wanted[1])
