@@ -247,8 +247,8 @@ PARAMETERS: tuple[Parameter, ...] = (
     Parameter(
         "diagnostics.min_rate_out_hz",
         0.0,
-        "Diagnostics warn if a camera's images are published at a lower rate than this, in Hz, while somebody "
-        "subscribes; 0: not checked.",
+        "Diagnostics warn if a camera's images are published at a lower rate than this, in Hz, while "
+        "somebody subscribes; 0: not checked.",
         Changes.ANY_TIME,
         minimum=0.0,
         maximum=1000.0,
