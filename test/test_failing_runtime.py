@@ -104,6 +104,23 @@ def test_after_an_inference_that_hangs_another_runtime_serves_and_the_late_resul
     assert hung.closed and new.closed
 
 
+def test_a_builder_that_waits_for_an_inference_that_hangs_is_replaced_and_not_counted_as_hanging(bench):
+    bench = bench(inference_timeout_s=0.1)
+    bench.publishes(0)
+    first = bench.restorers[0]
+    first.build_gate.clear()
+    bench.pipeline.build((128, 128), IMAGE)
+    assert first.building.acquire(timeout=PATIENCE) and first.building.acquire(timeout=PATIENCE)
+    gate = hang(bench, 1)
+    assert bench.pipeline.health.hanging == 1
+    bench.handler.wait_for(lambda: bench.handler.recovered)
+    assert bench.pipeline.wait_until_built(PATIENCE)
+    assert bench.restorers[1].builds == [(SIZE, IMAGE), ((128, 128), IMAGE)]
+    first.build_gate.set()
+    gate.set()
+    eventually(lambda: bench.pipeline.health.hanging == 0 and first.closed)
+
+
 def test_a_runtime_made_anew_is_closed_though_the_one_before_still_hangs(bench):
     bench = bench(inference_timeout_s=0.1)
     bench.publishes(0)
