@@ -39,7 +39,7 @@ from rain_removal_ros.ros.parameters import BY_NAME, PARAMETERS, launch_switch
 from rain_removal_ros.share import dds_profile_environment, join_active_environment, share_file
 
 if TYPE_CHECKING:
-    from rain_removal_ros.ros.replay import PlayedCamera
+    from rain_removal_ros.ros.played_topics import PlayedCamera
 
 PYTHON = join_active_environment()
 """What runs the player. What reads bags is imported in functions, as it may be in the environment alone."""
@@ -122,7 +122,7 @@ def _start(context: LaunchContext) -> list:
 def _replay(context: LaunchContext) -> list:
     from rain_removal_ros.bags.cameras import find_cameras
     from rain_removal_ros.bags.storage import Bag
-    from rain_removal_ros.ros.replay import node_parameters, played_cameras
+    from rain_removal_ros.ros.played_topics import node_parameters, played_cameras
 
     def text(name: str) -> str:
         return LaunchConfiguration(name).perform(context).strip()

@@ -18,7 +18,7 @@ from rain_removal_ros.commands import replay as replay_command
 from rain_removal_ros.errors import BagError, RainRemovalError
 from rain_removal_ros.ros.layouts import write_layout
 from rain_removal_ros.ros.parameters import PARAMETERS
-from rain_removal_ros.ros.replay import EVERY_QUEUE, played_cameras
+from rain_removal_ros.ros.played_topics import EVERY_QUEUE, played_cameras
 from rain_removal_ros.share import (
     BUILTIN_TRANSPORTS_VARIABLE,
     DDS_PROFILE,
