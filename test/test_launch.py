@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 from launch_stand_in import Launched, Shutdown, ended, environment_of, launch
@@ -82,6 +83,15 @@ def test_transports_that_the_user_chose_stay_and_the_launch_says_so(monkeypatch)
     launched = launch(DERAIN)
     assert only_node(launched).additional_env == {}
     assert f"not used, as {BUILTIN_TRANSPORTS_VARIABLE} is UDPv4" in " ".join(launched.said)
+
+
+def test_the_dds_profile_has_room_for_all_outputs_of_a_frame_at_1920x1080():
+    profile = ElementTree.parse(share_file(DDS_PROFILE))
+    value = {each.tag.rpartition("}")[2]: each.text for each in profile.iter()}
+    image, inverse_depth, mask, color_mask = (1920 * 1080 * size for size in (3, 4, 1, 3))
+    frame = image + inverse_depth + mask + color_mask
+    assert int(value["segment_size"]) > frame
+    assert int(value["port_queue_capacity"]) * 64_000 > frame, "images travel in pieces of less than 64 KiB"
 
 
 def test_arguments_become_parameters_of_their_types_after_the_parameter_file(tmp_path, monkeypatch):

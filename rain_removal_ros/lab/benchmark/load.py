@@ -323,6 +323,7 @@ class _Cameras:
         began = time.perf_counter()
         for number in range(frames):
             alive()
+            self._client.check()
             self._serial += 1
             message = messages[number % len(messages)]
             message.header.stamp.sec = self._serial

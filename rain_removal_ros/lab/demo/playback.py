@@ -90,6 +90,7 @@ class Player:
         info = _camera_info(camera)
         began = time.perf_counter()
         for index, image in enumerate(images):
+            self._client.check()
             header = Header(stamp=_stamp(index / rate), frame_id=camera.frame_id)
             message = image_message(image, "rgb8", header)
             info.header = header
