@@ -4,16 +4,31 @@ ros2 launch rain_removal_ros derain.launch.py cameras:=front,rear segmentation:=
 """
 
 import os
+from functools import partial
 from pathlib import Path
 
 from launch.actions import DeclareLaunchArgument, LogInfo, OpaqueFunction, Shutdown
+from launch.events.process import ProcessExited
 from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import Node
 
 from launch import LaunchContext, LaunchDescription
 from rain_removal_ros.errors import ParameterError
+from rain_removal_ros.ros.launching import (
+    LOG_LEVELS,
+    SWITCH_TEXTS,
+    argument_choices,
+    argument_description,
+    check_ended_well,
+    parameter_from_file,
+)
 from rain_removal_ros.ros.parameters import PARAMETERS, launch_parameters, launch_remappings, launch_switch
-from rain_removal_ros.share import dds_profile_environment, join_active_environment, node_program
+from rain_removal_ros.share import (
+    dds_profile_environment,
+    dds_profile_notice,
+    join_active_environment,
+    node_program,
+)
 
 RESPAWN_DELAY_S = 1.0
 
@@ -28,22 +43,29 @@ OTHER_ARGUMENTS = (
         "false",
         "true: restart the node when it ends, by itself or because its runtime is broken.",
     ),
-    ("required", "false", "true: end the whole launch with the node."),
-    ("log_level", "info", "Log level of the node: debug, info, warn, error or fatal."),
+    ("required", "false", "true: end the whole launch with the node, with exit status 1 where it failed."),
+    ("log_level", "info", "Log level of the node."),
 )
+CHOICES = {
+    "use_sim_time": ["", *SWITCH_TEXTS],
+    "respawn": [*SWITCH_TEXTS],
+    "required": [*SWITCH_TEXTS],
+    "log_level": [*LOG_LEVELS],
+}
 
 
 def generate_launch_description() -> LaunchDescription:
     """One argument per parameter; an empty one leaves it to `params_file` or to the node's default."""
     arguments = [
-        DeclareLaunchArgument(name, default_value=default, description=description)
+        DeclareLaunchArgument(name, default_value=default, description=description, choices=CHOICES.get(name))
         for name, default, description in OTHER_ARGUMENTS
     ]
     arguments += [
         DeclareLaunchArgument(
             parameter.name,
             default_value="",
-            description=f"{parameter.description} {parameter.allowed} (default {parameter.default})",
+            description=argument_description(parameter),
+            choices=argument_choices(parameter),
         )
         for parameter in PARAMETERS
     ]
@@ -54,29 +76,29 @@ def _start(context: LaunchContext) -> list:
     def text(name: str) -> str:
         return LaunchConfiguration(name).perform(context)
 
-    profile = dds_profile_environment(os.environ)
-    if profile:
-        notice = f"DDS profile for large images: {next(iter(profile.values()))}"
-    else:
-        notice = "DDS profile: the user's own"
     respawn, required = (launch_switch(name, text(name)) for name in ("respawn", "required"))
-    if respawn and (required or launch_switch("build_only", text("build_only") or "false")):
-        other = "required" if required else "build_only"
-        raise ParameterError(f"respawn:=true and {other}:=true contradict each other; give one of them")
     parameters: list = []
+    build_only, where = launch_switch("build_only", text("build_only") or "false"), "build_only:=true"
     if text("params_file"):
         file = Path(text("params_file")).expanduser()
         if not file.is_file():  # launch would warn, and start a node with unintended parameters
             raise ParameterError(f"params_file {file} does not exist")
+        node = "/".join(["", *filter(None, text("namespace").split("/")), text("name")])
+        if not text("build_only") and parameter_from_file(file, node, "build_only") is True:
+            build_only, where = True, f"build_only: true of {file}"
         parameters.append(str(file))
+    if respawn and (required or build_only):
+        other = "required:=true" if required else where
+        raise ParameterError(f"respawn:=true and {other} contradict each other; give one of them")
     if respawn:
         parameters.append({"exit_when_broken": True})
     parameters.append(launch_parameters({parameter.name: text(parameter.name) for parameter in PARAMETERS}))
     if text("use_sim_time"):
         parameters.append({"use_sim_time": launch_switch("use_sim_time", text("use_sim_time"))})
     program = node_program(join_active_environment())
+    ended = partial(_ended, required, build_only)
     return [
-        LogInfo(msg=notice),
+        LogInfo(msg=dds_profile_notice(os.environ)),
         Node(
             executable=program[0],
             arguments=program[1:],
@@ -87,9 +109,14 @@ def _start(context: LaunchContext) -> list:
             ros_arguments=["--log-level", text("log_level")],
             output="screen",
             emulate_tty=True,
-            additional_env=profile,
+            additional_env=dds_profile_environment(os.environ),
             respawn=respawn,
             respawn_delay=RESPAWN_DELAY_S,
-            on_exit=Shutdown() if required else None,
+            on_exit=ended if required or build_only else None,
         ),
     ]
+
+
+def _ended(required: bool, build_only: bool, event: ProcessExited, context: LaunchContext) -> list:
+    check_ended_well("the node", event.returncode, interrupted=context.is_shutdown and not build_only)
+    return [Shutdown(reason="the node has ended")] if required else []

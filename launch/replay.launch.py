@@ -7,6 +7,7 @@ and `log_level` are passed on to derain.launch.py.
 
 import os
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,17 +19,27 @@ from launch.actions import (
     OpaqueFunction,
     Shutdown,
 )
+from launch.events.process import ProcessExited
 from launch.launch_description_sources import PythonLaunchDescriptionSource
 from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import Node
 
 from launch import LaunchContext, LaunchDescription
-from rain_removal_ros.errors import ParameterError
-from rain_removal_ros.ros.parameters import PARAMETERS, launch_switch
+from rain_removal_ros.errors import RainRemovalError
+from rain_removal_ros.extras import missing
+from rain_removal_ros.ros.launching import (
+    LOG_LEVELS,
+    SWITCH_TEXTS,
+    argument_choices,
+    argument_description,
+    check_ended_well,
+    parameter_from_file,
+)
+from rain_removal_ros.ros.parameters import BY_NAME, PARAMETERS, launch_switch
 from rain_removal_ros.share import dds_profile_environment, join_active_environment, share_file
 
 if TYPE_CHECKING:
-    from rain_removal_ros.ros.replay import PlayedCamera
+    from rain_removal_ros.ros.played_topics import PlayedCamera
 
 PYTHON = join_active_environment()
 """Runs the player. Modules that read bags are imported in functions: the environment alone may have them."""
@@ -46,53 +57,81 @@ ARGUMENTS = (
         "",
         "Cameras to play, as front,rear: topics, or their names without the last part; empty: all.",
     ),
-    ("rate", "1.0", "Multiple of the bag's own pace."),
+    ("rate", "1.0", "Multiple of the bag's own pace (double; 0.01 to 100)."),
     ("loop", "false", "Start again at the end."),
     ("every", "false", "Derain every image: the bag waits for the node if that is slower."),
-    ("start", "0.0", "Start this many seconds in."),
-    ("duration", "", "Play this many seconds; empty: to the end."),
+    ("start", "0.0", "Start this many seconds in (double)."),
+    ("duration", "", "Play this many seconds (double); empty: to the end."),
     ("record", "", "Record the node's outputs into this new bag."),
     ("viewer", "none", f"Viewer: {', '.join(f'{name} ({what})' for name, what in VIEWERS.items())}."),
 )
-OTHERS = ("name", "params_file", "log_level")
-"""Passed on to derain.launch.py, with the parameters that the bag does not decide."""
+CHOICES = {"loop": [*SWITCH_TEXTS], "every": [*SWITCH_TEXTS], "viewer": [*VIEWERS]}
 
-DECIDED = ("cameras", "image_transport", "image_sizes", "autostart", "build_only")
+OTHERS = {
+    "name": ("derain", None),
+    "params_file": ("", None),
+    "log_level": ("info", [*LOG_LEVELS]),
+}
+"""Passed on to derain.launch.py, with the parameters that the bag does not decide: default and choices."""
+
+DECIDED = {
+    "cameras": None,  # by the bag, as node_parameters says
+    "image_transport": None,
+    "image_sizes": None,
+    "autostart": "true",
+    "build_only": "false",
+}
 HANDED_ON = (*OTHERS, *(parameter.name for parameter in PARAMETERS if parameter.name not in DECIDED))
 
 
 def generate_launch_description() -> LaunchDescription:
     """The replay's own arguments, and derain.launch.py's as far as the bag leaves them open."""
     arguments = [
-        DeclareLaunchArgument(name, description=text)
-        if default is None
-        else DeclareLaunchArgument(name, default_value=default, description=text)
+        DeclareLaunchArgument(name, default_value=default, description=text, choices=CHOICES.get(name))
         for name, default, text in ARGUMENTS
     ]
-    defaults = {"name": "derain", "log_level": "info"}
     arguments += [
-        DeclareLaunchArgument(name, default_value=defaults.get(name, ""), description="See derain.launch.py.")
+        DeclareLaunchArgument(
+            name, default_value=default, description="See derain.launch.py.", choices=choices
+        )
+        for name, (default, choices) in OTHERS.items()
+    ]
+    arguments += [
+        DeclareLaunchArgument(
+            name,
+            default_value="",
+            description=argument_description(BY_NAME[name]),
+            choices=argument_choices(BY_NAME[name]),
+        )
         for name in HANDED_ON
+        if name not in OTHERS
     ]
     return LaunchDescription([*arguments, OpaqueFunction(function=_start)])
 
 
 def _start(context: LaunchContext) -> list:
+    try:
+        return _replay(context)
+    except ModuleNotFoundError as error:
+        needed = missing(error)
+        if needed is None:
+            raise
+        raise RainRemovalError(f"replay.launch.py needs {needed}") from error
+
+
+def _replay(context: LaunchContext) -> list:
     from rain_removal_ros.bags.cameras import find_cameras
     from rain_removal_ros.bags.storage import Bag
-    from rain_removal_ros.ros.replay import node_parameters, played_cameras
+    from rain_removal_ros.ros.played_topics import node_parameters, played_cameras
 
     def text(name: str) -> str:
         return LaunchConfiguration(name).perform(context).strip()
 
     path, viewer, said = Path(text("bag")).expanduser(), text("viewer"), []
-    if viewer not in VIEWERS:
-        raise ParameterError(f"viewer:={viewer}; it must be one of {', '.join(VIEWERS)}")
     names = [name.strip(" '\"") for name in text("cameras").strip("[]").split(",")]
     with Bag(path) as bag:
         cameras = played_cameras(find_cameras(bag, [name for name in names if name]), said.append)
     remap = " ".join(f"{source}:={target}" for camera in cameras for source, target in camera.remappings)
-    segmentation = text("segmentation") or "false"
     player = [PYTHON, "-m", "rain_removal_ros.commands.main", "replay", str(path), "--no-node"]
     player += ["--node-name", text("name"), "--cameras", *(camera.camera.topic.name for camera in cameras)]
     for name in ("rate", "start", "duration"):
@@ -103,7 +142,7 @@ def _start(context: LaunchContext) -> list:
         said.append("queue_length is not used with every:=true, which has a queue of its own")
     player += ["--every"] if every else []
     player += ["--loop"] if launch_switch("loop", text("loop")) else []
-    player += ["--segmentation"] if launch_switch("segmentation", segmentation) else []
+    player += ["--segmentation"] if _segments(text) else []
     player += ["--serve"] if viewer == "web" else []
     return [
         *(LogInfo(msg=each) for each in said),
@@ -114,7 +153,7 @@ def _start(context: LaunchContext) -> list:
                 **node_parameters(cameras, every),
                 "namespace": "",  # a launch that includes this one may have set them for others
                 "respawn": "false",
-                "autostart": "true",
+                **{name: value for name, value in DECIDED.items() if value is not None},
                 "required": "true",
                 "remap": remap,
             }.items(),
@@ -124,10 +163,25 @@ def _start(context: LaunchContext) -> list:
             output="screen",
             emulate_tty=True,
             additional_env=dds_profile_environment(os.environ),
-            on_exit=Shutdown(),
+            on_exit=_ended,
         ),
         *_viewer(viewer, cameras[0]),
     ]
+
+
+def _segments(text: Callable[[str], str]) -> bool:
+    """Whether the node makes masks. text: of an argument by name."""
+    if text("segmentation"):
+        return launch_switch("segmentation", text("segmentation"))
+    file = Path(text("params_file")).expanduser()
+    if not file.is_file():  # none is given, or derain.launch.py says that it is missing
+        return False
+    return parameter_from_file(file, f"/{text('name')}", "segmentation") is True
+
+
+def _ended(event: ProcessExited, context: LaunchContext) -> list:
+    check_ended_well("the replay", event.returncode, interrupted=context.is_shutdown)
+    return [Shutdown(reason="the replay has ended")]
 
 
 def _viewer(viewer: str, camera: "PlayedCamera") -> list:

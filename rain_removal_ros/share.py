@@ -16,6 +16,9 @@ DDS_PROFILE = "config/fastdds_large_images.xml"
 DDS_PROFILE_VARIABLES = ("FASTRTPS_DEFAULT_PROFILES_FILE", "FASTDDS_DEFAULT_PROFILES_FILE")
 """Where Fast DDS looks for its profiles: the first up to ROS 2 Jazzy, the second since Kilted."""
 
+BUILTIN_TRANSPORTS_VARIABLE = "FASTDDS_BUILTIN_TRANSPORTS"
+"""A user's choice of transports (UDPv4, LARGE_DATA, ...), which Fast DDS does not heed beside our profile."""
+
 
 def share_folder() -> Path:
     """The folder that holds config/, launch/ and models/.
@@ -52,10 +55,24 @@ def packaged_weights(name: str) -> Path:
 
 
 def dds_profile_environment(environment: Mapping[str, str]) -> dict[str, str]:
-    """The variables that give Fast DDS the profile for large images; none where the user has set one."""
-    if any(environment.get(variable) for variable in DDS_PROFILE_VARIABLES):
+    """The variables that give Fast DDS the profile for large images.
+
+    None where the user has set one, or has chosen transports with FASTDDS_BUILTIN_TRANSPORTS.
+    """
+    if any(environment.get(name) for name in (*DDS_PROFILE_VARIABLES, BUILTIN_TRANSPORTS_VARIABLE)):
         return {}
     return dict.fromkeys(DDS_PROFILE_VARIABLES, str(share_file(DDS_PROFILE)))
+
+
+def dds_profile_notice(environment: Mapping[str, str]) -> str:
+    """Which DDS profile a process gets with `dds_profile_environment`, in words."""
+    profile = dds_profile_environment(environment)
+    if profile:
+        return f"DDS profile for large images: {next(iter(profile.values()))}"
+    if any(environment.get(name) for name in DDS_PROFILE_VARIABLES):
+        return "DDS profile: the user's own"
+    chosen = environment[BUILTIN_TRANSPORTS_VARIABLE]
+    return f"DDS profile for large images: not used, as {BUILTIN_TRANSPORTS_VARIABLE} is {chosen}"
 
 
 def join_active_environment() -> str:

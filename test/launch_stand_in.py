@@ -22,6 +22,14 @@ class LaunchContext:
     """The arguments of a launch, declared defaults included."""
 
     configurations: dict[str, str]
+    is_shutdown: bool = False
+
+
+@dataclass(frozen=True)
+class ProcessExited:
+    """What `on_exit` is told; a negative return code is that of a signal."""
+
+    returncode: int
 
 
 class DeclareLaunchArgument:
@@ -173,6 +181,7 @@ def modules() -> dict[str, types.ModuleType]:
     """By name, as sys.modules holds them."""
     contents = {
         "launch": (LaunchContext, LaunchDescription),
+        "launch.events.process": (ProcessExited,),
         "launch.actions": (
             DeclareLaunchArgument,
             ExecuteProcess,
@@ -210,7 +219,7 @@ def launch(path: Path, **arguments: str) -> Launched:
                 if given is None:
                     assert entity.default_value is not None, f"argument {entity.name} is required"
                     context.configurations[entity.name] = entity.default_value
-                assert entity.choices is None or context.configurations[entity.name] in entity.choices
+                _check_choice(entity, context.configurations[entity.name])
             elif isinstance(entity, OpaqueFunction):
                 waiting[:0] = entity.execute(context) or []
             elif isinstance(entity, LogInfo):
@@ -226,6 +235,25 @@ def launch(path: Path, **arguments: str) -> Launched:
             else:
                 raise TypeError(f"{entity!r} is no entity that a launch file of ours uses")
     return result
+
+
+def _check_choice(argument: DeclareLaunchArgument, value: str) -> None:
+    """Raise where launch would, in its words."""
+    if argument.choices is None:
+        return
+    assert argument.default_value is None or argument.default_value in argument.choices
+    if value not in argument.choices:
+        raise RuntimeError(
+            f'Argument "{argument.name}" provided value "{value}" is not valid. '
+            f"Valid options are: {argument.choices}"
+        )
+
+
+def ended(process: Node | ExecuteProcess, status: int, in_shutdown: bool = False) -> list[Any]:
+    """What a process's `on_exit` gives launch to do; what it raises ends launch with exit status 1."""
+    if process.on_exit is None:
+        return []
+    return process.on_exit(ProcessExited(status), LaunchContext({}, in_shutdown)) or []
 
 
 def environment_of(process: Node | ExecuteProcess) -> dict[str, str]:

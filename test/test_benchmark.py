@@ -8,7 +8,6 @@ import os
 import re
 import subprocess
 import sys
-import threading
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -49,6 +48,7 @@ from rain_removal_ros.lab.benchmark.node import NodeRun, benchmark_node, node_li
 from rain_removal_ros.network import load_network, save_network
 from rain_removal_ros.network.quantisation import calibrate
 from rain_removal_ros.ros import process as node_process
+from rain_removal_ros.ros.status import Status
 from rain_removal_ros.runtime import RuntimeSettings
 from rain_removal_ros.runtime import openvino as openvino_backend
 from rain_removal_ros.runtime.device_frames import DeviceTimes
@@ -189,10 +189,10 @@ def test_a_node_that_ends_or_reports_an_error_is_not_waited_for(tmp_path):
     log = tmp_path / "node.log"
     log.write_text("[ERROR] no camera")
     ended = SimpleNamespace(poll=lambda: 3)
-    waiting = threading.Condition(), lambda: False
+    waiting = (lambda ready, timeout: ready()), lambda: False
     with pytest.raises(RainRemovalError, match=r"ended with status 3; the end of its log .*\n.*no camera"):
-        node_process.wait_until_ready(*waiting, dict, ended, log)
-    status = {"level": "error", "message": "no network"}
+        node_process.wait_until_ready(*waiting, lambda: None, ended, log)
+    status = Status("derain: runtime", "error", "no network", {})
     with pytest.raises(RainRemovalError, match="the node says: no network"):
         node_process.wait_until_ready(*waiting, lambda: status, SimpleNamespace(poll=lambda: None), log)
 

@@ -3,22 +3,28 @@
 from __future__ import annotations
 
 import argparse
+import builtins
 import json
 from pathlib import Path
 
 import pytest
 from bag_fixtures import START, Sent, compressed, drive, image, record
-from launch_stand_in import Shutdown, launch
+from launch_stand_in import Shutdown, ended, launch
 from ruamel.yaml import YAML
 
 from rain_removal_ros.bags.cameras import find_cameras
 from rain_removal_ros.bags.storage import Bag
 from rain_removal_ros.commands import replay as replay_command
-from rain_removal_ros.errors import BagError, ParameterError
+from rain_removal_ros.errors import BagError, RainRemovalError
 from rain_removal_ros.ros.layouts import write_layout
 from rain_removal_ros.ros.parameters import PARAMETERS
-from rain_removal_ros.ros.replay import EVERY_QUEUE, played_cameras
-from rain_removal_ros.share import DDS_PROFILE, DDS_PROFILE_VARIABLES, share_file
+from rain_removal_ros.ros.played_topics import EVERY_QUEUE, played_cameras
+from rain_removal_ros.share import (
+    BUILTIN_TRANSPORTS_VARIABLE,
+    DDS_PROFILE,
+    DDS_PROFILE_VARIABLES,
+    share_file,
+)
 
 REPLAY = share_file("launch/replay.launch.py")
 DERAIN = "derain.launch.py"
@@ -26,7 +32,7 @@ COMPRESSED = "sensor_msgs/msg/CompressedImage"
 
 
 def test_the_replay_starts_the_node_and_a_player_for_what_the_bag_holds(tmp_path, monkeypatch):
-    for variable in DDS_PROFILE_VARIABLES:  # a user's own would stay
+    for variable in (*DDS_PROFILE_VARIABLES, BUILTIN_TRANSPORTS_VARIABLE):  # a user's own would stay
         monkeypatch.delenv(variable, raising=False)
     sent = [*drive(2), Sent("/side/picture", "sensor_msgs/msg/Image", START, image(0, height=70, width=80))]
     path = record(tmp_path / "drive", sent)
@@ -48,7 +54,14 @@ def test_the_replay_starts_the_node_and_a_player_for_what_the_bag_holds(tmp_path
     assert player.duration is None and player.record is None
     assert player.no_node and player.segmentation and player.serve is not None
     assert player.cameras == ["/front/image_raw", "/side/picture"]
-    assert isinstance(process.on_exit, Shutdown) and isinstance(node.on_exit, Shutdown)
+    for each in (process, node):
+        (shutdown,) = ended(each, 0)
+        assert isinstance(shutdown, Shutdown)
+    assert ended(process, 130, in_shutdown=True), "Ctrl-C while it starts is no failure"
+    with pytest.raises(RainRemovalError, match="the replay ended with exit status 1"):
+        ended(process, 1)
+    with pytest.raises(RainRemovalError, match="the node ended by signal 11"):
+        ended(node, -11)
     assert DDS_PROFILE in "".join(process.additional_env.values()), "it publishes the images"
 
 
@@ -70,6 +83,43 @@ def test_the_replay_takes_every_parameter_that_the_bag_leaves_open(tmp_path):
     assert {p.name for p in PARAMETERS} - decided <= set(launch(REPLAY, bag=str(path)).declared)
 
 
+def test_what_the_bag_decides_is_not_the_parameter_files_to_say(tmp_path):
+    path, file = record(tmp_path / "drive", drive(1)), tmp_path / "derain.yaml"
+    file.write_text("/**: {ros__parameters: {build_only: true, autostart: false, cameras: [rear]}}\n")
+    (node,) = launch(REPLAY, bag=str(path), params_file=str(file)).included[DERAIN].nodes
+    assert node.parameters[0] == str(file)
+    (values,) = [parameters for parameters in node.parameters if "cameras" in parameters]
+    assert (values["build_only"], values["autostart"], values["cameras"]) == (False, True, ["front"])
+
+
+@pytest.mark.parametrize(
+    ("contents", "arguments", "masks"),
+    [
+        ("/**: {ros__parameters: {segmentation: true}}", {}, True),
+        ("/dry: {ros__parameters: {segmentation: true}}", {}, False),
+        ("/dry: {ros__parameters: {segmentation: true}}", {"name": "dry"}, True),
+        ("/**: {ros__parameters: {segmentation: true}}", {"segmentation": "false"}, False),
+        ("/**: {ros__parameters: {segmentation: false}}", {"segmentation": "true"}, True),
+    ],
+)
+def test_the_player_records_masks_where_the_node_makes_them(tmp_path, contents, arguments, masks):
+    path, file = record(tmp_path / "drive", drive(1)), tmp_path / "derain.yaml"
+    file.write_text(contents)
+    (process,) = launch(REPLAY, bag=str(path), params_file=str(file), **arguments).processes
+    assert ("--segmentation" in process.command) is masks
+
+
+def test_a_module_that_reads_bags_and_is_missing_is_named_with_what_brings_it(tmp_path, monkeypatch):
+    def without_rosbags(name: str, *arguments, real=builtins.__import__, **options):
+        if name == "rain_removal_ros.bags.storage":
+            raise ModuleNotFoundError("No module named 'rosbags'", name="rosbags")
+        return real(name, *arguments, **options)
+
+    monkeypatch.setattr(builtins, "__import__", without_rosbags)
+    with pytest.raises(RainRemovalError, match=r"replay\.launch\.py needs rosbags, .*pip install"):
+        launch(REPLAY, bag=str(tmp_path / "drive"))
+
+
 def test_the_replay_plays_the_cameras_that_are_named(tmp_path):
     sent = [*drive(1), Sent("/side/image_raw", "sensor_msgs/msg/Image", START, image(0))]
     path = record(tmp_path / "drive", sent)
@@ -77,7 +127,7 @@ def test_the_replay_plays_the_cameras_that_are_named(tmp_path):
     assert any(parameters.get("cameras") == ["side"] for parameters in node.parameters)
     with pytest.raises(BagError, match="holds no camera rear"):
         launch(REPLAY, bag=str(path), cameras="rear")
-    with pytest.raises(ParameterError, match="viewer:=tv; it must be one of none, rviz, foxglove, web"):
+    with pytest.raises(RuntimeError, match=r"\"tv\" is not valid.*'none', 'rviz', 'foxglove', 'web'"):
         launch(REPLAY, bag=str(path), viewer="tv")
     with pytest.raises(AssertionError, match="argument bag is required"):
         launch(REPLAY)

@@ -65,8 +65,9 @@ def run(arguments: argparse.Namespace) -> int:
     from rain_removal_ros.bags.cameras import find_cameras
     from rain_removal_ros.bags.storage import Bag
     from rain_removal_ros.bags.viewer import Viewer
-    from rain_removal_ros.ros import replay
+    from rain_removal_ros.ros import played_topics, replay
     from rain_removal_ros.ros.process import node_parameters, running_node
+    from rain_removal_ros.ros.watching import recording, showing
 
     options = replay.ReplayOptions(
         arguments.rate, arguments.loop, arguments.start, arguments.duration, arguments.every
@@ -78,7 +79,7 @@ def run(arguments: argparse.Namespace) -> int:
         say = partial(bar.write, file=sys.stderr)
         bag = stack.enter_context(Bag(arguments.bag))
         found = find_cameras(bag, arguments.cameras)
-        cameras = replay.played_cameras(found, say)
+        cameras = played_topics.played_cameras(found, say)
         for text in (*bag.notices, *bag.damage):
             say(text)
         say(f"cameras: {', '.join(f'{each.name} from {each.camera}' for each in cameras)}")
@@ -87,7 +88,7 @@ def run(arguments: argparse.Namespace) -> int:
         try:
             if not arguments.no_node:
                 parameters = {
-                    **replay.node_parameters(cameras, arguments.every),
+                    **played_topics.node_parameters(cameras, arguments.every),
                     **node_parameters(settings_from(arguments)),
                     "segmentation": str(arguments.segmentation).lower(),
                 }
@@ -96,10 +97,10 @@ def run(arguments: argparse.Namespace) -> int:
             if arguments.serve is not None:
                 names = [camera.name for camera in cameras]
                 viewer = stack.enter_context(Viewer(names, arguments.serve, arguments.host))
-                stack.enter_context(replay.showing(player, viewer, arguments.segmentation))
+                stack.enter_context(showing(player, viewer, arguments.segmentation))
                 say(f"look at {viewer.url}")
             if arguments.record is not None:
-                outputs = replay.recording(player, cameras, arguments.record, arguments.segmentation)
+                outputs = recording(player, cameras, arguments.record, arguments.segmentation)
                 stack.enter_context(outputs)
             say("waiting for the node to be compiled for the bag's sizes")
             player.wait_until_ready(partial(_fate, process))
@@ -113,7 +114,7 @@ def run(arguments: argparse.Namespace) -> int:
         raise lost
     bar.close()
     for camera in cameras:
-        sent = player.played.sent.get(replay.absolute(camera.camera.topic.name), 0)
+        sent = player.played.sent.get(played_topics.absolute(camera.camera.topic.name), 0)
         print(
             f"{camera.name}: {sent} images played, {player.played.derained[camera.name]} derained came back"
         )

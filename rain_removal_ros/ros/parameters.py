@@ -238,8 +238,7 @@ PARAMETERS: tuple[Parameter, ...] = (
     Parameter(
         "diagnostics.min_rate_in_hz",
         0.0,
-        "Diagnostics warn if a camera's images come in at a lower rate than this, in Hz; "
-        "0: not checked.",
+        "Diagnostics warn if a camera's images come in at a lower rate than this, in Hz; 0: not checked.",
         Changes.ANY_TIME,
         minimum=0.0,
         maximum=1000.0,

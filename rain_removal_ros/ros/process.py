@@ -6,13 +6,13 @@ import os
 import signal
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from rain_removal_ros.errors import RainRemovalError
+from rain_removal_ros.ros.status import Status
 from rain_removal_ros.runtime import RuntimeSettings
 from rain_removal_ros.share import dds_profile_environment, node_program
 
@@ -70,26 +70,26 @@ def check_runs(process: subprocess.Popen[bytes], log: Path) -> None:
 
 
 def wait_until_ready(
-    changed: threading.Condition,
+    wait_for: Callable[[Callable[[], bool], float], bool],
     ready: Callable[[], bool],
-    status: Callable[[], Mapping[str, str]],
+    status: Callable[[], Status | None],
     process: subprocess.Popen[bytes],
     log: Path,
 ) -> None:
-    """Wait until `ready()`, which is asked whenever `changed` is notified, and twice a second.
+    """Wait until `ready()`, which is asked at every message, and twice a second.
 
-    status: what the node's diagnostics last said of its runtime, with their `level` and `message`.
+    wait_for: NodeClient's. status: what the node's diagnostics last said of its runtime.
     Raises RainRemovalError, with the end of the node's log, where the node ends, says of its runtime that it
     is an error, or takes longer than READY_WITHIN_S.
     """
     deadline = time.monotonic() + READY_WITHIN_S
-    with changed:
-        while not changed.wait_for(ready, timeout=0.5):
-            check_runs(process, log)
-            if status().get("level") == "error":
-                raise RainRemovalError(f"the node says: {status()['message']}; {end_of(log)}")
-            if time.monotonic() > deadline:
-                raise RainRemovalError(f"the node was not ready after {READY_WITHIN_S:.0f} s; {end_of(log)}")
+    while not wait_for(ready, 0.5):
+        check_runs(process, log)
+        said = status()
+        if said is not None and said.is_error:
+            raise RainRemovalError(f"the node says: {said.message}; {end_of(log)}")
+        if time.monotonic() > deadline:
+            raise RainRemovalError(f"the node was not ready after {READY_WITHIN_S:.0f} s; {end_of(log)}")
 
 
 def end_of(log: Path) -> str:

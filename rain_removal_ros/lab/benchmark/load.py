@@ -12,7 +12,7 @@ import subprocess
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -28,6 +28,16 @@ from rain_removal_ros.lab.benchmark.benchmark import (
     rate_of,
     street_like,
     weights_of,
+)
+from rain_removal_ros.ros.status import (
+    ACTIVE,
+    BACKEND,
+    BATCHING,
+    PRECISION,
+    PRESET,
+    PUBLISHED,
+    STATE,
+    TOGETHER,
 )
 from rain_removal_ros.runtime import RuntimeSettings
 from rain_removal_ros.tables import markdown
@@ -153,7 +163,7 @@ def run_load(
     third = max(1, len(latencies) // 3)
     last_turn = 1 / (cameras * rate)  # seconds of the last image, for which nobody waited
     return LoadRow(
-        preset=runtime.get("preset", preset),
+        preset=runtime.get(PRESET, preset),
         weights=kind,
         cameras=cameras,
         size=f"{width}x{height}",
@@ -174,10 +184,10 @@ def run_load(
         threads_end=after.threads,
         shared_memory_files_start=before.shared_memory_files,
         shared_memory_files_end=after.shared_memory_files,
-        backend=runtime.get("backend", "unknown"),
-        precision=runtime.get("precision", "unknown"),
+        backend=runtime.get(BACKEND, "unknown"),
+        precision=runtime.get(PRECISION, "unknown"),
         together=round(player.together, 3),
-        batching=runtime.get("several frames in one call", "unknown"),
+        batching=runtime.get(BATCHING, "unknown"),
     )
 
 
@@ -269,45 +279,23 @@ class _Cameras:
     """Cameras and subscribers of all of them, in one node of this process."""
 
     def __init__(self, names: Sequence[str]):
-        import rclpy
-        from diagnostic_msgs.msg import DiagnosticArray
-        from rclpy.executors import SingleThreadedExecutor
         from rclpy.qos import QoSProfile, ReliabilityPolicy
         from sensor_msgs.msg import Image
 
-        from rain_removal_ros.share import dds_profile_environment
+        from rain_removal_ros.ros.client import NodeClient
 
-        os.environ.update(dds_profile_environment(os.environ))
-        rclpy.init()
         self.ledger = Ledger(names)
-        self.runtime: dict[str, str] = {}
-        self._cameras: dict[str, dict[str, str]] = {}
-        self._changed = threading.Condition()
         self._serial = 0
-        self._node = rclpy.create_node("derain_load")
-        qos = QoSProfile(depth=1, reliability=ReliabilityPolicy.BEST_EFFORT)
-        self._publishers = {
-            name: self._node.create_publisher(Image, f"{name}/image_raw", qos) for name in names
-        }
+        self._client = NodeClient("derain_load")
+        node, qos = self._client.node, QoSProfile(depth=1, reliability=ReliabilityPolicy.BEST_EFFORT)
+        self._publishers = {name: node.create_publisher(Image, f"{name}/image_raw", qos) for name in names}
         for name in names:
             callback = functools.partial(self._on_image, name)
-            self._node.create_subscription(Image, f"{name}/derained/image", callback, 10)
-        self._node.create_subscription(DiagnosticArray, "/diagnostics", self._on_diagnostics, 10)
-        self._executor = SingleThreadedExecutor()
-        self._executor.add_node(self._node)
-        self._stopping = threading.Event()
-        self._spinner = threading.Thread(target=self._spin, name="subscribers")
-        self._spinner.start()
+            node.create_subscription(Image, f"{name}/derained/image", callback, 10)
+        self._client.start()
 
     def close(self) -> None:
-        import rclpy
-
-        self._stopping.set()
-        self._executor.wake()
-        self._spinner.join()
-        self._executor.shutdown()
-        self._node.destroy_node()
-        rclpy.try_shutdown()
+        self._client.close()
 
     def wait_until_ready(self, process: subprocess.Popen[bytes], log: Path) -> None:
         """Raises RainRemovalError, with the end of the node's log, where that does not come about."""
@@ -315,9 +303,10 @@ class _Cameras:
 
         def ready() -> bool:
             found = all(publisher.get_subscription_count() for publisher in self._publishers.values())
-            return found and self.runtime.get("state") == "active" and self.runtime.get("level") == "ok"
+            status = self._client.runtime()
+            return found and status is not None and status.level == "ok" and self.runtime.get(STATE) == ACTIVE
 
-        wait_until_ready(self._changed, ready, lambda: self.runtime, process, log)
+        wait_until_ready(self._client.wait_for, ready, self._client.runtime, process, log)
 
     def play(self, images: Sequence[np.ndarray], rate: float, frames: int, alive: Callable[[], None]) -> None:
         """Every camera's images at `rate` a second, the cameras one after another within a period.
@@ -329,59 +318,44 @@ class _Cameras:
         from rain_removal_ros.ros.messages import image_message
 
         messages = [image_message(image, "rgb8", Header(frame_id="lens")) for image in images]
-        with self._changed:
+        with self._client.changed:
             self.ledger = Ledger(list(self._publishers))
         began = time.perf_counter()
         for number in range(frames):
             alive()
+            self._client.check()
             self._serial += 1
             message = messages[number % len(messages)]
             message.header.stamp.sec = self._serial
             for place, (name, publisher) in enumerate(self._publishers.items()):
                 due = began + (number + place / len(self._publishers)) / rate
                 time.sleep(max(0.0, due - time.perf_counter()))  # the camera's clock
-                with self._changed:
+                with self._client.changed:
                     self.ledger.send(name, self._serial, time.perf_counter())
                 publisher.publish(message)
 
     @property
+    def runtime(self) -> Mapping[str, str]:
+        """What the node's diagnostics last said of its runtime."""
+        status = self._client.runtime()
+        return {} if status is None else status.values
+
+    @property
     def together(self) -> float:
         """The share of the node's images so far that were restored in one call with other cameras'."""
-        with self._changed:
-            counts = [
-                (int(values["restored together with other cameras"]), int(values["published"]))
-                for values in self._cameras.values()
-            ]
-        return sum(together for together, _ in counts) / max(1, sum(published for _, published in counts))
+        cameras = [s.values for s in self._client.statuses.values() if PUBLISHED in s.values]
+        published = sum(int(values[PUBLISHED]) for values in cameras)
+        return sum(int(values[TOGETHER]) for values in cameras) / max(1, published)
 
     def drain(self) -> None:
         """Wait for the frames under way."""
-        with self._changed:
-            self._changed.wait_for(lambda: not self.ledger.outstanding, DRAIN_S)
-
-    def _spin(self) -> None:
-        while not self._stopping.is_set():
-            self._executor.spin_once()
+        self._client.wait_for(lambda: not self.ledger.outstanding, DRAIN_S)
 
     def _on_image(self, name: str, message: Any) -> None:
         now = time.perf_counter()
-        with self._changed:
+        with self._client.changed:
             self.ledger.receive(name, message.header.stamp.sec, now)
-            self._changed.notify_all()
-
-    def _on_diagnostics(self, message: Any) -> None:
-        from diagnostic_msgs.msg import DiagnosticStatus
-
-        levels = {DiagnosticStatus.OK: "ok", DiagnosticStatus.ERROR: "error"}
-        with self._changed:
-            for status in message.status:
-                values = {pair.key: pair.value for pair in status.values}
-                if status.name == "derain: runtime":
-                    level = levels.get(status.level, "other")
-                    self.runtime = {**values, "level": level, "message": status.message}
-                elif "published" in values:
-                    self._cameras[status.name] = values
-            self._changed.notify_all()
+            self._client.changed.notify_all()
 
 
 def load_table(rows: Sequence[LoadRow | Failure]) -> str:

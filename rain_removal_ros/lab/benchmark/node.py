@@ -26,6 +26,7 @@ from rain_removal_ros.lab.benchmark.benchmark import (
     street_like,
     weights_of,
 )
+from rain_removal_ros.ros.status import BACKEND, PRECISION, PRESET, STAGES, latency
 from rain_removal_ros.runtime import RuntimeSettings
 
 SATURATION = 2.0
@@ -33,8 +34,6 @@ SATURATION = 2.0
 
 SATURATED = 0.98
 """Share of the frames: where no fewer come back, the node could follow, and might have followed more."""
-
-STAGES = ("receive to start", "conversion", "inference", "publish", "total")
 
 
 @dataclass(frozen=True)
@@ -157,13 +156,13 @@ def _run(settings: RuntimeSettings, weights: str, size: tuple[int, int], frames:
             player.close()
     recording = player.recording
     values, runtime = (recording.diagnostics.get(name, {}) for name in (CAMERA_STATUS, RUNTIME_STATUS))
-    medians = {stage: _milliseconds(values, f"{stage} median (ms)") for stage in STAGES}
+    medians = {stage: _milliseconds(values, latency(stage, "median")) for stage in STAGES}
     ages = [1e3 * recording.latency[index] for index in sorted(recording.latency)]
     if not ages:
         raise RainRemovalError(f"none of {frames} frames came back from the node")
     half = max(1, len(ages) // 2)
     return NodeRun(
-        preset=runtime.get("preset", settings.preset),
+        preset=runtime.get(PRESET, settings.preset),
         weights=weights,
         size=f"{width}x{height}",
         camera_rate=round(rate, 2),
@@ -172,15 +171,15 @@ def _run(settings: RuntimeSettings, weights: str, size: tuple[int, int], frames:
         frames_back=len(ages),
         rate_out=round(rate_of(sorted(recording.received.values())), 2),
         stage_median_ms=medians,
-        stage_p95_ms={stage: _milliseconds(values, f"{stage} p95 (ms)") for stage in STAGES},
+        stage_p95_ms={stage: _milliseconds(values, latency(stage, "p95")) for stage in STAGES},
         overhead_median_ms=round(sum(medians[s] for s in STAGES if s not in ("inference", "total")), 3),
         age_first_half_ms=round(float(np.median(ages[:half])), 2),
         age_second_half_ms=round(float(np.median(ages[-half:])), 2),
         memory_start_mib=round(memory.course[0], 1),
         memory_end_mib=round(memory.course[-1], 1),
         memory_peak_mib=round(max(memory.course), 1),
-        backend=runtime.get("backend", "unknown"),
-        precision=runtime.get("precision", "unknown"),
+        backend=runtime.get(BACKEND, "unknown"),
+        precision=runtime.get(PRECISION, "unknown"),
     )
 
 

@@ -6,30 +6,26 @@ The node runs in a process of its own, started as anybody would start it.
 
 from __future__ import annotations
 
-import os
 import subprocess
-import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-import rclpy
 from builtin_interfaces.msg import Time
-from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
-from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.qos import HistoryPolicy, QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import CameraInfo, Image
 from std_msgs.msg import Header
 
 from rain_removal_ros.lab.scenes import CameraModel
+from rain_removal_ros.ros.client import NODE, NodeClient
 from rain_removal_ros.ros.messages import image_message
 from rain_removal_ros.ros.process import wait_until_ready
-from rain_removal_ros.share import dds_profile_environment
+from rain_removal_ros.ros.status import ACTIVE, RUNTIME, STATE
 
 CAMERA = "camera"
-RUNTIME_STATUS, CAMERA_STATUS = "derain: runtime", f"derain: {CAMERA}"
+RUNTIME_STATUS, CAMERA_STATUS = f"{NODE}: {RUNTIME}", f"{NODE}: {CAMERA}"
 CAMERA_QOS = QoSProfile(history=HistoryPolicy.KEEP_LAST, depth=1, reliability=ReliabilityPolicy.BEST_EFFORT)
 RECORDER_QOS = QoSProfile(history=HistoryPolicy.KEEP_LAST, depth=10, reliability=ReliabilityPolicy.RELIABLE)
 STAMP_OFFSET = 1_000
@@ -42,7 +38,6 @@ class Recording:
 
     derained: dict[int, np.ndarray] = field(default_factory=dict)  # uint8 (H, W, 3) RGB
     inverse_depth: dict[int, np.ndarray] = field(default_factory=dict)  # float32 (H, W), 1/m
-    camera_infos: dict[int, CameraInfo] = field(default_factory=dict)
     latency: dict[int, float] = field(default_factory=dict)  # seconds from publishing to receiving the image
     received: dict[int, float] = field(default_factory=dict)  # when an image came back, by time.perf_counter
     diagnostics: dict[str, dict[str, str]] = field(default_factory=dict)  # status name -> key -> value
@@ -56,33 +51,20 @@ class Player:
 
     def __init__(self, keep_images: bool = True) -> None:
         self._keep_images = keep_images
-        os.environ.update(dds_profile_environment(os.environ))
-        rclpy.init()
         self.recording = Recording()
-        self._changed = threading.Condition()
         self._index_of_stamp: dict[tuple[int, int], int] = {}
         self._published_at: dict[int, float] = {}
-        self._node = rclpy.create_node("derain_demo")
-        self._images = self._node.create_publisher(Image, f"{CAMERA}/image_raw", CAMERA_QOS)
-        self._infos = self._node.create_publisher(CameraInfo, f"{CAMERA}/camera_info", CAMERA_QOS)
-        for message_type, topic, callback in (
-            (Image, f"{CAMERA}/derained/image", self._on_image),
-            (CameraInfo, f"{CAMERA}/derained/camera_info", self._on_info),
-            (Image, f"{CAMERA}/depth/inverse_depth", self._on_depth),
-            (DiagnosticArray, "/diagnostics", self._on_diagnostics),
-        ):
-            self._node.create_subscription(message_type, topic, callback, RECORDER_QOS)
-        self._executor = SingleThreadedExecutor()
-        self._executor.add_node(self._node)
-        self._spinner = threading.Thread(target=self._spin, name="recorder")
-        self._spinner.start()
+        self._client = NodeClient("derain_demo")
+        node = self._client.node
+        self._images = node.create_publisher(Image, f"{CAMERA}/image_raw", CAMERA_QOS)
+        self._infos = node.create_publisher(CameraInfo, f"{CAMERA}/camera_info", CAMERA_QOS)
+        node.create_subscription(Image, f"{CAMERA}/derained/image", self._on_image, RECORDER_QOS)
+        node.create_subscription(Image, f"{CAMERA}/depth/inverse_depth", self._on_depth, RECORDER_QOS)
+        self._client.start()
 
     def close(self) -> None:
         """Leave ROS."""
-        self._executor.shutdown()
-        self._spinner.join()
-        self._node.destroy_node()
-        rclpy.try_shutdown()
+        self._client.close()
 
     def wait_until_ready(self, process: subprocess.Popen[bytes], log: Path) -> None:
         """Wait until the node is active, its network compiled, and its subscription found.
@@ -90,13 +72,12 @@ class Player:
         Raises RainRemovalError, with the end of the node's log, where that does not come about.
         """
 
-        def runtime() -> dict[str, str]:
-            return self.recording.diagnostics.get(RUNTIME_STATUS, {})
-
         def ready() -> bool:
-            return runtime().get("state") == "active" and runtime().get("level") == "ok" and self._found()
+            status = self._client.runtime()
+            active = status is not None and status.level == "ok" and status.values.get(STATE) == ACTIVE
+            return active and self._found()
 
-        wait_until_ready(self._changed, ready, runtime, process, log)
+        wait_until_ready(self._client.wait_for, ready, self._client.runtime, process, log)
 
     def play(
         self,
@@ -109,6 +90,7 @@ class Player:
         info = _camera_info(camera)
         began = time.perf_counter()
         for index, image in enumerate(images):
+            self._client.check()
             header = Header(stamp=_stamp(index / rate), frame_id=camera.frame_id)
             message = image_message(image, "rgb8", header)
             info.header = header
@@ -119,21 +101,15 @@ class Player:
             self._images.publish(message)
             on_progress(index)
         last = len(images) - 1
-        with self._changed:
-            self._changed.wait_for(
-                lambda: last in self.recording.derained and last in self.recording.inverse_depth, timeout=5
-            )
-            seen = dict(self.recording.diagnostics)
-            self._changed.wait_for(lambda: self.recording.diagnostics != seen, timeout=3)
+        self._client.wait_for(
+            lambda: last in self.recording.derained and last in self.recording.inverse_depth, timeout=5
+        )
+        seen = self._client.statuses
+        self._client.wait_for(lambda: self._client.statuses != seen, timeout=3)
+        self.recording.diagnostics = {name: dict(s.values) for name, s in self._client.statuses.items()}
 
     def _found(self) -> bool:
         return self._images.get_subscription_count() > 0 and self._infos.get_subscription_count() > 0
-
-    def _spin(self) -> None:
-        try:
-            self._executor.spin()
-        except ExternalShutdownException:
-            return
 
     def _index(self, header: Header) -> int:
         return self._index_of_stamp[header.stamp.sec, header.stamp.nanosec]
@@ -142,31 +118,19 @@ class Player:
         now = time.perf_counter()
         index = self._index(message.header)
         image = np.frombuffer(message.data, np.uint8).reshape(message.height, message.width, 3)
-        with self._changed:
+        with self._client.changed:
             self.recording.latency[index] = now - self._published_at[index]
             self.recording.received[index] = now
             self.recording.derained[index] = image if self._keep_images else np.empty((0, 0, 3), np.uint8)
-            self._changed.notify_all()
+            self._client.changed.notify_all()
 
     def _on_depth(self, message: Image) -> None:
         depth = np.frombuffer(message.data, np.float32).reshape(message.height, message.width)
-        with self._changed:
+        with self._client.changed:
             self.recording.inverse_depth[self._index(message.header)] = (
                 depth if self._keep_images else np.empty((0, 0), np.float32)
             )
-            self._changed.notify_all()
-
-    def _on_info(self, message: CameraInfo) -> None:
-        self.recording.camera_infos[self._index(message.header)] = message
-
-    def _on_diagnostics(self, message: DiagnosticArray) -> None:
-        levels = {DiagnosticStatus.OK: "ok", DiagnosticStatus.WARN: "warn", DiagnosticStatus.ERROR: "error"}
-        with self._changed:
-            for status in message.status:
-                values = {pair.key: pair.value for pair in status.values}
-                values |= {"level": levels.get(status.level, "stale"), "message": status.message}
-                self.recording.diagnostics[status.name] = values
-            self._changed.notify_all()
+            self._client.changed.notify_all()
 
 
 def _stamp(seconds: float) -> Time:

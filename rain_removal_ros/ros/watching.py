@@ -1,0 +1,133 @@
+"""What is done with what comes back of a replay: it is recorded into a bag, or shown in the browser."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+
+from rain_removal_ros.bags.messages import CAMERA_INFO, IMAGE, parse, plane, read_picture, stamp_ns
+from rain_removal_ros.bags.storage import Record, Topic
+from rain_removal_ros.bags.viewer import Shown, Viewer
+from rain_removal_ros.bags.writing import BagWriter
+from rain_removal_ros.colours import colour_inverse_depth
+from rain_removal_ros.errors import BagError, ImageError
+from rain_removal_ros.ros.played_topics import PlayedCamera, absolute
+from rain_removal_ros.ros.replay import Player
+
+STATUS_EVERY_S = 0.3
+STAMPS_KEPT = 100
+
+
+@contextmanager
+def recording(
+    player: Player, cameras: Sequence[PlayedCamera], path: Path, segmentation: bool
+) -> Iterator[None]:
+    """Record the node's outputs and its diagnostics into the bag `path` while the block lasts.
+
+    Times are the bag's own. Raises BagError.
+    """
+    outputs = {"derained/image": IMAGE, "derained/camera_info": CAMERA_INFO, "depth/inverse_depth": IMAGE}
+    if segmentation:
+        outputs["segmentation/mask"] = IMAGE
+    topics = {
+        f"/{camera.name}/{name}": Topic(f"/{camera.name}/{name}", type_name)
+        for camera in cameras
+        for name, type_name in outputs.items()
+    }
+    topics["/diagnostics"] = Topic("/diagnostics", "diagnostic_msgs/msg/DiagnosticArray")
+    with BagWriter(path, topics.values()) as writer:
+        lock, open_ = threading.Lock(), [True]
+        failure: list[BagError] = []
+
+        def write(name: str, data: bytes) -> None:
+            with lock:
+                if open_[0] and not failure:
+                    try:
+                        writer.write(topics[name], player.now, data)
+                    except BagError as error:  # raised again where the recording ends
+                        failure.append(error)
+                        player.stop()
+
+        for name, topic in topics.items():
+            player.watch(name, topic.type, write)
+        try:
+            yield
+        finally:
+            with lock:
+                open_[0] = False
+        if failure:
+            raise failure[0]
+
+
+@contextmanager
+def showing(player: Player, viewer: Viewer, segmentation: bool) -> Iterator[None]:
+    """Show what is played and what comes back on the viewer's page while the block lasts.
+
+    Depth and masks are subscribed to, and so computed, from the first look at the page on.
+    """
+    by_topic = {absolute(c.camera.topic.name): c for c in player.cameras}
+    played_at: OrderedDict[tuple[str, int], float] = OrderedDict()
+    stopped = threading.Event()
+
+    def on_played(name: str, record: Record) -> None:
+        camera = by_topic.get(name)
+        if camera is None or not viewer.watched:
+            return
+        try:
+            message = parse(record.data, camera.camera.topic.type)
+        except ImageError:
+            return
+        stamp = stamp_ns(message)
+        played_at[camera.name, stamp] = time.perf_counter()
+        if len(played_at) > STAMPS_KEPT:
+            played_at.popitem(last=False)
+        viewer.show(camera.name, "before", Shown(stamp, lambda: read_picture(message).rgb))
+
+    def on_output(name: str, data: bytes) -> None:
+        if not viewer.watched:
+            return
+        camera, _, output = name.strip("/").rpartition("/")
+        camera, _, kind = camera.rpartition("/")
+        message = parse(data, IMAGE)
+        stamp = stamp_ns(message)
+        if (kind, output) == ("depth", "inverse_depth"):
+            viewer.show(
+                camera, "depth", Shown(stamp, lambda: colour_inverse_depth(plane(message, np.float32)))
+            )
+            return
+        began = played_at.get((camera, stamp))
+        latency = None if kind != "derained" or began is None else (time.perf_counter() - began) * 1e3
+        panel = "after" if kind == "derained" else "mask"
+        viewer.show(camera, panel, Shown(stamp, lambda: read_picture(message).rgb, latency))
+
+    def tell() -> None:
+        subscribed = False
+        while not stopped.wait(STATUS_EVERY_S):
+            if viewer.watched and not subscribed:
+                for camera in player.cameras:
+                    player.watch(f"/{camera.name}/depth/inverse_depth", IMAGE, on_output)
+                    if segmentation:
+                        player.watch(f"/{camera.name}/segmentation/color_mask", IMAGE, on_output)
+                subscribed = True
+            diagnostics = [
+                {"name": s.name, "level": s.level, "message": s.message} for s in player.statuses.values()
+            ]
+            seconds, total = player.position
+            viewer.status({"diagnostics": diagnostics, "seconds": seconds, "total": total})
+
+    player.watch_played(on_played)
+    for camera in player.cameras:
+        player.watch(f"/{camera.name}/derained/image", IMAGE, on_output)
+    teller = threading.Thread(target=tell, name="viewer-status")
+    teller.start()
+    try:
+        yield
+    finally:
+        stopped.set()
+        teller.join()
