@@ -77,7 +77,7 @@ MAX_FAILED_SPINS = 1000
 
 
 class _RosLog(logging.Handler):
-    """Brings what the rooms without ROS log (a cache that cannot be written) to the node's log."""
+    """Brings what the packages without ROS log (a cache that cannot be written) to the node's log."""
 
     def __init__(self, logger: RcutilsLogger):
         super().__init__()

@@ -1,4 +1,4 @@
-"""How the house is laid out: which file may import which, and what a vehicle loads. Reads imports."""
+"""The source layout: which file may import which, and what a vehicle loads. Reads imports."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ FILES = {
     for path in sorted((ROOT / PACKAGE).rglob("*.py"))
 }
 ORDER = ["ros", "bags", "pipeline", "files", "encodings", "decoding", "image_header", "runtime", "network"]
-"""A vehicle's rooms: each may import those after it and the small files that know nothing."""
+"""A vehicle's packages: each may import those after it and the small files that know nothing."""
 PLAIN = {"", *(path.stem for path in (ROOT / PACKAGE).glob("*.py"))} - {"__init__", *ORDER}
-"""Small files that know nothing of the rooms."""
+"""Small files that know nothing of the packages."""
 
 
 def module_of(name: str) -> str | None:
@@ -62,7 +62,7 @@ def reached_from(module: str, lazy: bool) -> set[str]:
     return reached
 
 
-def room_of(module: str) -> str:
+def package_of(module: str) -> str:
     return module.partition(".")[2].partition(".")[0]
 
 
@@ -74,19 +74,19 @@ def test_no_files_import_each_other():
         pytest.fail(" imports ".join(reversed(error.args[1])))
 
 
-@pytest.mark.parametrize("room", ORDER)
-def test_a_room_of_the_vehicle_imports_what_it_may_and_never_the_lab_or_the_commands(room):
-    allowed = {*ORDER[ORDER.index(room) :], *PLAIN}
+@pytest.mark.parametrize("package", ORDER)
+def test_a_package_of_the_vehicle_imports_what_it_may_and_never_the_lab_or_the_commands(package):
+    allowed = {*ORDER[ORDER.index(package) :], *PLAIN}
     for module in FILES:
-        if room_of(module) == room:
+        if package_of(module) == package:
             for imported in imports_of(module, lazy=True):
-                assert room_of(imported) in allowed, f"{module} imports {imported}"
+                assert package_of(imported) in allowed, f"{module} imports {imported}"
 
 
-def test_the_small_files_know_nothing_of_the_rooms():
+def test_the_small_files_know_nothing_of_the_packages():
     for module in FILES:
-        if room_of(module) in PLAIN:
-            foreign = {room_of(imported) for imported in imports_of(module, lazy=True)} - PLAIN
+        if package_of(module) in PLAIN:
+            foreign = {package_of(imported) for imported in imports_of(module, lazy=True)} - PLAIN
             assert not foreign, f"{module} imports {foreign}"
 
 
@@ -96,10 +96,10 @@ def test_commands_load_the_lab_only_when_their_subcommand_is_asked_for():
         for module in ("commands.main", "commands")
         for target in imports_of(f"{PACKAGE}.{module}", True)
     }
-    assert not [target for target in tops if room_of(target) == "lab"]
+    assert not [target for target in tops if package_of(target) == "lab"]
     for name in ("image", "video", "node", "build"):
         reached = reached_from(f"{PACKAGE}.commands.{name}", lazy=True)
-        assert not [module for module in reached if room_of(module) == "lab"], name
+        assert not [module for module in reached if package_of(module) == "lab"], name
 
 
 @pytest.mark.parametrize(
@@ -116,8 +116,8 @@ def test_what_loads_weights_in_the_lab_knows_the_networks_to_compare_with(module
 
 def test_the_lab_imports_no_command_and_no_ros_but_for_the_demo_and_the_benchmark():
     for module in FILES:
-        if room_of(module) == "lab":
-            foreign = {room_of(imported) for imported in imports_of(module, lazy=True)} & {"commands", "ros"}
+        if package_of(module) == "lab":
+            foreign = {package_of(imported) for imported in imports_of(module, lazy=True)} & {"commands", "ros"}
             playing = module.startswith((f"{PACKAGE}.lab.demo", f"{PACKAGE}.lab.benchmark"))
             assert not foreign or (playing and foreign == {"ros"}), f"{module} imports {foreign}"
 
@@ -133,7 +133,7 @@ def test_the_lab_imports_no_command_and_no_ros_but_for_the_demo_and_the_benchmar
     ],
 )
 def test_a_process_that_loads_the_vehicles_rooms_loads_nothing_of_the_lab(imports, needs):
-    pytest.importorskip(needs, reason=f"without {needs} a vehicle cannot run that room either")
+    pytest.importorskip(needs, reason=f"without {needs} a vehicle cannot run that package either")
     names = ", ".join(f"{PACKAGE}.{name.strip()}" for name in imports.split(","))
     code = f"import {names}; import sys; print(*[name for name in sys.modules if '{PACKAGE}' in name])"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
