@@ -117,7 +117,8 @@ def test_what_loads_weights_in_the_lab_knows_the_networks_to_compare_with(module
 def test_the_lab_imports_no_command_and_no_ros_but_for_the_demo_and_the_benchmark():
     for module in FILES:
         if package_of(module) == "lab":
-            foreign = {package_of(imported) for imported in imports_of(module, lazy=True)} & {"commands", "ros"}
+            imported = {package_of(target) for target in imports_of(module, lazy=True)}
+            foreign = imported & {"commands", "ros"}
             playing = module.startswith((f"{PACKAGE}.lab.demo", f"{PACKAGE}.lab.benchmark"))
             assert not foreign or (playing and foreign == {"ros"}), f"{module} imports {foreign}"
 
