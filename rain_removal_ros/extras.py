@@ -15,6 +15,7 @@ EXTRAS = {
     "builtin_interfaces": "ros",
     "rcl_interfaces": "ros",
     "rosgraph_msgs": "ros",
+    "yaml": "ros",
     "rosbags": "bags",
     "ruamel": "bags",
     "mcap": "bags",
