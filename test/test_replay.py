@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -448,6 +449,25 @@ def test_what_cannot_be_played_is_said(tmp_path):
     ):
         player.wait_until_ready(timeout=1.0)
     assert message_class("acme_msgs/msg/Radar") is None and message_class("sensor_msgs/msg/Image") is not None
+
+
+def test_an_interruption_that_comes_twice_still_ends_the_recording(tmp_path):
+    path = record(tmp_path / "drive", drive(5))
+    replay = subprocess.Popen(
+        [sys.executable, "-m", "rain_removal_ros.commands.main", "replay", str(path), "--no-node",
+         "--record", str(tmp_path / "out")],
+        env={**environment(), "ROS_DOMAIN_ID": os.environ["ROS_DOMAIN_ID"]},
+        stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    assert replay.stderr is not None
+    said = next(line for line in replay.stderr if "waiting for the node" in line)
+    replay.send_signal(signal.SIGINT)
+    for line in replay.stderr:  # from here on it ends
+        said += line
+        replay.send_signal(signal.SIGINT)
+    assert replay.wait(PATIENCE) == 0 and "interrupted" in said and "Traceback" not in said
+    with Reader(tmp_path / "out") as reader:
+        assert "/front/derained/image" in reader.topics
 
 
 def test_the_command_plays_a_bag_through_a_node_of_its_own(tmp_path):

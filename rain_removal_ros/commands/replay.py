@@ -10,6 +10,7 @@ import sys
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
+from typing import NoReturn
 
 from tqdm import tqdm
 
@@ -72,7 +73,8 @@ def run(arguments: argparse.Namespace) -> int:
     options = replay.ReplayOptions(
         arguments.rate, arguments.loop, arguments.start, arguments.duration, arguments.every
     )
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    for number in SIGNALS:
+        signal.signal(number, _interrupt)
     lost: replay.NodeEnded | None = None
     with ExitStack() as stack:
         bar = stack.enter_context(tqdm(total=0.0, desc="replay", file=sys.stderr, bar_format=BAR))
@@ -121,6 +123,18 @@ def run(arguments: argparse.Namespace) -> int:
     if not arguments.every:
         print("The node takes the newest image; --every derains every one, and so does derain bag.")
     return 0
+
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+def _interrupt(*_: object) -> NoReturn:
+    """Raise KeyboardInterrupt once: Ctrl-C reaches the replay from the terminal and from `ros2 launch`, and a
+    second one would cut off what ends the recording and the node.
+    """
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
+    raise KeyboardInterrupt
 
 
 BAR = "{desc}: {n:.1f} of {total:.1f} s |{bar}| {postfix}"
