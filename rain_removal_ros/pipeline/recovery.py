@@ -39,7 +39,7 @@ class Recovery:
         self._failures_in_a_row += 1
         if self._failures_in_a_row < FAILURES_IN_A_ROW:
             return None
-        return f"{FAILURES_IN_A_ROW} inferences in a row failed: {error or type(error).__name__}"
+        return f"{FAILURES_IN_A_ROW} inferences in a row failed: {str(error) or type(error).__name__}"
 
     def on_restored(self) -> None:
         """The runtime has restored a frame."""
