@@ -15,9 +15,7 @@ from rain_removal_ros.errors import ParameterError, RainRemovalError
 from rain_removal_ros.ros.parameters import Parameter
 
 SWITCH_TEXTS = ("true", "false", "True", "False", "1", "0", "yes", "no", "on", "off")
-LOG_LEVELS = tuple(
-    text for level in ("debug", "info", "warn", "error", "fatal") for text in (level, level.upper())
-)
+LOG_LEVELS = ("debug", "info", "warn", "error", "fatal", "DEBUG", "INFO", "WARN", "ERROR", "FATAL")
 INTERRUPTED = (128 + signal.SIGINT, -signal.SIGINT, -signal.SIGTERM)
 """Exit statuses of a process that was told to end before it was ready to take the word."""
 
