@@ -598,6 +598,23 @@ def test_labels_alone_teach_a_segmentation_network(tmp_path, monkeypatch) -> Non
         recipe.run_recipe("two", [[replace(labelled, labels=None)]], tmp_path / "none", workers=0)
 
 
+def test_a_recipe_can_be_followed_in_float32(street, tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(recipe, "RECIPES", {"two": SHORT["two"][1:2]})
+    path = recipe.run_recipe("two", [street], tmp_path, precision="no", workers=0)
+    assert load_network(path)[1]["precision"] == "no"
+
+
+@pytest.mark.parametrize(("flags", "slow"), [("avx2 fma", True), ("avx512_bf16", False), ("", False)])
+def test_a_cpu_without_bfloat16_is_told_of(street, tmp_path, monkeypatch, capsys, flags, slow) -> None:
+    monkeypatch.setattr("rain_removal_ros.commands.train.cpu_flags", lambda: flags)
+    monkeypatch.setattr("rain_removal_ros.commands.train.run_recipe", lambda *_, **__: None)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    run = ("train", "--recipe", "fast", "--data", str(street.root), "--output", str(tmp_path / "run"))
+    for precision, told in (("bf16", slow), ("no", False)):
+        assert main([*run, "--precision", precision]) == 0
+        assert ("give --precision no" in capsys.readouterr().err) == told
+
+
 @pytest.mark.parametrize(
     ("options", "named"),
     [

@@ -22,7 +22,7 @@ from typing import Any
 from rain_removal_ros.bags.convert import Options, convert
 from rain_removal_ros.bags.report import REPORT_FILE
 from rain_removal_ros.bags.storage import COMPRESSED, METADATA, SUFFIXES
-from rain_removal_ros.cores import usable_cores
+from rain_removal_ros.cpu import usable_cores
 from rain_removal_ros.errors import BagError, RainRemovalError
 from rain_removal_ros.extras import missing
 from rain_removal_ros.runtime import KINDS, Restorer, RuntimeSettings

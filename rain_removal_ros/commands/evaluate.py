@@ -16,7 +16,7 @@ from tqdm import tqdm
 import rain_removal_ros.lab.baselines  # noqa: F401  weights of the networks to compare with can be loaded
 from rain_removal_ros.commands.runtime_options import add_runtime_arguments, settings_from
 from rain_removal_ros.commands.values import image_size, positive, whole_number
-from rain_removal_ros.cores import usable_cores
+from rain_removal_ros.cpu import usable_cores
 from rain_removal_ros.errors import ParameterError
 from rain_removal_ros.files.images import write_image
 from rain_removal_ros.lab.benchmark.machine import describe_machine, versions

@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 
 from rain_removal_ros.commands.values import positive, whole_number
+from rain_removal_ros.cpu import cpu_flags
 from rain_removal_ros.errors import ParameterError, RainRemovalError
 from rain_removal_ros.lab.data.datasets import SPLITS, open_dataset
 from rain_removal_ros.lab.training.recipe import RECIPES, run_recipe
@@ -20,7 +21,7 @@ from rain_removal_ros.network import PRESETS, get_preset
 
 OF_RECIPES = (
     *("data", "dataset", "split", "depth_scale", "output", "recipe"),
-    *("batch", "seed", "workers", "threads", "checkpoint_every", "minutes"),
+    *("batch", "precision", "seed", "workers", "threads", "checkpoint_every", "minutes"),
 )
 """Options that count for a recipe, whose stages settle all else."""
 
@@ -55,7 +56,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--recipe",
         choices=sorted(RECIPES),
         help="train weights of this name through all their stages, in one run; of the options below, only "
-        "--batch, --seed, --workers, --threads, --checkpoint-every and --minutes can be added",
+        "--batch, --precision, --seed, --workers, --threads, --checkpoint-every and --minutes can be added",
     )
     parser.add_argument(
         "--preset", default="fast", choices=sorted(PRESETS), help="network to train (%(default)s)"
@@ -102,7 +103,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "the fog or the depth part alone (%(default)s)",
     )
     parser.add_argument(
-        "--precision", choices=("bf16", "fp16", "no"), default="bf16", help="mixed precision (%(default)s)"
+        "--precision",
+        choices=("bf16", "fp16", "no"),
+        default="bf16",
+        help="mixed precision (%(default)s); no: float32, for a CPU without bfloat16",
     )
     parser.add_argument(
         "--seed", type=whole_number(0), default=0, help="seed of samples and weights (%(default)s)"
@@ -156,6 +160,12 @@ def run(arguments: argparse.Namespace) -> int:
         raise RainRemovalError(f"--scales {arguments.scales} must be positive, the lesser one first")
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
+    if arguments.precision == "bf16" and not _computes_bfloat16():
+        print(
+            "derain train: this CPU has no instructions for bfloat16, in which every step then takes many "
+            "times as long; give --precision no",
+            file=sys.stderr,
+        )
     split = arguments.split or ("train" if arguments.dataset == "raincityscapes" else None)
     datasets = [
         open_dataset(arguments.dataset, root, split, depth_scale=arguments.depth_scale)
@@ -169,6 +179,7 @@ def run(arguments: argparse.Namespace) -> int:
             arguments.output,
             seed=arguments.seed,
             batch=arguments.batch,
+            precision=arguments.precision,
             workers=arguments.workers,
             checkpoint_every=arguments.checkpoint_every,
             stop_after=stop_after,
@@ -212,6 +223,12 @@ def run(arguments: argparse.Namespace) -> int:
     )
     print(f"weights: {path}")
     return 0
+
+
+def _computes_bfloat16() -> bool:
+    """Whether what trains has instructions for it; True where nobody says."""
+    flags = cpu_flags()
+    return torch.cuda.is_available() or not flags or "bf16" in flags
 
 
 def _check_recipe(arguments: argparse.Namespace) -> None:

@@ -8,12 +8,12 @@ import io
 import os
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
-from pathlib import Path
 from typing import cast
 
 import numpy as np
 import torch
 
+from rain_removal_ros.cpu import cpu_flags
 from rain_removal_ros.errors import BackendError
 from rain_removal_ros.network.quantisation import quantised, ranges_of
 from rain_removal_ros.runtime import Output, Progress
@@ -36,14 +36,6 @@ INTEGERS = ("u8", "i8")
 def cpu_capabilities() -> Collection[str]:
     """What OpenVINO says of this CPU: BF16, FP16, FP32, INT8, ..."""
     return openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
-
-
-def cpu_flags() -> str:
-    """What the kernel says of this CPU; empty where it says nothing."""
-    try:
-        return Path("/proc/cpuinfo").read_text()
-    except OSError:
-        return ""
 
 
 def integers_go_wrong() -> bool:

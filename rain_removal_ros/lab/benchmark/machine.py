@@ -7,7 +7,7 @@ import platform
 from importlib import metadata
 from pathlib import Path
 
-from rain_removal_ros.cores import usable_cores
+from rain_removal_ros.cpu import usable_cores
 
 PACKAGES = (
     "torch",

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 
-from rain_removal_ros.cores import usable_cores
+from rain_removal_ros.cpu import usable_cores
 from rain_removal_ros.errors import RainRemovalError
 from rain_removal_ros.lab.scenes.drive import Drive, DriveFrame
 

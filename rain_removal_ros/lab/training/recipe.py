@@ -192,6 +192,7 @@ def run_recipe(
     output: Path,
     seed: int = 0,
     batch: int | None = None,
+    precision: str | None = None,
     workers: int = 2,
     checkpoint_every: int = 500,
     stop_after: float | None = None,
@@ -199,9 +200,9 @@ def run_recipe(
     """Run, or go on with, every stage of a recipe in folders of `output`; the weights of the last stage.
 
     batch: samples a step of all processes together, of which each of those that `torchrun` started takes its
-    share. Datasets without depth teach the streak stage alone. None: the time was over first; call it again
-    to go on. Raises PresetError for a recipe that there is not, or a batch that the processes cannot share,
-    and what `train` raises.
+    share. precision: instead of the stages' own. Datasets without depth teach the streak stage alone. None:
+    the time was over first; call it again to go on. Raises PresetError for a recipe that there is not, or a
+    batch that the processes cannot share, and what `train` raises.
     """
     if name not in RECIPES:
         raise PresetError(f"unknown recipe {name!r}; the recipes are {', '.join(RECIPES)}")
@@ -211,7 +212,9 @@ def run_recipe(
     for stage in RECIPES[name]:
         stage = scaled(stage, batch) if batch else stage
         settings = replace(stage.settings, seed=stage.settings.seed + seed)
-        settings = replace(settings, batch=_share(settings.batch, processes))
+        settings = replace(
+            settings, batch=_share(settings.batch, processes), precision=precision or settings.precision
+        )
         taught = [data for data in datasets if _can_teach(data, settings)]
         if not taught:
             what = "depth" if restores(settings) else "labels"
