@@ -138,4 +138,9 @@ with AnyReader([Path(sys.argv[1])]) as bag:
 sys.exit(counts != [8, 8])
 END
 echo "ok: a bag was replayed to its end, and every image came back"
+start replay "bag:=$work/drive" loop:=true "record:=$work/loops" "cache_dir:=$work/cache" threads:=1
+until_said 'sec:' ros2 topic echo --once /front/derained/camera_info
+interrupt
+[ "$status" = 0 ] || fail "an interrupted replay ended with exit status $status"
+grep -q "derained came back" "$work/log" || fail "the interrupted replay did not end as it should"
 echo "all held"
