@@ -19,6 +19,7 @@ from rain_removal_ros.pipeline import (
     Stage,
     Way,
 )
+from rain_removal_ros.ros import status
 from rain_removal_ros.runtime import ASSUMED_FOCAL, Output, RuntimeInfo
 
 STEADY_FRAMES = 10
@@ -84,12 +85,12 @@ def camera_status(
         ("rate in (Hz)", f"{snapshot.rate_in:.1f}"),
         ("rate out (Hz)", f"{snapshot.rate_out:.1f}"),
         ("received", counts.received),
-        ("published", counts.published),
+        (status.PUBLISHED, counts.published),
         ("dropped", counts.dropped),
         ("not computed, no subscribers", counts.idle),
         *((problem.value, counts.problems[problem]) for problem in Problem),
         *((f"published {way.value}", counts.ways[way]) for way in Way),
-        ("restored together with other cameras", counts.together),
+        (status.TOGETHER, counts.together),
         ("last problem", next(reversed(snapshot.last_problems.values()), "none")),
         ("camera_info", state.info_problem or "no problem"),
         ("focal length (px)", _focal(snapshot)),
@@ -97,14 +98,9 @@ def camera_status(
         ("seconds since last image", _seconds(snapshot.seconds_since_received)),
         ("seconds since last output", _seconds(snapshot.seconds_since_published)),
     ]
-    for label, distribution in (
-        ("image age", snapshot.image_age),
-        ("receive to start", snapshot.stages.get(Stage.WAITING)),
-        ("conversion", snapshot.stages.get(Stage.CONVERSION)),
-        ("inference", snapshot.stages.get(Stage.INFERENCE)),
-        ("publish", snapshot.stages.get(Stage.PUBLISHING)),
-        ("total", snapshot.stages.get(Stage.TOTAL)),
-    ):
+    in_order = (Stage.WAITING, Stage.CONVERSION, Stage.INFERENCE, Stage.PUBLISHING, Stage.TOTAL)
+    stages = zip(status.STAGES, (snapshot.stages.get(stage) for stage in in_order), strict=True)
+    for label, distribution in (("image age", snapshot.image_age), *stages):
         if distribution is not None:
             values += _milliseconds(label, distribution)
     return _status(level, name, message, "", values)
@@ -114,19 +110,19 @@ def runtime_status(name: str, state: RuntimeState) -> DiagnosticStatus:
     """Status of what runs the network. `name` is the status' name, as `derain: runtime`."""
     level, message = _judge_runtime(state)
     info, health = state.info, state.health
-    values: list[tuple[str, object]] = [("state", state.lifecycle)]
+    values: list[tuple[str, object]] = [(status.STATE, state.lifecycle)]
     if info is not None:
         values += [
-            ("backend", info.backend),
+            (status.BACKEND, info.backend),
             ("device", info.device),
-            ("precision", info.precision),
+            (status.PRECISION, info.precision),
             ("reason", info.reason),
-            ("preset", info.preset),
+            (status.PRESET, info.preset),
             ("weights", info.weights),
             ("weights sha256", info.weights_sha256),
-            ("image sizes", ", ".join(f"{width}x{height}" for height, width in info.input_sizes)),
+            (status.IMAGE_SIZES, ", ".join(f"{width}x{height}" for height, width in info.input_sizes)),
             ("engine keys", ", ".join(info.engine_keys)),
-            ("several frames in one call", "; ".join(state.batching) or "not tried"),
+            (status.BATCHING, "; ".join(state.batching) or "not tried"),
             ("seconds since last output", _seconds(state.seconds_since_output)),
         ]
     if health is not None:
@@ -307,4 +303,4 @@ def _milliseconds(label: str, distribution: Distribution) -> list[tuple[str, str
         ("p99", distribution.p99),
         ("max", distribution.maximum),
     )
-    return [(f"{label} {part} (ms)", f"{value * 1e3:.2f}") for part, value in parts]
+    return [(status.latency(label, part), f"{value * 1e3:.2f}") for part, value in parts]

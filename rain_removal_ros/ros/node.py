@@ -60,7 +60,8 @@ from rain_removal_ros.ros.diagnostics import (
     runtime_status,
 )
 from rain_removal_ros.ros.ending import Ending
-from rain_removal_ros.ros.parameters import PARAMETERS, RUNTIME, Changes, Parameter
+from rain_removal_ros.ros.parameters import PARAMETERS, Changes, Parameter
+from rain_removal_ros.ros.status import BUILDING, RUNTIME
 from rain_removal_ros.runtime import Output, Progress, Restorer, RuntimeSettings
 from rain_removal_ros.share import dds_profile_environment
 
@@ -474,7 +475,7 @@ class DerainNode(LifecycleNodeMixin, Node):
             lifecycle=self._state,
             failed_transition=self._failure,
             info=pipeline.restorer.info if pipeline is not None else None,
-            building=None if building is None or building.frames > 1 else f"building {building}",
+            building=None if building is None or building.frames > 1 else f"{BUILDING}{building}",
             failed_builds=tuple(pipeline.failed_builds) if pipeline is not None else (),
             health=health,
             batching=tuple(pipeline.batching) if pipeline is not None else (),

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from rain_removal_ros.errors import ParameterError
+from rain_removal_ros.ros.status import RUNTIME
 from rain_removal_ros.runtime import BACKENDS, PRECISIONS, RuntimeSettings
 from rain_removal_ros.runtime.sizes import parse_size
 
@@ -258,9 +259,6 @@ PARAMETERS: tuple[Parameter, ...] = (
 BY_NAME: Mapping[str, Parameter] = {parameter.name: parameter for parameter in PARAMETERS}
 
 IMAGE_TRANSPORTS = ("raw", "compressed")
-
-RUNTIME = "runtime"
-"""What the status of the runtime is called, beside those of the cameras by their names."""
 
 _CAMERA_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*(/[A-Za-z][A-Za-z0-9_]*)*")
 _SWITCH = {

@@ -17,6 +17,7 @@ from rain_removal_ros.files.images import write_image
 from rain_removal_ros.files.video import VideoSink
 from rain_removal_ros.lab.evaluation.metrics import depth_errors, psnr, ssim
 from rain_removal_ros.lab.evaluation.sheet import SheetRow, draw_sheet
+from rain_removal_ros.ros.status import STAGES
 from rain_removal_ros.tables import plain
 
 if TYPE_CHECKING:
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
 
 SHEET, VIDEO, FRAME, FIGURES = "sheet.png", "side_by_side.mp4", "before_after.png", "summary.json"
 SHEET_ROWS = 4
-STAGES = ("receive to start", "conversion", "inference", "publish", "total")
 
 
 @dataclass(frozen=True)
