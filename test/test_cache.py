@@ -12,6 +12,7 @@ import sys
 
 import pytest
 
+from rain_removal_ros import locks
 from rain_removal_ros.errors import RainRemovalError
 from rain_removal_ros.runtime import cache as cache_module
 from rain_removal_ros.runtime.cache import EngineCache, EngineKey, default_folder
@@ -354,7 +355,7 @@ def test_on_a_file_system_without_locks_engines_are_built_and_kept_all_the_same(
     def refuse(handle, operation):
         raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
 
-    monkeypatch.setattr(cache_module.fcntl, "flock", refuse)
+    monkeypatch.setattr(locks.fcntl, "flock", refuse)
     with cache.building(KEY):
         keep(cache)
     with cache.building(KEY):
