@@ -27,7 +27,8 @@ from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from std_msgs.msg import Header
 
 from rain_removal_ros.ros import node as node_module
-from rain_removal_ros.ros.node import DerainNode, MakeRestorer, Spinner
+from rain_removal_ros.ros.node import DerainNode, MakeRestorer
+from rain_removal_ros.ros.spinner import Spinner
 from rain_removal_ros.runtime import Output
 
 PATIENCE = 30.0

@@ -19,15 +19,15 @@ from rain_removal_ros.pipeline import (
     Stage,
     Way,
 )
-from rain_removal_ros.ros import diagnostics
+from rain_removal_ros.ros import throttle as throttle_module
 from rain_removal_ros.ros.diagnostics import (
     CameraState,
     Limits,
     RuntimeState,
-    Throttle,
     camera_status,
     runtime_status,
 )
+from rain_removal_ros.ros.throttle import Throttle
 from rain_removal_ros.runtime import Output, RuntimeInfo
 from rain_removal_ros.share import share_file
 
@@ -288,7 +288,7 @@ def test_texts_of_others_are_bounded_and_printable_in_every_status():
 
 def test_a_throttle_lets_one_event_of_a_kind_through_in_a_second_and_counts_the_others(monkeypatch):
     now = 100.0
-    monkeypatch.setattr(diagnostics.time, "perf_counter", lambda: now)
+    monkeypatch.setattr(throttle_module.time, "perf_counter", lambda: now)
     throttle = Throttle()
     assert throttle.admit("cut") == 0
     assert throttle.admit("cut") is None and throttle.admit("cut") is None

@@ -20,7 +20,7 @@ def main(arguments: list[str] | None = None) -> NoReturn:
     """
     ending = Ending()
     try:
-        from rain_removal_ros.ros.node import run
+        from rain_removal_ros.ros.run import run
 
         status = run(ending, arguments)
     except ModuleNotFoundError as error:

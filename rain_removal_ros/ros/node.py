@@ -1,7 +1,7 @@
 """The ROS face: parameters, lifecycle, diagnostics. Knows nothing of networks but how to ask for one.
 
-Threads: the executor's only stores the newest message of a camera; the pipeline's worker computes and
-publishes; the pipeline's builder compiles. Lifecycle transitions run one after another in a thread of their
+Threads: the executor's stores the newest message of a camera, and answers services and timers; the pipeline's
+worker computes and publishes; the pipeline's builder compiles. Lifecycle transitions run one after another in a thread of their
 own, because loading a network takes seconds: rclpy would run them on the executor's thread, and parameters
 and services would be dead meanwhile. `configure` succeeds when the network is loaded; compiling it for an
 image size, which can take minutes, goes on afterwards, with activation allowed (`while_building` says what
@@ -10,9 +10,6 @@ frames do until then).
 
 from __future__ import annotations
 
-import logging
-import os
-import sys
 import threading
 import time
 import traceback
@@ -21,31 +18,18 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
 
-import rclpy
 from diagnostic_msgs.msg import DiagnosticArray
 from lifecycle_msgs.srv import ChangeState
-from rcl_interfaces.msg import (
-    FloatingPointRange,
-    IntegerRange,
-    ParameterDescriptor,
-    ParameterType,
-    SetParametersResult,
-)
-from rcl_interfaces.srv import SetParameters, SetParametersAtomically
-from rclpy._rclpy_pybind11 import RCLError, UnknownROSArgsError
+from rcl_interfaces.msg import SetParametersResult
+from rclpy._rclpy_pybind11 import RCLError
 from rclpy.callback_groups import ReentrantCallbackGroup
 from rclpy.clock import Clock, ClockType
-from rclpy.exceptions import InvalidParameterTypeException, ParameterException
-from rclpy.executors import SingleThreadedExecutor
-from rclpy.impl.rcutils_logger import RcutilsLogger
 from rclpy.lifecycle import LifecycleNodeMixin, LifecycleState, TransitionCallbackReturn
-from rclpy.logging import get_logger
 from rclpy.node import Node
 from rclpy.parameter import Parameter as RosParameter
-from rclpy.signals import SignalHandlerOptions
 
 from rain_removal_ros import runtime
-from rain_removal_ros.errors import ParameterError, RainRemovalError, bounded, shown
+from rain_removal_ros.errors import ParameterError, RainRemovalError, bounded
 from rain_removal_ros.extras import missing
 from rain_removal_ros.pipeline import Build, Health, OnFailure, Options, Pipeline, Problem
 from rain_removal_ros.rain_monitor import DryThresholds
@@ -55,15 +39,14 @@ from rain_removal_ros.ros.diagnostics import (
     CameraState,
     Limits,
     RuntimeState,
-    Throttle,
     camera_status,
     runtime_status,
 )
-from rain_removal_ros.ros.ending import Ending
-from rain_removal_ros.ros.parameters import PARAMETERS, Changes, Parameter
+from rain_removal_ros.ros.parameter_messages import answer_what_raises, descriptor
+from rain_removal_ros.ros.parameters import PARAMETERS, Changes
 from rain_removal_ros.ros.status import BUILDING, RUNTIME
+from rain_removal_ros.ros.throttle import Throttle
 from rain_removal_ros.runtime import Output, Progress, Restorer, RuntimeSettings
-from rain_removal_ros.share import dds_profile_environment
 
 MakeRestorer = Callable[[RuntimeSettings, Progress], Restorer]
 
@@ -73,25 +56,6 @@ PATIENCE_S = 1.0
 """At shutdown, so long is waited for a frame under way."""
 AUTOSTART_AGAIN_AFTER_S = 10.0
 """What failed as a vehicle starts, a device or a disk that is not there yet, may work a little later."""
-MAX_FAILED_SPINS = 1000
-"""So many callbacks that fail one after another are no bad messages but a broken executor."""
-
-
-class _RosLog(logging.Handler):
-    """Brings what the packages without ROS log (a cache that cannot be written) to the node's log."""
-
-    def __init__(self, logger: RcutilsLogger):
-        super().__init__()
-        self._logger = logger
-
-    def emit(self, record: logging.LogRecord) -> None:
-        text = self.format(record)
-        if record.levelno >= logging.ERROR:
-            self._logger.error(text)
-        elif record.levelno >= logging.WARNING:
-            self._logger.warning(text)
-        else:
-            self._logger.info(text)
 
 
 class _Yield:
@@ -368,13 +332,13 @@ class DerainNode(LifecycleNodeMixin, Node):
 
     def _declare_parameters(self) -> None:
         for parameter in PARAMETERS:
-            value = self.declare_parameter(parameter.name, parameter.default, _descriptor(parameter)).value
+            value = self.declare_parameter(parameter.name, parameter.default, descriptor(parameter)).value
             parameters.check(parameter.name, value)
         parameters.check_together(self._values())
         self.add_on_set_parameters_callback(self._on_set_parameters)
         self.add_post_set_parameters_callback(lambda _: self._take_options())
         self._take_options()
-        _answer_what_raises(self)
+        answer_what_raises(self)
 
     def _take_options(self) -> None:
         self._pipeline_options = Options(
@@ -519,131 +483,3 @@ class DerainNode(LifecycleNodeMixin, Node):
             info_problem=topics.info_problem,
             other_publishers=tuple(topics.other_publishers),
         )
-
-
-def _answer_what_raises(node: Node) -> None:
-    """Have set_parameters answer a value of a type that ROS does not know, for which rclpy raises."""
-    services = {service.srv_type: service for service in node.services}
-    for srv_type in (SetParameters, SetParametersAtomically):
-        service = services.get(srv_type)
-        if service is not None:
-            service.callback = _refusing(service.callback)
-
-
-def _refusing(callback: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
-    def answer(request: Any, response: Any) -> Any:
-        known = range(ParameterType.PARAMETER_STRING_ARRAY + 1)
-        wrong = next((p for p in request.parameters if p.value.type not in known), None)
-        if wrong is None:
-            return callback(request, response)
-        reason = (
-            f"parameter {shown(wrong.name)} has a value of type {wrong.value.type}, which ROS does not know"
-        )
-        result = SetParametersResult(successful=False, reason=reason)
-        if isinstance(response, SetParameters.Response):
-            response.results = [result] * len(request.parameters)
-        else:
-            response.result = result
-        return response
-
-    return answer
-
-
-def _descriptor(parameter: Parameter) -> ParameterDescriptor:
-    descriptor = ParameterDescriptor(
-        description=parameter.description,
-        additional_constraints=parameter.allowed,
-        read_only=parameter.changes is Changes.NEVER,
-    )
-    if parameter.minimum is not None and parameter.type_name == "int":
-        descriptor.integer_range = [IntegerRange(from_value=parameter.minimum, to_value=parameter.maximum)]
-    elif parameter.minimum is not None:
-        bounds = FloatingPointRange(from_value=parameter.minimum, to_value=parameter.maximum)
-        descriptor.floating_point_range = [bounds]
-    return descriptor
-
-
-class Spinner:
-    """Spins an executor in a thread of its own until it is stopped.
-
-    rclpy's own `spin` may wait for ever when `shutdown` comes from another thread, and its
-    `spin_until_future_complete` keeps something for every callback that it runs. A callback that raises, of
-    rclpy's own too (a parameter of an unknown type, a clock before 1970), costs a message and not the node.
-    """
-
-    def __init__(self, executor: SingleThreadedExecutor, on_failure: Callable[[], None]):
-        self._executor, self._on_failure = executor, on_failure
-        self._stopped = threading.Event()
-        self._throttle = Throttle()
-        self._thread = threading.Thread(target=self._spin, name="executor")
-        self._thread.start()
-
-    def stop(self) -> None:
-        """End the thread and the executor."""
-        self._stopped.set()
-        self._executor.create_task(lambda: None)  # something to do, so that it comes back
-        self._thread.join()
-        self._executor.shutdown()
-
-    def _spin(self) -> None:
-        failures = 0
-        while not self._stopped.is_set():
-            try:
-                self._executor.spin_once()
-                failures = 0
-            except Exception as error:
-                failures += 1
-                context = self._executor.context
-                if failures > MAX_FAILED_SPINS or not context.ok():
-                    traceback.print_exc()
-                    self._on_failure()
-                    return
-                self._report(error)
-
-    def _report(self, error: Exception) -> None:
-        held_back = self._throttle.admit(type(error).__name__)
-        if held_back is not None:
-            more = f" (and {held_back} like it)" if held_back else ""
-            text = "".join(traceback.format_exception(error))
-            get_logger("derain").error(
-                f"a message was lost, because its callback failed{more}\n{bounded(text)}"
-            )
-
-
-def run(ending: Ending, arguments: list[str] | None, make_restorer: MakeRestorer | None = None) -> int:
-    """Run the node until something ends it; see `main.main`. Fast DDS gets the profile for large images
-    unless the user has set one.
-    """
-    try:
-        os.environ.update(dds_profile_environment(os.environ))
-        rclpy.init(args=arguments, signal_handler_options=SignalHandlerOptions.NO)
-        node = DerainNode(make_restorer)
-    except (
-        RainRemovalError,
-        ParameterException,
-        InvalidParameterTypeException,
-        RCLError,
-        UnknownROSArgsError,
-        ValueError,
-        TypeError,
-    ) as error:
-        print(f"derain node: {bounded(error)}", file=sys.stderr)
-        rclpy.try_shutdown()
-        return 1
-    log = logging.getLogger("rain_removal_ros")
-    log.setLevel(logging.INFO)
-    log.addHandler(_RosLog(node.get_logger()))
-    executor = SingleThreadedExecutor()
-    executor.add_node(node)
-    spinner = Spinner(executor, on_failure=lambda: ending.ask(1))
-    node.start(lambda built: ending.ask(0 if built else 1), on_broken=lambda: ending.ask(1))
-    status = ending.wait()
-    if status is None:  # a signal; what `build_only` was to build is not there
-        status = int(node.get_parameter("build_only").value)
-    spinner.stop()
-    if not node.close():
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(status)  # what is still in work would keep the process
-    rclpy.try_shutdown()
-    return status

@@ -38,6 +38,7 @@ def main() -> int:
     from pipeline_fakes import FakeRestorer
 
     from rain_removal_ros.ros import node
+    from rain_removal_ros.ros.run import run
     from rain_removal_ros.runtime import Output, Restored
 
     class FaultyRestorer(FakeRestorer):
@@ -68,7 +69,7 @@ def main() -> int:
 
     node.DIAGNOSTICS_EVERY_S = 0.1
     try:
-        return node.run(ending, sys.argv, make_restorer)
+        return run(ending, sys.argv, make_restorer)
     finally:
         ending.over()
 
