@@ -1,11 +1,11 @@
 """The ROS face: parameters, lifecycle, diagnostics. Knows nothing of networks but how to ask for one.
 
-Threads: the executor's stores the newest message of a camera, and answers services and timers; the pipeline's
-worker computes and publishes; the pipeline's builder compiles. Lifecycle transitions run one after another in a thread of their
-own, because loading a network takes seconds: rclpy would run them on the executor's thread, and parameters
-and services would be dead meanwhile. `configure` succeeds when the network is loaded; compiling it for an
-image size, which can take minutes, goes on afterwards, with activation allowed (`while_building` says what
-frames do until then).
+Threads: the executor's stores the newest message of a camera, and answers services and timers; the
+pipeline's worker computes and publishes; the pipeline's builder compiles. Lifecycle transitions run one after
+another in a thread of their own, because loading a network takes seconds: rclpy would run them on the
+executor's thread, and parameters and services would be dead meanwhile. `configure` succeeds when the network
+is loaded; compiling it for an image size, which can take minutes, goes on afterwards, with activation allowed
+(`while_building` says what frames do until then).
 """
 
 from __future__ import annotations
