@@ -9,22 +9,12 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
+from waiting import PATIENCE
 
 from rain_removal_ros.errors import ImageError, NotPreparedError
 from rain_removal_ros.pipeline import Build, OutputSet, Pipeline, Problem
 from rain_removal_ros.rain_monitor import FULL_STREAK_LIGHT
 from rain_removal_ros.runtime import BatchTrial, Output, Progress, Restored, Restorer, RuntimeInfo
-
-PATIENCE = 20.0
-"""Seconds after which something that should have happened has not."""
-
-
-def eventually(condition: Callable[[], object]) -> None:
-    """Wait until what nobody tells of is so."""
-    end = time.monotonic() + PATIENCE
-    while not condition():
-        assert time.monotonic() < end, "it has not come about"
-        time.sleep(0.01)
 
 
 def wait_until_idle(pipeline: Pipeline, *, builder: bool = False) -> None:

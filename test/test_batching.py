@@ -8,7 +8,8 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from pipeline_fakes import PATIENCE, FakeHandler, FakeRestorer, wait_until_idle
+from pipeline_fakes import FakeHandler, FakeRestorer, wait_until_idle
+from waiting import PATIENCE
 
 from rain_removal_ros import rain_monitor
 from rain_removal_ros.errors import ImageError, NotPreparedError

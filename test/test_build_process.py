@@ -7,19 +7,14 @@ import signal
 import subprocess
 import sys
 import threading
-import time
-from collections.abc import Callable
 from pathlib import Path
-from typing import TypeVar
 
 import pytest
+from waiting import PATIENCE, eventually
 
 from rain_removal_ros.errors import BackendError, WeightsError
 from rain_removal_ros.runtime import build_process
 from rain_removal_ros.runtime.build_process import BuildCancelledError, BuildOrder, BuildProcess, Cancellation
-
-PATIENCE = 30.0
-T = TypeVar("T")
 
 
 @pytest.fixture
@@ -49,15 +44,6 @@ def ended(process_id: int) -> bool:
         return bool(build_process.select.select([handle], [], [], PATIENCE)[0])
     finally:
         os.close(handle)
-
-
-def eventually(found: Callable[[], T], what: str) -> T:
-    """What `found` gives, as soon as it gives anything."""
-    deadline = time.monotonic() + PATIENCE
-    while not (value := found()):
-        assert time.monotonic() < deadline, f"waited in vain for {what}"
-        time.sleep(0.02)
-    return value
 
 
 def wait_for_file(path: Path) -> str:

@@ -8,7 +8,8 @@ import time
 
 import numpy as np
 import pytest
-from pipeline_fakes import PATIENCE, FakeHandler, FakeRestorer, eventually, wait_until_watched
+from pipeline_fakes import FakeHandler, FakeRestorer, wait_until_watched
+from waiting import PATIENCE, eventually
 
 from rain_removal_ros.errors import InferenceError, NotPreparedError
 from rain_removal_ros.frame_statistics import Way

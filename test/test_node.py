@@ -197,6 +197,25 @@ def test_an_image_that_passes_unchanged_goes_out_as_the_jpeg_that_it_came_as(
             assert passed.header == message.header and len(made) == 1
 
 
+def test_the_image_does_not_wait_for_a_recorders_jpeg(make_restorer, monkeypatch):
+    there = threading.Event()
+
+    def make(*given):
+        assert there.wait(PATIENCE), "the image comes first"
+        return jpeg_message(*given)
+
+    monkeypatch.setattr(camera_topics, "jpeg_message", make)
+    with derain_node(make_restorer) as peer:
+        jpegs = peer.subscribe(CompressedImage, "camera/derained/image/compressed")
+        images = peer.output(Output.IMAGE)
+        peer.wait_for(lambda: jpegs.publishers)
+        camera = peer.camera()
+        peer.wait_for(lambda: images or camera.publish(image_of(GREY, second=7)))
+        assert not jpegs
+        there.set()
+        peer.wait_for(lambda: jpegs)
+
+
 def test_no_jpeg_is_made_for_nobody(make_restorer, monkeypatch):
     made = []
     monkeypatch.setattr("rain_removal_ros.ros.camera_topics.jpeg_message", lambda *_: made.append(_))

@@ -13,7 +13,7 @@ import pytest
 import rclpy
 from diagnostic_msgs.msg import DiagnosticStatus
 from lifecycle_msgs.msg import Transition
-from pipeline_fakes import PATIENCE, FakeRestorer, streak_light_of
+from pipeline_fakes import FakeRestorer, streak_light_of
 from rcl_interfaces.msg import Parameter, ParameterValue
 from rcl_interfaces.srv import SetParameters, SetParametersAtomically
 from rclpy.qos import DurabilityPolicy, QoSProfile
@@ -33,6 +33,7 @@ from ros_harness import (
 from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import CameraInfo, Image
 from std_msgs.msg import Float32
+from waiting import PATIENCE
 
 from rain_removal_ros import rain_monitor
 from rain_removal_ros.pipeline import Health, Pipeline

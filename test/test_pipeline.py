@@ -9,14 +9,8 @@ import time
 import weakref
 
 import pytest
-from pipeline_fakes import (
-    PATIENCE,
-    FakeHandler,
-    FakeRestorer,
-    eventually,
-    streak_light_of,
-    wait_until_idle,
-)
+from pipeline_fakes import FakeHandler, FakeRestorer, streak_light_of, wait_until_idle
+from waiting import PATIENCE, eventually
 
 from rain_removal_ros import frame_statistics
 from rain_removal_ros.errors import ImageError

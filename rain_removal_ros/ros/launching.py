@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from rain_removal_ros.errors import ParameterError, RainRemovalError
-from rain_removal_ros.ros.parameters import Parameter
+from rain_removal_ros.ros.parameters import SWITCHES, Parameter
 
-SWITCH_TEXTS = ("true", "false", "True", "False", "1", "0", "yes", "no", "on", "off")
+SWITCH_TEXTS = (*SWITCHES, "True", "False")
 LOG_LEVELS = ("debug", "info", "warn", "error", "fatal", "DEBUG", "INFO", "WARN", "ERROR", "FATAL")
 INTERRUPTED = (128 + signal.SIGINT, -signal.SIGINT, -signal.SIGTERM)
 """Exit statuses of a process that was told to end before it was ready to take the word."""

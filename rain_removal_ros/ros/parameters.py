@@ -261,10 +261,11 @@ BY_NAME: Mapping[str, Parameter] = {parameter.name: parameter for parameter in P
 IMAGE_TRANSPORTS = ("raw", "compressed")
 
 _CAMERA_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*(/[A-Za-z][A-Za-z0-9_]*)*")
-_SWITCH = {
-    **dict.fromkeys(("true", "1", "yes", "on"), True),
-    **dict.fromkeys(("false", "0", "no", "off"), False),
+SWITCHES = {
+    **{"true": True, "false": False, "1": True, "0": False},
+    **{"yes": True, "no": False, "on": True, "off": False},
 }
+"""What the text of a launch argument that is on or off may be, in lower case."""
 
 
 def check(name: str, value: Any) -> None:
@@ -364,7 +365,7 @@ def parse(name: str, text: str) -> Any:
     text = text.strip()
     try:
         if isinstance(default, bool):
-            value: Any = _SWITCH[text.lower()]
+            value: Any = SWITCHES[text.lower()]
         elif isinstance(default, list):
             value = [part.strip(" '\"") for part in text.strip("[]").split(",") if part.strip(" '\"")]
         else:
@@ -378,7 +379,7 @@ def parse(name: str, text: str) -> Any:
 def launch_switch(name: str, text: str) -> bool:
     """What a launch argument that is no parameter of the table says, on or off. Raises ParameterError."""
     try:
-        return _SWITCH[text.strip().lower()]
+        return SWITCHES[text.strip().lower()]
     except KeyError as error:
         raise ParameterError(f"{name}:={text} is not a bool") from error
 

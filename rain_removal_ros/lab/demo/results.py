@@ -17,7 +17,7 @@ from rain_removal_ros.files.images import write_image
 from rain_removal_ros.files.video import VideoSink
 from rain_removal_ros.lab.evaluation.metrics import depth_errors, psnr, ssim
 from rain_removal_ros.lab.evaluation.sheet import SheetRow, draw_sheet
-from rain_removal_ros.ros.status import STAGES
+from rain_removal_ros.ros import status
 from rain_removal_ros.tables import plain
 
 if TYPE_CHECKING:
@@ -71,9 +71,9 @@ def summarise(
     ]
     errors = [error for error in measured if error is not None]
     latency = {
-        stage: {part: float(camera[f"{stage} {part} (ms)"]) for part in ("median", "p95", "p99")}
-        for stage in STAGES
-        if f"{stage} median (ms)" in camera
+        stage: {part: float(camera[status.latency(stage, part)]) for part in ("median", "p95", "p99")}
+        for stage in status.STAGES
+        if status.latency(stage, "median") in camera
     }
     seen = 1e3 * np.array(list(recording.latency.values()))
     latency["published to recorded"] = {
