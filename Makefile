@@ -6,6 +6,10 @@ VENV ?= .venv
 PIP = $(VENV)/bin/python -m pip
 DERAIN = $(VENV)/bin/derain
 
+# Two files of tests at a time. In each, PyTorch computes in one thread: threads of several processes, which wait for
+# each other in a loop, would take the cores from one another.
+PYTEST = OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest --numprocesses 2 --dist loadfile
+
 # What takes and writes pixels, once more with the NumPy and OpenCV of Ubuntu 24.04, which has Python 3.12.
 UBUNTU = $(VENV)/ubuntu-24.04
 UBUNTU_TESTS = test/test_messages.py test/test_image_header.py test/test_node.py
@@ -20,8 +24,8 @@ test: $(VENV)/.test
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
 	$(VENV)/bin/python test/audit.py
-	RAIN_REMOVAL_TEST_EVERYTHING=1 $(VENV)/bin/python -m pytest $(TEST_ARGS)
-	if test -d $(UBUNTU); then PYTHONPATH=$(UBUNTU) $(VENV)/bin/python -m pytest $(UBUNTU_TESTS); fi
+	RAIN_REMOVAL_TEST_EVERYTHING=1 $(PYTEST) $(TEST_ARGS)
+	if test -d $(UBUNTU); then PYTHONPATH=$(UBUNTU) $(PYTEST) $(UBUNTU_TESTS); fi
 
 benchmark: $(VENV)/.demo
 	$(DERAIN) benchmark $(BENCHMARK_ARGS)

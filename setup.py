@@ -72,6 +72,7 @@ setup(
         ],
         "test": [
             "pytest",
+            "pytest-xdist",
             "hypothesis",
             "packaging",
             "psutil",

@@ -20,7 +20,10 @@ from rain_removal_ros.ros.launching import (
     argument_choices,
     argument_description,
     check_ended_well,
+    full_name,
+    overriding_file,
     parameter_from_file,
+    unmatched_file_notice,
 )
 from rain_removal_ros.ros.parameters import PARAMETERS, launch_parameters, launch_remappings, launch_switch
 from rain_removal_ros.share import (
@@ -77,28 +80,32 @@ def _start(context: LaunchContext) -> list:
         return LaunchConfiguration(name).perform(context)
 
     respawn, required = (launch_switch(name, text(name)) for name in ("respawn", "required"))
-    parameters: list = []
+    parameters, said = [], [dds_profile_notice(os.environ)]
     build_only, where = launch_switch("build_only", text("build_only") or "false"), "build_only:=true"
     if text("params_file"):
         file = Path(text("params_file")).expanduser()
         if not file.is_file():  # launch would warn, and start a node with unintended parameters
             raise ParameterError(f"params_file {file} does not exist")
-        node = "/".join(["", *filter(None, text("namespace").split("/")), text("name")])
+        node = full_name(
+            context.launch_configurations.get("ros_namespace", ""), text("namespace"), text("name")
+        )
+        said += unmatched_file_notice(file, node)
         if not text("build_only") and parameter_from_file(file, node, "build_only") is True:
             build_only, where = True, f"build_only: true of {file}"
         parameters.append(str(file))
     if respawn and (required or build_only):
         other = "required:=true" if required else where
         raise ParameterError(f"respawn:=true and {other} contradict each other; give one of them")
-    if respawn:
-        parameters.append({"exit_when_broken": True})
-    parameters.append(launch_parameters({parameter.name: text(parameter.name) for parameter in PARAMETERS}))
+    given = {"exit_when_broken": True} if respawn else {}
+    given |= launch_parameters({parameter.name: text(parameter.name) for parameter in PARAMETERS})
     if text("use_sim_time"):
-        parameters.append({"use_sim_time": launch_switch("use_sim_time", text("use_sim_time"))})
+        given["use_sim_time"] = launch_switch("use_sim_time", text("use_sim_time"))
+    if given:
+        parameters.append(str(overriding_file(given)) if parameters else given)
     program = node_program(join_active_environment())
     ended = partial(_ended, required, build_only)
     return [
-        LogInfo(msg=dds_profile_notice(os.environ)),
+        *(LogInfo(msg=each) for each in said),
         Node(
             executable=program[0],
             arguments=program[1:],

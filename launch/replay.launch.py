@@ -39,7 +39,7 @@ from rain_removal_ros.ros.parameters import BY_NAME, PARAMETERS, launch_switch
 from rain_removal_ros.share import dds_profile_environment, join_active_environment, share_file
 
 if TYPE_CHECKING:
-    from rain_removal_ros.ros.played_topics import PlayedCamera
+    from rain_removal_ros.replay.topics import PlayedCamera
 
 PYTHON = join_active_environment()
 """Runs the player. Modules that read bags are imported in functions: the environment alone may have them."""
@@ -122,7 +122,7 @@ def _start(context: LaunchContext) -> list:
 def _replay(context: LaunchContext) -> list:
     from rain_removal_ros.bags.cameras import find_cameras
     from rain_removal_ros.bags.storage import Bag
-    from rain_removal_ros.ros.played_topics import node_parameters, played_cameras
+    from rain_removal_ros.replay.topics import node_parameters, played_cameras
 
     def text(name: str) -> str:
         return LaunchConfiguration(name).perform(context).strip()
@@ -185,7 +185,7 @@ def _ended(event: ProcessExited, context: LaunchContext) -> list:
 
 
 def _viewer(viewer: str, camera: "PlayedCamera") -> list:
-    from rain_removal_ros.ros.layouts import write_layout
+    from rain_removal_ros.replay.layouts import write_layout
 
     if viewer not in ("rviz", "foxglove"):
         return []

@@ -9,7 +9,14 @@ import numpy as np
 
 import rain_removal_ros.quiet_opencv  # noqa: F401
 from rain_removal_ros.errors import ImageError, shown
-from rain_removal_ros.image_header import Data, ImageHeader, check_complete, read_header
+from rain_removal_ros.image_header import (
+    Data,
+    ImageHeader,
+    as_stored,
+    check_complete,
+    format_of,
+    read_header,
+)
 from rain_removal_ros.runtime.sizes import check_size
 
 LARGEST_PICTURE = 1 << 26
@@ -58,15 +65,17 @@ def decode(
         )
     if pixels.ndim == 3 and pixels.shape[2] == 1:
         pixels = pixels[..., 0]
-    if upright and header.format != "tiff":  # OpenCV turns TIFF itself
+    if upright:
         pixels = np.ascontiguousarray(TURNS[header.orientation](pixels))
     return pixels, header
 
 
 def decoded(data: np.ndarray, flags: int, what: str) -> np.ndarray | None:
-    """What OpenCV makes of uint8 data, None where it makes nothing. Raises ImageError, which names `what`,
-    where it gives up.
+    """What OpenCV makes of uint8 data whose header was read: the pixels as they are stored; None where it
+    makes nothing. Raises ImageError, which names `what`, where it gives up.
     """
+    if format_of(data.data) == "tiff":  # libtiff would turn it, not always well, and multiply it by its alpha
+        data = np.frombuffer(as_stored(data.data), np.uint8)
     try:
         return cv2.imdecode(data, flags)
     except (cv2.error, MemoryError) as error:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from enum import Enum
 
@@ -123,14 +123,15 @@ class CameraStatistics:
     arrivals: deque[float] = field(default_factory=deque)
     departures: deque[tuple[float, StageTimes, float | None]] = field(default_factory=deque)
     problem_times: deque[tuple[float, Problem]] = field(default_factory=deque)
-    first_received: float | None = None
+    arrives_since: float | None = None  # where rates are counted from, if within the window
+    departs_since: float | None = None
     last_received: float | None = None
     last_published: float | None = None
 
     def on_received(self, now: float) -> None:
         self.counts.received += 1
         self.last_received = now
-        self.first_received = now if self.first_received is None else self.first_received
+        self.arrives_since = now if self.arrives_since is None else self.arrives_since
         self.arrivals.append(now)
         self._forget_before(now - WINDOW_S)
 
@@ -139,8 +140,18 @@ class CameraStatistics:
         self.counts.ways[way] += 1
         self.last_way = way
         self.last_published = now
+        self.departs_since = now if self.departs_since is None else self.departs_since
         self.departures.append((now, times, age))
         self._forget_before(now - WINDOW_S)
+
+    def on_idle(self) -> None:
+        """Of a frame that nobody wants: with the next one that is published, a rate begins anew."""
+        self.counts.idle += 1
+        self.departs_since = None
+
+    def on_pause(self) -> None:
+        """Of a node that takes no images for a while: its rates begin anew afterwards."""
+        self.arrives_since = self.departs_since = None
 
     def on_problem(self, now: float, problem: Problem, error: BaseException) -> None:
         self.counts.problems[problem] += 1
@@ -155,7 +166,6 @@ class CameraStatistics:
 
     def snapshot(self, now: float, dry: bool) -> CameraSnapshot:
         self._forget_before(now - WINDOW_S)
-        span = min(WINDOW_S, max(1.0, now - (self.first_received or now)))
         times = [times for _, times, _ in self.departures]
         spent = {stage: [getattr(t, stage.value) for t in times] for stage in Stage}
         stages = {stage: Distribution.of([s for s in spent[stage] if s is not None]) for stage in Stage}
@@ -167,8 +177,8 @@ class CameraStatistics:
             counts=copy.deepcopy(self.counts),
             recent_problems=recent,
             last_problems=dict(self.last_problems),
-            rate_in=len(self.arrivals) / span,
-            rate_out=len(self.departures) / span,
+            rate_in=_rate(self.arrivals, self.arrives_since, now),
+            rate_out=_rate((departed for departed, *_ in self.departures), self.departs_since, now),
             stages={
                 stage: distribution for stage, distribution in stages.items() if distribution is not None
             },
@@ -187,3 +197,10 @@ class CameraStatistics:
         for entries in (self.departures, self.problem_times):
             while entries and entries[0][0] < start:
                 entries.popleft()
+
+
+def _rate(times: Iterable[float], since: float | None, now: float) -> float:
+    """Hz, over the window or what has passed of it since `since`, at least a second."""
+    if since is None:
+        return 0.0
+    return sum(time >= since for time in times) / min(WINDOW_S, max(1.0, now - since))

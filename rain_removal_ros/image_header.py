@@ -272,6 +272,15 @@ def _tiff(view: memoryview) -> ImageHeader:
     tags = _tiff_tags(view)
     if 256 not in tags or 257 not in tags:
         raise ImageError("TIFF image does not say how large it is")
+    if tags.get(277) == 2:
+        raise ImageError("TIFF image of grey and alpha; save it without the transparency, or as PNG")
+    if tags.get(258, 1) > 8 and tags.get(262) == 0:
+        raise ImageError(f"TIFF image of {tags[258]} bits whose 0 is white; save it with 0 as black")
+    if tags.get(258, 1) > 8 and tags.get(277, 1) > 1 and tags.get(284) == 2:
+        raise ImageError(
+            f"TIFF image of {tags[258]} bits with a plane for each colour; save it with the colours of a "
+            "pixel side by side (interleaved)"
+        )
     orientation = tags.get(274, 1)
     tile = tags.get(322, 0), tags.get(323, 0)
     if tile[0] * tile[1] > max(4 * tags[256] * tags[257], MOST_TILE):
@@ -279,10 +288,22 @@ def _tiff(view: memoryview) -> ImageHeader:
     return ImageHeader(tags[256], tags[257], "tiff", orientation if 1 <= orientation <= 8 else 1)
 
 
+_TIFF_READ = (256, 257, 258, 262, 274, 277, 284, 322, 323, 338)
+"""Width, height, bits of a number, what 0 means, orientation, numbers of a pixel, how they are arranged, the
+sides of a tile, what alpha means.
+"""
+
+_TIFF_SIZES = {
+    **dict.fromkeys((1, 2, 6, 7), 1),
+    **dict.fromkeys((3, 8), 2),
+    **dict.fromkeys((4, 9, 11, 13), 4),
+    **dict.fromkeys((5, 10, 12, 16, 17, 18), 8),
+}
+"""Bytes of a value, by its type."""
+
+
 def _tiff_tags(view: memoryview) -> dict[int, int]:
-    """The tags of the first directory that hold one whole number: 256 width, 257 height, 274 orientation, 322
-    and 323 the sides of a tile.
-    """
+    """The first whole number of those of _TIFF_READ that the first directory has."""
     tags: dict[int, int] = {}
     for tag, form, place in _tiff_entries(view):
         if tag not in tags:
@@ -291,10 +312,10 @@ def _tiff_tags(view: memoryview) -> dict[int, int]:
 
 
 def _tiff_entries(view: memoryview) -> Iterator[tuple[int, str, int]]:
-    """Tag, number format and place of the value of the first directory's whole numbers."""
+    """Tag, number format and place of those of _TIFF_READ that the first directory has as whole numbers."""
     for tag, kind, place in next(tiff_directories(view), ()):
         letter = {1: "B", 3: "H", 4: "I", 16: "Q"}.get(kind)
-        if letter is not None:
+        if tag in _TIFF_READ and letter is not None:
             yield tag, tiff_order(view) + letter, place
 
 
@@ -304,10 +325,10 @@ def tiff_order(view: memoryview) -> str:
 
 
 def tiff_directories(view: memoryview) -> Iterator[Iterator[tuple[int, int, int]]]:
-    """Tag, type and place of the value of the entries of every directory of a TIFF, one for a picture."""
+    """Tag, type and place of the values of the entries of every directory of a TIFF, one for a picture."""
     order = tiff_order(view)
     big = struct.unpack_from(order + "H", view, 2)[0] == 43
-    place_form, count_form, entry_size, value_at, at = ("Q", "Q", 20, 12, 8) if big else ("I", "H", 12, 8, 4)
+    place_form, count_form, entry_size, at = ("Q", "Q", 20, 8) if big else ("I", "H", 12, 4)
     (place,) = struct.unpack_from(order + place_form, view, at)
     for _ in range(MOST):
         if not place:
@@ -315,8 +336,16 @@ def tiff_directories(view: memoryview) -> Iterator[Iterator[tuple[int, int, int]
         (count,) = struct.unpack_from(order + count_form, view, place)
         begin = place + struct.calcsize(order + count_form)
         entries = range(begin, begin + min(count, MOST) * entry_size, entry_size)
-        yield ((*struct.unpack_from(order + "HH", view, entry), entry + value_at) for entry in entries)
+        yield (_tiff_entry(view, order + "HH" + place_form, entry) for entry in entries)
         (place,) = struct.unpack_from(order + place_form, view, begin + count * entry_size)
+
+
+def _tiff_entry(view: memoryview, form: str, entry: int) -> tuple[int, int, int]:
+    tag, kind, count = struct.unpack_from(form, view, entry)
+    place_form, place = form[0] + form[-1], entry + struct.calcsize(form)
+    if count * _TIFF_SIZES.get(kind, 1) > struct.calcsize(place_form):  # the values stand elsewhere
+        (place,) = struct.unpack_from(place_form, view, place)
+    return tag, kind, place
 
 
 def _exif_orientation(content: memoryview) -> int:
@@ -330,13 +359,23 @@ def _exif_orientation(content: memoryview) -> int:
 
 def upright_exif(content: bytes) -> bytes:
     """EXIF data (a TIFF's bytes) that say of an image that was turned upright that it is."""
-    changed = bytearray(content)
     try:
-        for tag, form, place in _tiff_entries(memoryview(content)):
-            if tag == 274:
-                struct.pack_into(form, changed, place, 1)
+        return _with_tags(content, {274: 1})
     except BEYOND_THE_DATA:
         return b""
+
+
+def as_stored(tiff: Data) -> bytes:
+    """A TIFF whose numbers libtiff hands over as they are stored: neither turned nor multiplied by alpha."""
+    return _with_tags(tiff, {274: 1, 338: 1})  # its alpha counts as multiplied already
+
+
+def _with_tags(tiff: Data, values: dict[int, int]) -> bytes:
+    """A TIFF's bytes, other values in place of those that its first directory has of these tags."""
+    changed = bytearray(tiff)
+    for tag, form, place in _tiff_entries(memoryview(tiff)):
+        if tag in values:
+            struct.pack_into(form, changed, place, values[tag])
     return bytes(changed)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import IO
+from typing import IO, Any
 
 try:
     import fcntl
@@ -10,7 +10,7 @@ except ModuleNotFoundError:  # on Windows
     fcntl = None  # type: ignore[assignment]
 
 
-def take_lock(file: int | IO) -> bool:
+def take_lock(file: int | IO[Any]) -> bool:
     """Whether the open file is locked for this process now; False where another holds it. It is let go when
     the file is closed, or the process ends.
 

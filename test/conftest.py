@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import os
+import signal
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -51,3 +53,16 @@ def networks():
         return copy.deepcopy(made[name])
 
     return network
+
+
+@pytest.fixture
+def as_in_a_terminal() -> Iterator[None]:
+    """Signals that do what they do by default, for the test and what it starts: nohup, and a shell's `&`,
+    have tests begin with some of them ignored.
+    """
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGHUP)}
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)

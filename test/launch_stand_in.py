@@ -21,7 +21,7 @@ import yaml
 class LaunchContext:
     """The arguments of a launch, declared defaults included."""
 
-    configurations: dict[str, str]
+    launch_configurations: dict[str, str]
     is_shutdown: bool = False
 
 
@@ -54,7 +54,7 @@ class LaunchConfiguration:
         self._name = variable_name
 
     def perform(self, context: LaunchContext) -> str:
-        return context.configurations[self._name]
+        return context.launch_configurations[self._name]
 
 
 class OpaqueFunction:
@@ -111,6 +111,14 @@ class Node:
         self.additional_env = dict(additional_env or {})
         self.respawn, self.respawn_delay = respawn, respawn_delay
 
+    def values(self) -> dict[str, Any]:
+        """The parameters that the launch file itself gives, after `params_file`."""
+        last = self.parameters[-1] if self.parameters else {}
+        if isinstance(last, dict):
+            return last
+        (block,) = yaml.safe_load(Path(last).read_text()).values()
+        return block["ros__parameters"]
+
     def command(self, folder: Path) -> list[str]:
         """The command line that launch_ros starts; parameter files that it makes go to `folder`."""
         assert self.package is None, "an executable of a package is looked up in the ament index"
@@ -123,7 +131,8 @@ class Node:
             path = str(parameters)
             if isinstance(parameters, dict):
                 path = str(folder / f"launch_params_{number}.yaml")
-                Path(path).write_text(yaml.safe_dump({"/**": {"ros__parameters": parameters}}))
+                full = f"/{self.namespace.strip('/')}/{self.name}" if self.namespace else f"/{self.name}"
+                Path(path).write_text(yaml.safe_dump({full: {"ros__parameters": parameters}}))
             command += ["--params-file", path]
         for source, target in self.remappings:
             command += ["-r", f"{source}:={target}"]
@@ -215,11 +224,11 @@ def launch(path: Path, **arguments: str) -> Launched:
             entity = waiting.pop(0)
             if isinstance(entity, DeclareLaunchArgument):
                 result.declared[entity.name] = entity
-                given = context.configurations.get(entity.name)
+                given = context.launch_configurations.get(entity.name)
                 if given is None:
                     assert entity.default_value is not None, f"argument {entity.name} is required"
-                    context.configurations[entity.name] = entity.default_value
-                _check_choice(entity, context.configurations[entity.name])
+                    context.launch_configurations[entity.name] = entity.default_value
+                _check_choice(entity, context.launch_configurations[entity.name])
             elif isinstance(entity, OpaqueFunction):
                 waiting[:0] = entity.execute(context) or []
             elif isinstance(entity, LogInfo):

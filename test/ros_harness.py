@@ -16,10 +16,8 @@ from lifecycle_msgs.msg import Transition
 from lifecycle_msgs.srv import ChangeState, GetState
 from rcl_interfaces.msg import Log
 from rcl_interfaces.srv import DescribeParameters, SetParameters, SetParametersAtomically
-from rclpy.context import Context
 from rclpy.event_handler import QoSSubscriptionMatchedInfo, SubscriptionEventCallbacks
 from rclpy.executors import SingleThreadedExecutor
-from rclpy.node import Node
 from rclpy.parameter import Parameter
 from rclpy.publisher import Publisher
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
@@ -27,7 +25,10 @@ from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from std_msgs.msg import Header
 
 from rain_removal_ros.ros import node as node_module
-from rain_removal_ros.ros.node import DerainNode, MakeRestorer
+from rain_removal_ros.ros.client import NodeClient
+from rain_removal_ros.ros.configured import MakeRestorer
+from rain_removal_ros.ros.lost_messages import LostMessages
+from rain_removal_ros.ros.node import DerainNode
 from rain_removal_ros.ros.spinner import Spinner
 from rain_removal_ros.runtime import Output
 
@@ -54,20 +55,15 @@ class Received(list):
 
 
 class Peer:
-    """A node beside the one under test, spinning in a thread of its own."""
+    """A client of the node under test that keeps what it hears, and calls the node's services."""
 
     def __init__(self, under_test: str = "/derain"):
-        self._context = Context()  # a DDS participant of its own
-        rclpy.init(context=self._context)
-        self.node = Node("peer", context=self._context)
-        self._arrived = threading.Condition()
-        executor = SingleThreadedExecutor(context=self._context)
-        executor.add_node(self.node)
-        self._spinner = Spinner(executor, on_failure=failed)
+        self.client = NodeClient("peer", under_test)
+        self.node = self.client.node
         self.logs = self.subscribe(Log, "/rosout", LATCHED)
         self.diagnostics = self.subscribe(DiagnosticArray, "/diagnostics", RELIABLE)
         # Made before the node starts: a reply to a client that DDS has only just announced may be lost.
-        self._clients = {
+        self._services = {
             name: self.node.create_client(service_type, f"{under_test}/{name}")
             for name, service_type in {
                 "change_state": ChangeState,
@@ -77,25 +73,24 @@ class Peer:
                 "describe_parameters": DescribeParameters,
             }.items()
         }
+        self.client.start()
 
     def close(self) -> None:
-        self._spinner.stop()
-        self.node.destroy_node()
-        rclpy.shutdown(context=self._context)
+        self.client.close()
 
     def subscribe(self, message_type: type, topic: str, qos: QoSProfile = BEST_EFFORT) -> Received:
         """A list that grows with every message on the topic."""
         received = Received()
 
         def on_matched(event: QoSSubscriptionMatchedInfo) -> None:
-            with self._arrived:
+            with self.client.changed:
                 received.publishers = event.current_count
-                self._arrived.notify_all()
+                self.client.changed.notify_all()
 
         def on_message(message: Any) -> None:
-            with self._arrived:
+            with self.client.changed:
                 received.append(message)
-                self._arrived.notify_all()
+                self.client.changed.notify_all()
 
         events = SubscriptionEventCallbacks(matched=on_matched)
         self.node.create_subscription(message_type, topic, on_message, qos, event_callbacks=events)
@@ -116,8 +111,7 @@ class Peer:
 
     def wait_for(self, condition: Callable[[], Any], what: str = "") -> Any:
         """Wait until a message makes the condition true (diagnostics keep coming), and give its value."""
-        with self._arrived:
-            value = self._arrived.wait_for(condition, PATIENCE)
+        value = self.client.wait_for(condition, PATIENCE)
         assert value, f"waited in vain {what}; the node said: {[log.msg for log in self.logs]}"
         return value
 
@@ -135,10 +129,10 @@ class Peer:
 
     def call(self, name: str, request: Any) -> Any:
         """A service of the node under test."""
-        assert self._clients[name].wait_for_service(PATIENCE)
+        assert self._services[name].wait_for_service(PATIENCE)
         self.wait_for(lambda: self.diagnostics, "for the node to connect")
         done = threading.Event()
-        future = self._clients[name].call_async(request)
+        future = self._services[name].call_async(request)
         future.add_done_callback(lambda _: done.set())
         assert done.wait(PATIENCE), f"{name} did not answer"
         return future.result()
@@ -199,7 +193,8 @@ def derain_node(
         node = DerainNode(make_restorer, parameter_overrides=overrides, cli_args=[*cli_args])
     executor = SingleThreadedExecutor()
     executor.add_node(node)
-    spinner = Spinner(executor, on_failure=failed)
+    spinner = Spinner(executor, LostMessages(executor, node.get_logger(), on_broken=failed))
+    spinner.start()
     try:
         node.start(on_built, on_broken)
         yield peer

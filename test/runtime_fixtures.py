@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from rain_removal_ros.lab.benchmark.benchmark import random_network, street_like
+from rain_removal_ros.lab.benchmark.inputs import random_network, street_like
 from rain_removal_ros.network import save_network
 from rain_removal_ros.network.presets import DerainPreset, Preset, SegmentationPreset
 

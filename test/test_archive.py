@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 import os
+import signal
+import subprocess
 import sys
+import threading
+import time
+from collections.abc import Callable
+from multiprocessing import active_children
 from pathlib import Path
 
 import pytest
 from bag_fixtures import START, Sent, drive, image, record, text
 from pipeline_fakes import FakeRestorer
+from ruamel.yaml import YAML
 
-from rain_removal_ros.bags.archive import DONE, FAILED, THERE, find_jobs, run_here, run_on_ray, table
+from rain_removal_ros.bags.archive import DONE, FAILED, THERE, do, run_here, run_on_ray, table
 from rain_removal_ros.bags.convert import Options
+from rain_removal_ros.bags.jobs import find_jobs
 from rain_removal_ros.bags.storage import Bag
 from rain_removal_ros.commands.main import main
 from rain_removal_ros.errors import BagError
@@ -152,6 +160,22 @@ def test_a_file_that_is_no_bag_is_refused_with_a_word(tmp_path):
         find_jobs([tmp_path / "notes.md"], tmp_path / "out")
 
 
+def test_a_new_bag_never_lies_in_another(tmp_path):
+    loose_file(tmp_path / "in/day1.mcap")
+    record(tmp_path / "in/day1/b", drive(1))
+    with pytest.raises(BagError, match=r"day1/b would .*out/day1/b, inside of what .*day1\.mcap becomes"):
+        find_jobs([tmp_path / "in"], tmp_path / "out")
+
+
+def test_a_list_may_come_from_windows_and_hold_names_of_any_bytes(tmp_path):
+    bag, out = record(tmp_path / os.fsdecode(b"m\xfcnchen"), drive(1)), tmp_path / "out"
+    (tmp_path / "list.txt").write_bytes(b"\xef\xbb\xbfm\xfcnchen\r\n")
+    (job,) = find_jobs([tmp_path / "list.txt"], out)
+    assert job.source == bag
+    outcome = do(job, Options(), FakeRestorer())
+    assert outcome.state == FAILED and r"'m\udcfcnchen' is no text in UTF-8" in outcome.reason
+
+
 def test_one_failed_bag_does_not_stop_the_others_and_a_second_run_does_what_is_left(tmp_path):
     folder, out, told = archive(tmp_path / "in"), tmp_path / "out", []
 
@@ -183,6 +207,90 @@ def test_a_bag_that_kills_its_process_fails_alone(tmp_path):
     outcomes = run_here(jobs, Options(), SETTINGS, print, processes=1, make_restorer=make_deadly)
     assert states_of(outcomes) == {"a": (DONE, 2), "deadly": (FAILED, 0), "z": (DONE, 2)}
     assert "its process was killed" in " ".join(table(outcomes))
+
+
+class Slow(FakeRestorer):
+    """Takes longer than anybody waits."""
+
+    def __call__(self, image, outputs, focal_px=None, **options):
+        time.sleep(0.2)
+        return super().__call__(image, outputs, focal_px, **options)
+
+
+def make_slow(settings: RuntimeSettings) -> FakeRestorer:
+    return Slow()
+
+
+def wait_for(condition: Callable[[], object], seconds: float = 60.0) -> bool:
+    until = time.monotonic() + seconds
+    while not condition() and time.monotonic() < until:
+        time.sleep(0.02)
+    return bool(condition())
+
+
+def begun(out: Path) -> list[Path]:
+    """What is written in the folder at this moment."""
+    return list(out.glob(".*.partial/*/*.mcap"))
+
+
+def test_an_interrupted_run_ends_its_workers_and_leaves_nothing(tmp_path, as_in_a_terminal):
+    source, out = record(tmp_path / "in/drive", drive(100)).parent, tmp_path / "out"
+    record(source / "other", drive(100))
+
+    def interrupt() -> None:
+        if wait_for(lambda: begun(out)):
+            os.kill(os.getpid(), signal.SIGINT)
+
+    threading.Thread(target=interrupt, daemon=True).start()
+    with pytest.raises(KeyboardInterrupt):
+        run_here(find_jobs([source], out), Options(), SETTINGS, print, processes=1, make_restorer=make_slow)
+    assert not list(out.iterdir()) and not active_children()
+
+
+def test_workers_end_with_the_process_that_started_them(tmp_path):
+    record(tmp_path / "in", drive(100))
+    program = (
+        "import sys; from pathlib import Path; from test_archive import *\n"
+        "if __name__ == '__main__':\n"
+        "    jobs = find_jobs([Path(sys.argv[1])], Path(sys.argv[2]))\n"
+        "    run_here(jobs, Options(), SETTINGS, print, processes=1, make_restorer=make_slow)"
+    )
+    (tmp_path / "program.py").write_text(program)
+    folders = [str(Path(__file__).resolve().parents[1]), str(Path(__file__).parent)]
+    process = subprocess.Popen(
+        [sys.executable, tmp_path / "program.py", tmp_path / "in", tmp_path / "out"],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(folders)},
+    )
+    try:
+        assert wait_for(lambda: begun(tmp_path / "out"))
+    finally:
+        process.kill()
+        process.wait()
+    assert wait_for(lambda: not list((tmp_path / "out").iterdir()), 20.0)
+
+
+def test_a_bag_that_lacks_something_is_told_in_every_run(tmp_path, capsys, monkeypatch):
+    sent = drive(6)
+    next(each for each in sent if each.topic == "/front/image_raw").data = b"no image"
+    unread = record(tmp_path / "in/unread", sent)
+    metadata = record(tmp_path / "in/half", drive(3)) / "metadata.yaml"
+    content = YAML(typ="safe").load(metadata.read_text())
+    content["rosbag2_bagfile_information"]["relative_file_paths"].append("half_1.mcap")
+    with metadata.open("w") as file:
+        YAML(typ="safe").dump(content, file)
+
+    def here(jobs, options, settings, on_outcome, *, processes):
+        return run_here(jobs, options, settings, on_outcome, processes=processes, make_restorer=make_fake)
+
+    monkeypatch.setattr("rain_removal_ros.bags.archive.run_here", here)
+    command = ["archive", str(unread.parent), str(tmp_path / "out"), "--processes", "1", "--outputs", "image"]
+    for states in ("2 done, 0 there already", "0 done, 2 there already"):
+        assert main(command) == 1
+        *rows, last = capsys.readouterr().out.splitlines()
+        assert last.startswith(f"{states}, 0 failed;")
+        assert last.endswith("frames; 2 of the bags lack what the table says")
+        assert any("1 images could not be read" in row for row in rows)
+        assert any("half_1.mcap: metadata.yaml names this file, but it is missing" in row for row in rows)
 
 
 def test_a_bag_of_another_origin_in_the_place_of_a_new_one_is_left_alone(tmp_path):

@@ -16,6 +16,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+import zstandard
 from bag_fixtures import (
     HEIGHT,
     LATCHED,
@@ -46,9 +47,11 @@ from runtime_fixtures import write_weights
 
 from rain_removal_ros.bags.cameras import find_cameras
 from rain_removal_ros.bags.convert import Options, convert
+from rain_removal_ros.bags.mcap_files import McapFile
 from rain_removal_ros.bags.messages import read_picture
 from rain_removal_ros.bags.report import drive_seconds
 from rain_removal_ros.bags.storage import Bag
+from rain_removal_ros.bags.unpacking import Unpacker
 from rain_removal_ros.bags.writing import BagWriter, Split
 from rain_removal_ros.commands.main import main
 from rain_removal_ros.encodings import MOSAICS, PACKED_YUV, PLANAR_YUV
@@ -236,7 +239,7 @@ def test_a_bag_that_cannot_be_begun_is_said_leaves_nothing_and_is_free_for_anoth
     tmp_path, monkeypatch, split
 ):
     with monkeypatch.context() as patched:
-        patched.setattr("rain_removal_ros.bags.writing._Sqlite3Writer.SQLITE_SCHEMA", "no statement")
+        patched.setattr("rain_removal_ros.bags.writing.Sqlite3Writer.SQLITE_SCHEMA", "no statement")
         with pytest.raises(BagError, match=r"out cannot be written: .*syntax error"):
             BagWriter(tmp_path / "out", [], storage="sqlite3", split=split)
     assert not list(tmp_path.iterdir())
@@ -467,6 +470,12 @@ def test_a_camera_that_is_not_there_is_an_error_that_names_those_that_are(tmp_pa
         derained(tmp_path / "in", tmp_path / "out", cameras=("radar",))
 
 
+def compressed_16_bits(format_: str):
+    message = compressed(0, ".png", format_)
+    _, message.data = cv2.imencode(".png", street(0)[..., 0].astype(np.uint16) << 8)
+    return message
+
+
 def test_what_is_no_cameras_image_is_passed_over_with_a_word(tmp_path):
     depth = np.zeros((HEIGHT, WIDTH), np.uint16)
     sent = [
@@ -477,6 +486,8 @@ def test_what_is_no_cameras_image_is_passed_over_with_a_word(tmp_path):
         *images("/lidar_as_picture", [image(0, "mono16", pixels=depth)]),
         *images("/a/compressedDepth", [compressed(0, ".png", "16UC1; compressedDepth")], COMPRESSED),
         *images("/semantic_mask", [image(0, "mono8")]),
+        *images("/thermal/compressed", [compressed_16_bits("mono16; png compressed mono16")], COMPRESSED),
+        *images("/stereo/compressed", [compressed_16_bits("16UC1; png compressed ")], COMPRESSED),
     ]
     with Bag(record(tmp_path / "in", sent)) as bag:
         assert [camera.topic.name for camera in find_cameras(bag)] == ["/front/image_raw"]
@@ -487,11 +498,12 @@ def test_what_is_no_cameras_image_is_passed_over_with_a_word(tmp_path):
             "/lidar",
             "/a/comp",
             "/semantic",
+            "/thermal/compressed is not taken (mono16; png compressed mono16 may be a depth image)",
+            "/stereo",
         ):
             assert any(notice.startswith(name) for notice in bag.notices), name
-        assert [camera.topic.name for camera in find_cameras(bag, ["/lidar_as_picture"])] == [
-            "/lidar_as_picture"
-        ]
+        named = ["/lidar_as_picture", "/thermal/compressed"]
+        assert [camera.topic.name for camera in find_cameras(bag, named)] == named
 
 
 def empty_image(number: int):
@@ -663,6 +675,41 @@ def test_compressed_messages_are_read_without_the_metadata_that_says_so(tmp_path
         assert {topic: after[topic] for topic in before} == before
 
 
+def test_a_compressed_bag_takes_room_for_one_of_its_files(tmp_path, monkeypatch):
+    source, room = tmp_path / "in", tmp_path / "room"
+    source.mkdir()
+    room.mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(room))
+    for number in range(3):
+        part = record(tmp_path / f"part{number}", drive(3, begin=3 * number)) / f"part{number}.mcap"
+        (source / f"in_{number}.mcap.zstd").write_bytes(zstandard.compress(part.read_bytes()))
+    with Bag(source) as bag:
+        assert bag.message_count == 28 and len(list(room.iterdir())) == 1
+        first, other = (bag.messages([bag.topic(name)]) for name in ("/radar", "/front/image_raw"))
+        next(first)
+        read = [each.log_time for each in other]  # one reader is left behind in the first file
+        assert len(read) == 9 and len(list(room.iterdir())) == 2
+        assert len(list(first)) == 8
+    assert not list(room.iterdir())
+    left: list[int] = []
+
+    def count(_) -> None:
+        left.append(len(list(room.iterdir())))
+
+    convert(source, tmp_path / "out", FakeRestorer(), Options(), count)
+    assert len(left) == 9 and max(left) <= 1 and not list(room.iterdir())
+    unpacked: list[str] = []
+
+    def unpack(self, path, real=Unpacker._unpacked):
+        unpacked.append(path.name)
+        return real(self, path)
+
+    monkeypatch.setattr(Unpacker, "_unpacked", unpack)
+    monkeypatch.setattr("rain_removal_ros.commands.bag.create_restorer", lambda settings: FakeRestorer())
+    assert main(["bag", str(source), str(tmp_path / "again")]) == 0
+    assert sorted(unpacked) == [f"in_{number}.mcap.zstd" for number in (0, 0, 1, 1, 2, 2)]
+
+
 def test_no_room_to_unpack_a_bag_is_not_called_damage(tmp_path, monkeypatch):
     def compress(writer) -> None:
         writer.set_compression(CompressionMode.FILE, CompressionFormat.ZSTD)
@@ -671,7 +718,7 @@ def test_no_room_to_unpack_a_bag_is_not_called_damage(tmp_path, monkeypatch):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     source = record(tmp_path / "in", drive(3), "mcap", prepare=compress)
-    monkeypatch.setattr("rain_removal_ros.bags.storage.shutil.copyfileobj", full)
+    monkeypatch.setattr("shutil.copyfileobj", full)
     with pytest.raises(BagError, match=r"unpacked into .*No space left.*TMPDIR"):
         derained(source, tmp_path / "out")
     assert not (tmp_path / "out").exists()
@@ -768,6 +815,121 @@ def test_an_mcap_file_without_chunks_is_read(tmp_path):
     ]
 
 
+PROTOBUF, IDL = bytes(range(256)), b"module acme { module msg { struct A { long x; }; }; };"
+
+
+def mcap_of_many(path: Path, *, chunks: bool = True, whole: bool = True) -> Path:
+    """A recording of a camera and of what recorders other than rosbag2 write, also beside the messages."""
+    with path.open("wb") as file:
+        writer = McapWriter(file, use_chunking=chunks)
+        writer.start("ros2")
+        definition = STORE.generate_msgdef(IMAGE, ros_version=2)[0].encode()
+        camera = writer.register_channel(
+            "/cam/image_raw", "cdr", writer.register_schema(IMAGE, "ros2msg", definition), {"lens": "8 mm"}
+        )
+        for topic, serialization, name, encoding, data in (
+            ("/video", "protobuf", "foxglove.CompressedVideo", "protobuf", PROTOBUF),
+            ("/thing", "json", "acme.Thing", "jsonschema", b'{"type": "object"}'),
+            ("/a", "cdr", "acme/msg/A", "ros2idl", IDL),
+            ("/m", "cdr", "acme/msg/M", "ros2msg", b"int32 x  # \xb5m"),
+            ("/n", "cdr", "acme/msg/M", "ros2msg", b"int32 x\nint32 y"),
+        ):
+            channel = writer.register_channel(
+                topic, serialization, writer.register_schema(name, encoding, data)
+            )
+            writer.add_message(channel, START + 1, b"\x01\x02", START)
+        writer.add_message(writer.register_channel("/json", "json", 0), START + 2, b"{}", START)
+        for number in range(2):
+            data = bytes(STORE.serialize_cdr(image(number), IMAGE))
+            writer.add_message(camera, START + 3 + number, data, START)
+        writer.add_attachment(START, START + 1, "calibration.yaml", "text/yaml", b"k: [1, 2]")
+        writer.add_metadata("vehicle", {"plate": "X 1"})
+        if whole:
+            writer.finish()
+    return path
+
+
+@pytest.mark.parametrize(("chunks", "whole"), [(True, True), (False, True), (False, False)])
+@pytest.mark.parametrize("split_seconds", [0.0, 1e-9])
+def test_what_other_recorders_put_into_an_mcap_file_is_kept(tmp_path, chunks, whole, split_seconds):
+    source = mcap_of_many(tmp_path / "in.mcap", chunks=chunks, whole=whole)
+    report = derained(source, tmp_path / "out", split_seconds=split_seconds)
+    assert report.frames == 2 and not report.notices
+    found = {}
+    for path in sorted((tmp_path / "out").glob("*.mcap")):
+        with path.open("rb") as file:
+            reader = make_reader(file, validate_crcs=True)
+            for schema, channel, message in reader.iter_messages():
+                defined = (schema.name, schema.encoding, schema.data) if schema else None
+                found[channel.topic] = (channel.message_encoding, defined, message.data)
+                if channel.topic == "/cam/image_raw":
+                    assert channel.metadata["lens"] == "8 mm"
+            attached = [(each.name, each.media_type, each.data) for each in reader.iter_attachments()]
+            notes = [(each.name, each.metadata) for each in reader.iter_metadata() if each.name != "rosbag2"]
+            is_first = path.stem in ("out", "out_0")
+            assert attached == ([("calibration.yaml", "text/yaml", b"k: [1, 2]")] if is_first else [])
+            assert notes == ([("vehicle", {"plate": "X 1"})] if is_first else [])
+    sent = b"\x01\x02"
+    assert found["/video"] == ("protobuf", ("foxglove.CompressedVideo", "protobuf", PROTOBUF), sent)
+    assert found["/thing"] == ("json", ("acme.Thing", "jsonschema", b'{"type": "object"}'), sent)
+    assert found["/json"] == ("json", None, b"{}")
+    assert found["/a"] == ("cdr", ("acme/msg/A", "ros2idl", IDL), sent)
+    assert found["/m"] == ("cdr", ("acme/msg/M", "ros2msg", b"int32 x  # \xb5m"), sent)
+    assert found["/n"] == ("cdr", ("acme/msg/M", "ros2msg", b"int32 x\nint32 y"), sent)
+
+
+def test_what_sqlite_has_no_place_for_is_refused_or_told(tmp_path):
+    source, names = mcap_of_many(tmp_path / "in.mcap"), ("/video", "/thing", "/m", "/n")
+    with pytest.raises(BagError, match=r"/video has a definition in protobuf; .*choose mcap"):
+        derained(source, tmp_path / "out", storage="sqlite3")
+    with Bag(source) as bag:
+        of_ros = [topic for topic in bag.topics if topic.name not in names[:2]]
+        with pytest.raises(BagError, match=r"/m and /n have two definitions of acme/msg/M; .*choose mcap"):
+            BagWriter(tmp_path / "out", of_ros, storage="sqlite3")
+        with BagWriter(tmp_path / "kept", [bag.topic("/m"), bag.topic("/a")], storage="sqlite3"):
+            pass
+    with Bag(tmp_path / "kept") as kept:
+        assert kept.topic("/a").schema == ("ros2idl", IDL)
+        assert kept.topic("/m").schema == ("ros2msg", b"int32 x  # \xb5m")
+    assert [path.name for path in tmp_path.iterdir() if "out" in path.name] == []
+
+    def attach(path: Path) -> Path:
+        with path.open("wb") as file:
+            writer = McapWriter(file)
+            writer.start("ros2")
+            channel = writer.register_channel("/cam/image_raw", "cdr", writer.register_schema(IMAGE, "", b""))
+            writer.add_message(channel, START, bytes(STORE.serialize_cdr(image(0), IMAGE)), START)
+            writer.add_attachment(START, START, "calibration.yaml", "text/yaml", b"k: [1, 2]")
+            writer.finish()
+        return path
+
+    report = derained(attach(tmp_path / "attached.mcap"), tmp_path / "told", storage="sqlite3")
+    assert report.notices == ["not kept: calibration.yaml; SQLite takes no attachments and notes, mcap does"]
+
+
+def test_a_topic_that_is_defined_in_two_ways_is_told(tmp_path):
+    with (tmp_path / "in.mcap").open("wb") as file:
+        writer = McapWriter(file)
+        writer.start("ros2")
+        for definition in (b"int32 x", b"int32 y"):
+            writer.register_channel("/m", "cdr", writer.register_schema("acme/msg/M", "ros2msg", definition))
+        writer.finish()
+    with Bag(tmp_path / "in.mcap") as bag:
+        assert bag.notices == [
+            "/m (acme/msg/M) is defined in 2 ways; the first definition is taken for all its messages"
+        ]
+
+
+@pytest.mark.parametrize("suffix", [".mcap", ".mcap.zstd"])
+def test_a_file_that_the_metadata_do_not_name_is_told(tmp_path, suffix):
+    source = record(tmp_path / "in", drive(2))
+    (source / f"later{suffix}").write_bytes((source / "in.mcap").read_bytes())
+    (source / "in.mcap.zstd").write_bytes(b"the same, packed")
+    report = derained(source, tmp_path / "out")
+    assert report.frames == 2 and len(report.notices) == 1
+    assert report.notices[0].startswith(f"metadata.yaml does not name later{suffix}; give")
+
+
 def test_what_a_killed_recorder_left_in_its_write_ahead_log_is_read_too(tmp_path):
     whole = record(tmp_path / "whole", drive(5), "sqlite3")
     left = tmp_path / "left"
@@ -829,6 +991,42 @@ def test_a_damaged_chunk_ends_its_file_but_not_the_bag(tmp_path):
     report = derained(source, tmp_path / "out")
     assert 20 + 5 < report.frames < 40
     assert len(report.damage) == 1 and "in_0.mcap" in report.damage[0] and "crc" in report.damage[0]
+
+
+def of_the_disk() -> sqlite3.Error:
+    error = sqlite3.OperationalError("disk I/O error")
+    error.sqlite_errorcode = sqlite3.SQLITE_IOERR_READ
+    return error
+
+
+@pytest.mark.parametrize("error", [OSError(errno.EIO, "Input/output error"), MemoryError(), of_the_disk()])
+def test_a_disk_that_fails_is_not_called_damage_and_leaves_no_bag(tmp_path, monkeypatch, error):
+    def fail(*_) -> None:
+        raise error
+
+    def read(self, *arguments, real=McapFile.messages):
+        for number, each in enumerate(real(self, *arguments)):
+            yield each if number < 6 else fail()
+
+    source = record(tmp_path / "in", drive(4))
+    for where, replacement in (("messages", read), ("_scan", fail)):
+        with monkeypatch.context() as patched:
+            patched.setattr(McapFile, where, replacement)
+            if replacement is fail:  # when the bag is opened
+                patched.setattr("mcap.reader.SeekingReader.get_summary", fail)
+            with pytest.raises(BagError, match=r"in\.mcap cannot be read: .*; try again"):
+                derained(source, tmp_path / "out")
+        assert [path.name for path in tmp_path.iterdir()] == ["in"]
+    assert derained(source, tmp_path / "out").frames == 4
+
+
+def test_a_disk_that_fails_at_a_cameras_first_image_does_not_cost_the_camera(tmp_path, monkeypatch):
+    def fail(*_) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(McapFile, "messages", fail)
+    with Bag(record(tmp_path / "in", drive(1))) as bag, pytest.raises(BagError, match="Input/output error"):
+        find_cameras(bag)
 
 
 def test_an_image_that_cannot_be_read_stays_and_is_counted(tmp_path, capsys, monkeypatch):

@@ -15,6 +15,7 @@ from rain_removal_ros import rain_monitor
 from rain_removal_ros.errors import ImageError, NotPreparedError
 from rain_removal_ros.pipeline import OnFailure, Options, Pipeline, Problem, Way, batches, failures
 from rain_removal_ros.pipeline.frames import Plan
+from rain_removal_ros.pipeline.recovery import FAILURES_IN_A_ROW
 from rain_removal_ros.runtime import BatchTrial, Output
 
 SIZE, OTHER_SIZE = (72, 96), (128, 128)
@@ -732,3 +733,41 @@ def test_closing_during_a_trial_ends_it_and_closes_the_restorer(bench):
     assert bench.restorer.trying.acquire(timeout=PATIENCE)
     assert bench.pipeline.close(PATIENCE)
     assert bench.restorer.closed and not bench.handler.problems
+
+
+@pytest.mark.parametrize("close_takes_long", [True, False])
+def test_of_the_frames_in_hand_none_goes_into_a_runtime_that_has_failed(bench, close_takes_long):
+    bench = bench(ratios={4: 0.3})
+    bench.ready()
+    first, may_close = bench.restorer, threading.Event()
+    if close_takes_long:
+        first.close = lambda: may_close.wait(PATIENCE)
+    calls = len(first.calls)
+    bench.wait_together()
+    first.fail_frames = first.fail_together = RuntimeError("CUDA error 719")
+    first.gate.set()
+    lost = bench.each()
+    bench.handler.wait_for(
+        lambda: Counter(camera for camera, *_ in bench.handler.problems if camera is not None) == lost
+    )
+    assert len(first.together) == 1 and len(first.calls) - calls == FAILURES_IN_A_ROW
+    may_close.set()
+    bench.handler.wait_for(lambda: bench.handler.recovered)
+
+
+def test_what_a_failed_batch_held_is_given_back_while_others_go_on(bench):
+    bench = bench(ratios={4: 0.3})
+    bench.ready()
+    lock, held = bench.pipeline._state.changed, []
+
+    class Memory:
+        def __del__(self) -> None:
+            held.append(lock._is_owned())
+
+    def fail(*arguments):
+        memory = Memory()
+        raise RuntimeError(f"no room beside {memory}")
+
+    bench.restorer.restore_together = fail
+    bench.burst()
+    assert held == [False]

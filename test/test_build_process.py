@@ -92,7 +92,8 @@ def test_an_error_of_ours_comes_back_as_it_is_and_a_defect_as_a_failed_build(pro
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSEGV])
 def test_a_builder_that_dies_is_a_failed_build_that_says_how_and_the_next_one_works(process, number):
-    with pytest.raises(BackendError, match=rf"died \({number.name}\)"):
+    said = rf"died \({number.name}\); {'is there enough memory' if number == signal.SIGKILL else 'see'}"
+    with pytest.raises(BackendError, match=said):
         build(process, "die", number=int(number))
     with pytest.raises(BackendError, match=r"died \(exit status 1\)"):
         build(process, "leave")
@@ -130,6 +131,45 @@ def test_a_build_that_is_given_up_ends_at_once_with_its_process(process, tmp_pat
     with pytest.raises(BuildCancelledError):
         process.build(order("echo"), cancellation)
     assert build(process, "echo", text="others go on") == b"others go on"
+
+
+def test_what_a_build_that_was_left_would_have_given_is_not_taken_for_the_next_ones(process, monkeypatch):
+    class Interrupted:
+        def __call__(self) -> bool:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(build_process, "POLLED_EVERY_S", 0.0)
+    with pytest.raises(KeyboardInterrupt):
+        process.build(order("echo", {"first": bytes(1 << 20)}), Cancellation(gives_way=Interrupted()))
+    assert build(process, "echo", text="the next") == b"the next"
+
+
+def test_a_compiler_that_hangs_is_a_failed_build_and_the_next_one_works(process, tmp_path, monkeypatch):
+    monkeypatch.setattr(build_process, "LONGEST_BUILD_S", 0.5)
+    for cancellation in (Cancellation(), Cancellation(gives_way=lambda: False)):
+        with pytest.raises(BackendError, match=r"did not end within 0\.5 s; it hangs"):
+            process.build(order("sleep_for_ever"), cancellation)
+    monkeypatch.setattr(build_process, "LONGEST_BUILD_S", PATIENCE)
+    assert build(process, "echo", text="on") == b"on"
+
+
+def test_the_number_of_a_server_that_is_gone_is_never_signalled(process, tmp_path, monkeypatch):
+    cancellation = Cancellation()
+
+    def run() -> None:
+        with pytest.raises(BuildCancelledError):
+            process.build(order("wait_for_ever", started=str(tmp_path / "pid")), cancellation)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    wait_for_file(tmp_path / "pid")
+    process.cancel(cancellation)
+    thread.join(PATIENCE)
+    signalled = []
+    monkeypatch.setattr(os, "killpg", lambda group, number: signalled.append(group))
+    assert build(process, "echo", text="on") == b"on"
+    monkeypatch.undo()
+    assert not signalled
 
 
 def test_when_its_owner_is_killed_a_build_ends_too(tmp_path):

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import errno
 import os
+import signal
+import subprocess
+import sys
 
 import pytest
 from modules import skip_without_the_modules_of
 
 from rain_removal_ros.commands import image
-from rain_removal_ros.commands.main import main
+from rain_removal_ros.commands.main import INTERRUPTIONS, main
 from rain_removal_ros.commands.values import image_size, positive, whole_number
+
+pytestmark = pytest.mark.usefixtures("as_in_a_terminal")
 
 REFUSED = {
     "image in.png out.png --threads -1": "-1 is too small; give 0 or more",
@@ -59,6 +64,8 @@ def test_what_can_be_is_taken():
         (errno.ENOSPC, "free space there or choose another place"),
         (errno.EACCES, "change the permissions or choose another place"),
         (errno.EROFS, "choose another place"),
+        (errno.EIO, "try again, or look after the disk"),
+        (errno.ENAMETOOLONG, "choose a shorter name"),
     ],
 )
 def test_what_the_system_refuses_is_told_with_what_helps_against_it(reason, remedy, capsys, monkeypatch):
@@ -68,3 +75,61 @@ def test_what_the_system_refuses_is_told_with_what_helps_against_it(reason, reme
     monkeypatch.setattr(image, "run", refuse)
     assert main(["image", "in.png", "out.png"]) == 1
     assert capsys.readouterr().err.endswith(f"{os.strerror(reason)}: 'out.png'; {remedy}\n")
+
+
+def test_any_other_word_of_the_system_is_one_line(capsys, monkeypatch):
+    def refuse(arguments):
+        raise OSError(errno.ENOTCONN, os.strerror(errno.ENOTCONN))
+
+    monkeypatch.setattr(image, "run", refuse)
+    assert main(["image", "in.png", "out.png"]) == 1
+    assert (
+        capsys.readouterr().err == f"derain image: [Errno {errno.ENOTCONN}] {os.strerror(errno.ENOTCONN)}\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)]
+)
+def test_a_signal_ends_a_subcommand_as_ctrl_c_does(number, status, monkeypatch):
+    before, unwound = {each: signal.signal(each, signal.SIG_DFL) for each in INTERRUPTIONS}, []
+
+    def run(arguments):
+        try:
+            os.kill(os.getpid(), number)
+            signal.pause()
+        finally:
+            unwound.append(number)
+
+    monkeypatch.setattr(image, "run", run)
+    try:
+        assert main(["image", "in.png", "out.png"]) == status
+    finally:
+        for each, handler in before.items():
+            signal.signal(each, handler)
+    assert unwound == [number]
+
+
+def test_a_signal_that_is_ignored_stays_so(monkeypatch):
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as under nohup
+    monkeypatch.setattr(image, "run", lambda arguments: os.kill(os.getpid(), signal.SIGHUP) or 0)
+    try:
+        assert main(["image", "in.png", "out.png"]) == 0
+        assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+def test_a_name_that_is_no_text_does_not_cost_what_is_printed(tmp_path):
+    program = (
+        "import sys; from rain_removal_ros.commands import image, main\n"
+        "image.run = lambda arguments: print(arguments.output) or 0\n"
+        "sys.exit(main.main(['image', 'in.png', sys.argv[1]]))"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-c", program, b"m\xfcnchen.png"],
+        capture_output=True,
+        env={**os.environ, "PYTHONIOENCODING": "utf-8:strict"},
+        timeout=60,
+    )
+    assert (ended.returncode, ended.stdout) == (0, rb"m\udcfcnchen.png" + b"\n"), ended.stderr

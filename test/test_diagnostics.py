@@ -27,6 +27,7 @@ from rain_removal_ros.ros.diagnostics import (
     camera_status,
     runtime_status,
 )
+from rain_removal_ros.ros.parameters import PARAMETERS
 from rain_removal_ros.ros.throttle import Throttle
 from rain_removal_ros.runtime import Output, RuntimeInfo
 from rain_removal_ros.share import share_file
@@ -167,6 +168,39 @@ def test_a_camera_is_judged_by_what_matters_most(seen, camera, level, message):
 
 
 @pytest.mark.parametrize(
+    ("more", "level", "message"),
+    [
+        ({}, DiagnosticStatus.OK, "30.0 Hz"),
+        ({"info_wanted": True}, DiagnosticStatus.WARN, "no camera_info has come on /front/camera_info"),
+        ({"info_wanted": True, "active_for_s": 1.0}, DiagnosticStatus.OK, "30.0 Hz"),
+        ({"info_wanted": True, "info_came": True}, DiagnosticStatus.OK, "30.0 Hz"),
+        ({"info_wanted": True, "wanted": frozenset()}, DiagnosticStatus.OK, "nobody subscribes"),
+    ],
+)
+def test_a_camera_info_that_never_came_is_told_where_somebody_wants_it(more, level, message):
+    camera = replace(state(), info_topic="/front/camera_info", **more)
+    status = camera_status("derain: front", snapshot(0.05), camera, LIMITS)
+    assert status.level == level and message in status.message
+    came = "no problem" if camera.info_came else "none has come on /front/camera_info"
+    assert {value.key: value.value for value in status.values}["camera_info"] == came
+
+
+@pytest.mark.parametrize(
+    ("came", "restored", "text"),
+    [
+        (False, 0, "assumed, 0.8 x width: no camera_info with a camera's focal length"),
+        (True, 0, "not known before an image is restored"),
+        (True, 3, "assumed, 0.8 x width: no camera_info with a camera's focal length"),
+    ],
+)
+def test_a_focal_length_is_said_to_be_assumed_only_of_images_that_were_restored(came, restored, text):
+    seen = snapshot(0.05)
+    seen.counts.ways[Way.RESTORED] = restored
+    status = camera_status("derain: front", seen, replace(state(), info_came=came), LIMITS)
+    assert {value.key: value.value for value in status.values}["focal length (px)"] == text
+
+
+@pytest.mark.parametrize(
     ("limits", "camera", "level", "message"),
     [
         (
@@ -297,3 +331,12 @@ def test_a_throttle_lets_one_event_of_a_kind_through_in_a_second_and_counts_the_
     assert throttle.admit("cut") == 2
     now = 103.0
     assert throttle.admit("cut") == 0
+
+
+def test_the_limits_are_those_of_the_parameters():
+    defaults = {parameter.name: parameter.default for parameter in PARAMETERS}
+    assert Limits.of(defaults) == Limits(max_latency_s=0.1, stale_after_s=2.0)
+    given = {"max_latency_ms": 50.0, "stale_after_s": 4.0, "max_image_age_ms": 200.0}
+    given |= {"min_rate_in_hz": 20.0, "min_rate_out_hz": 10.0}
+    limits = Limits.of({f"diagnostics.{name}": value for name, value in given.items()})
+    assert limits == Limits(0.05, 4.0, 0.2, 20.0, 10.0)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import threading
 import time
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -18,7 +19,7 @@ from rain_removal_ros.pipeline import stand_in as stand_in_module
 from rain_removal_ros.pipeline import watchdog as watchdog_module
 from rain_removal_ros.pipeline.batches import Batches
 from rain_removal_ros.pipeline.builds import Builds
-from rain_removal_ros.pipeline.failures import MAX_HANGING
+from rain_removal_ros.pipeline.failures import MAX_HANGING, MAX_NOT_REMADE
 from rain_removal_ros.pipeline.recovery import FAILURES_IN_A_ROW, Recovery
 from rain_removal_ros.pipeline.stand_in import StandIn
 from rain_removal_ros.pipeline.threads import Threads
@@ -37,6 +38,7 @@ class Bench:
         self.options = Options(**options)
         self.restorers = [FakeRestorer()]
         self.on_make = lambda: None
+        self.fails = ""  # what of a runtime that is made anew fails, an attribute of FakeRestorer
         self.pipeline = Pipeline(
             {name: self.handler.of(name) for name in cameras},
             self.restorers[0],
@@ -48,6 +50,8 @@ class Bench:
     def _make(self) -> FakeRestorer:
         self.on_make()
         self.restorers.append(FakeRestorer())
+        if self.fails:
+            setattr(self.restorers[-1], self.fails, RuntimeError("CUDA error 700"))
         return self.restorers[-1]
 
     def send(self, number: int, camera: str = "front") -> None:
@@ -176,6 +180,27 @@ def test_a_device_on_which_every_graph_hangs_is_not_tried_without_end(bench, mon
     gate.set()
 
 
+def test_a_process_that_was_stopped_for_a_while_is_not_taken_for_a_device_that_hangs(bench, monkeypatch):
+    bench = bench(inference_timeout_s=1.0)
+    bench.publishes(0)
+    state, watchdog, restorer = bench.pipeline._state, bench.pipeline._watchdog, bench.restorers[0]
+    clock = SimpleNamespace(perf_counter=lambda: time.perf_counter() + clock.stopped, stopped=0.0)
+    monkeypatch.setattr(watchdog_module, "time", clock)
+    assert restorer.working.acquire(timeout=PATIENCE)
+    restorer.gate.clear()
+    bench.pipeline.submit("front", (1, *SIZE))
+    assert restorer.working.acquire(timeout=PATIENCE)
+    wait_until_watched(bench.pipeline)
+    with state.changed:
+        clock.stopped = 3600.0
+        state.changed.notify_all()
+    eventually(lambda: watchdog._resumed, "the watchdog to go on")
+    with state.changed:
+        assert not bench.handler.problems and not watchdog.worker.left_behind
+    hang(bench, 2)
+    assert len(bench.failures()) == 1, "what goes on hanging is seen all the same"
+
+
 def test_while_an_inference_hangs_everything_else_goes_on_answering(bench):
     bench = bench(inference_timeout_s=0.1)
     bench.publishes(0)
@@ -224,6 +249,30 @@ def test_after_a_device_error_that_stays_the_runtime_is_made_anew_without_the_ol
     assert closed_before == [True]
     assert len(bench.failures()) == FAILURES_IN_A_ROW
     assert bench.restorers[1].builds == [(SIZE, IMAGE)], "what was in use is ready before it serves"
+
+
+@pytest.mark.parametrize("fails", ["fail_frames", "fail_builds"])
+def test_a_runtime_that_fails_each_time_before_it_restores_anything_is_broken(bench, monkeypatch, fails):
+    monkeypatch.setattr(failures, "RETRY_AFTER_S", 0.0)
+    bench = bench()
+    bench.fails = fails
+    setattr(bench.restorers[0], fails, RuntimeError("CUDA error 700"))
+    bench.on_make = lambda: broken.append(bench.pipeline.health.broken)
+    broken: list[bool] = []
+
+    def until(reached) -> None:
+        def sent() -> bool:
+            bench.pipeline.submit("front", (1, *SIZE))
+            return reached()
+
+        eventually(sent)
+
+    until(lambda: len(broken) > MAX_NOT_REMADE)
+    assert broken[: MAX_NOT_REMADE + 1] == [False] * MAX_NOT_REMADE + [True]
+    assert not bench.handler.published
+    bench.fails = ""
+    until(lambda: bench.handler.published)
+    assert (bench.pipeline.health.failure, bench.pipeline.health.not_remade) == (None, 0)
 
 
 def test_one_failure_is_a_lost_frame_and_nothing_more(bench):
@@ -359,7 +408,9 @@ def test_a_runtime_is_due_once_it_has_failed_until_that_is_begun_and_later_where
     assert recovery.due >= now + failures.RETRY_AFTER_S and recovery.failure == said[-1]
     recovery.on_begun(now)
     assert recovery.on_remade() == said[-1]
-    assert (recovery.due, recovery.failure, recovery.remade, recovery.not_remade) == (None, None, 1, 0)
+    assert (recovery.due, recovery.failure, recovery.remade, recovery.not_remade) == (None, None, 1, 1)
+    recovery.on_restored()
+    assert recovery.not_remade == 0
     assert Recovery(None).on_failed_inference(lost) is None
 
 
@@ -444,7 +495,7 @@ WRONG = {
     "no colours": {"image": np.zeros(SIZE, np.uint8)},
     "float image": {"image": np.zeros((*SIZE, 3), np.float32)},
     "nothing": {"image": None},
-    "rain": {"rain": float("nan")},
+    "rain gate": {"rain_gate": float("nan")},
     "extinction": {"extinction": -0.1},
 }
 
@@ -585,6 +636,23 @@ def test_a_stand_in_that_hangs_again_and_again_is_not_made_without_end_and_diagn
         bench.hangs(number)
     bench.handler.wait_for(lambda: bench.handler.recovered)
     assert len(bench.remade) == 1
+
+
+def test_what_comes_back_from_a_stand_in_that_was_left_behind_does_not_speak_for_the_next(standing_in):
+    bench = standing_in()
+    state = bench.pipeline._state
+    bench.pipeline.submit("front", (0, *SIZE))
+    bench.handler.wait_for(lambda: bench.handler.published)
+    [stand_in] = bench.made
+    assert stand_in.working.acquire(timeout=PATIENCE)
+    stand_in.gate.clear()
+    bench.pipeline.submit("front", (1, *SIZE))
+    assert stand_in.working.acquire(timeout=PATIENCE)
+    with state.changed:
+        state.stand_in.on_hanging(InferenceError("it hangs as it prepares another size"))
+    stand_in.gate.set()
+    bench.handler.wait_for(lambda: len(bench.handler.published) == 2)
+    assert state.stand_in.failure is not None
 
 
 def test_a_stand_in_that_hangs_is_made_ever_more_rarely_until_one_has_served():

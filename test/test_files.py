@@ -22,8 +22,20 @@ import pytest
 from runtime_fixtures import street_like, write_weights
 
 from rain_removal_ros.commands.main import main
+from rain_removal_ros.decoding import TURNS
 from rain_removal_ros.errors import BackendError, ImageError, OutputError, ParameterError
-from rain_removal_ros.files.embedded import EXIF, PICTURES, PROFILE, XMP, held_in
+from rain_removal_ros.files.embedded import (
+    COMMENTS,
+    EXIF,
+    IPTC,
+    MORE_XMP,
+    PICTURES,
+    PRIMARIES,
+    PROFILE,
+    RESOLUTION,
+    XMP,
+    held_in,
+)
 from rain_removal_ros.files.images import plan, read_image, read_image_file, write_image, write_image_file
 from rain_removal_ros.files.video import COPIED_SOUND, Look, TimedFrame, VideoSink, VideoSource
 from rain_removal_ros.image_header import read_header
@@ -132,6 +144,34 @@ def test_a_plan_that_cannot_be_is_refused(tmp_path):
     (tmp_path / "out.png").touch()
     with pytest.raises(ParameterError, match=r"out\.png is a file"):
         plan([tmp_path / "one"], tmp_path / "out.png")
+    with pytest.raises(ParameterError, match=r"cannot be read \(File name too long\)"):
+        plan([tmp_path / ("a" * 300 + ".png")], tmp_path / "out")
+
+
+def test_what_of_a_folder_is_left_out_is_told_and_hidden_files_are_not_looked_at(tmp_path, options, capsys):
+    picture(tmp_path / "in" / "a.png")
+    for name in ("b.HEIC", "left/c.heic", "notes", "._a.png", ".thumbnails/a.png"):
+        (tmp_path / "in" / name).parent.mkdir(exist_ok=True)
+        (tmp_path / "in" / name).touch()
+    assert run("image", tmp_path / "in", tmp_path / "out", *options) == 0
+    printed = capsys.readouterr()
+    assert "1 of 1 images restored" in printed.out
+    assert f"3 files in {tmp_path / 'in'} are left out (1 without a suffix, 2 .heic)" in printed.err
+
+
+def test_a_folder_that_cannot_be_read_is_named_before_the_work(tmp_path, monkeypatch):
+    picture(tmp_path / "a.png")
+    (tmp_path / "closed").mkdir()
+    scan = os.scandir
+
+    def refuse(path):
+        if Path(path).name == "closed":
+            raise OSError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+        return scan(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    with pytest.raises(ParameterError, match=r"closed cannot be read \(Permission denied\)"):
+        plan([tmp_path], tmp_path / "out")
 
 
 def test_images_are_turned_upright_and_grey_ones_get_colour(tmp_path):
@@ -202,9 +242,21 @@ EXIF_DATA = b"MM\0*\0\0\0\x08\0\x01\x01\x0f\0\x02\0\0\0\x03ab\0\0\0\0\0\0"  # ma
 XMP_DATA = b"<x:xmpmeta xmlns:x='adobe:ns:meta/'/>"
 
 
-def profile_of(space: bytes) -> bytes:
-    """What begins as a colour profile for pixels of such a colour space does."""
-    return struct.pack(">I12s4s4s", 600, b"", space, b"XYZ ") + bytes(range(144)) * 4
+def profile_of(space: bytes, size: int = 600) -> bytes:
+    """A colour profile for pixels of such a colour space, without a table."""
+    head = struct.pack(">I4x4s4s4s4s12x4s", size, b"\2\x10\0\0", b"mntr", space, b"XYZ ", b"acsp")
+    return head.ljust(132, b"\0") + bytes(number % 251 for number in range(size - 132))
+
+
+def png_chunk(kind: bytes, content: bytes) -> bytes:
+    return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+
+def jpeg_with(*segments: tuple[int, bytes]) -> bytes:
+    """A JPEG that begins with these segments, by marker and content."""
+    plain = cv2.imencode(".jpg", street_like(HEIGHT, WIDTH))[1].tobytes()
+    said = (struct.pack(">BBH", 0xFF, kind, 2 + len(content)) + content for kind, content in segments)
+    return plain[:2] + b"".join(said) + plain[2:]
 
 
 def with_metadata(suffix: str, profile: bytes) -> bytes:
@@ -212,23 +264,16 @@ def with_metadata(suffix: str, profile: bytes) -> bytes:
     image = street_like(HEIGHT, WIDTH)
     plain = cv2.imencode(suffix, image, [cv2.IMWRITE_WEBP_QUALITY, 90])[1].tobytes()
 
-    def png_chunk(kind: bytes, content: bytes) -> bytes:
-        return (
-            struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
-        )
-
     if suffix == ".png":
         chunks = (b"eXIf", EXIF_DATA), (b"iCCP", b"name\0\0" + zlib.compress(profile))
         text = b"iTXt", b"XML:com.adobe.xmp\0\0\0\0\0" + XMP_DATA
         return plain[:33] + b"".join(png_chunk(*chunk) for chunk in (*chunks, text)) + plain[33:]
     if suffix == ".jpg":
-        parts = (
-            (b"\xff\xe1", b"Exif\0\0" + EXIF_DATA),
-            (b"\xff\xe1", b"http://ns.adobe.com/xap/1.0/\0" + XMP_DATA),
-            (b"\xff\xe2", b"ICC_PROFILE\0\x01\x01" + profile),
+        return jpeg_with(
+            (0xE1, b"Exif\0\0" + EXIF_DATA),
+            (0xE1, b"http://ns.adobe.com/xap/1.0/\0" + XMP_DATA),
+            (0xE2, b"ICC_PROFILE\0\x01\x01" + profile),
         )
-        segments = (kind + struct.pack(">H", 2 + len(content)) + content for kind, content in parts)
-        return plain[:2] + b"".join(segments) + plain[2:]
     if suffix == ".webp":
         size = b"".join(struct.pack("<I", side - 1)[:3] for side in (WIDTH, HEIGHT))
         chunks = (b"VP8X", bytes([0b101100, 0, 0, 0]) + size), (b"ICCP", profile), None, (b"EXIF", EXIF_DATA)
@@ -262,7 +307,7 @@ def tiff_of(images: list[np.ndarray], tags: dict[int, tuple[int, bytes]], reduce
         }  # fmt: skip
         data += struct.pack("<3H", 8, 8, 8)
         for tag, (kind, content) in tags.items() if number == 0 else ():
-            entries[tag] = kind, 1 if kind == 4 else len(content), len(data)
+            entries[tag] = kind, 1 if kind in (4, 5) else len(content), len(data)
             data += content
         data += bytes(len(data) % 2)
         struct.pack_into("<I", data, link, len(data))
@@ -295,6 +340,156 @@ def test_a_profile_of_inks_is_not_written_into_a_picture_of_lights(tmp_path, opt
     assert run("image", tmp_path / "in.jpg", tmp_path / "out.jpg", *options) == 0
     assert PROFILE not in held_in((tmp_path / "out.jpg").read_bytes())
     assert PROFILE in capsys.readouterr().err
+
+
+def rewritten(source: Path, target: Path) -> tuple[list[str], bytes]:
+    """What is lost of an image that is written as it was read, and the result."""
+    image = read_image_file(source)
+    return write_image_file(target, image, image.picture.rgb.copy()), target.read_bytes()
+
+
+def index_of(*kinds: int) -> bytes:
+    """What a multi-picture JPEG says of its pictures (CIPA DC-007)."""
+    head = b"II*\0" + struct.pack("<IH", 8, 3)
+    head += struct.pack("<HHI4s", 0xB000, 7, 4, b"0100") + struct.pack("<HHII", 0xB001, 4, 1, len(kinds))
+    head += struct.pack("<HHIIi", 0xB002, 7, 16 * len(kinds), 50, 0)
+    return b"MPF\0" + head + b"".join(struct.pack("<I12x", kind) for kind in kinds)
+
+
+with_metadata_of_opencv = pytest.mark.skipif(
+    not hasattr(cv2, "imencodeWithMetadata"), reason="OpenCV before 4.12 carries no metadata over"
+)
+
+
+@with_metadata_of_opencv
+@pytest.mark.parametrize("target", [".jpg", ".png", ".webp"])
+@pytest.mark.parametrize("order", ["iIM", "MIi", "M", "F"])
+def test_a_phone_s_jpeg_keeps_its_profile_and_further_pictures_are_told(tmp_path, order, target):
+    profile = profile_of(b"RGB ")
+    segments = {
+        "I": b"ICC_PROFILE\0\x01\x02" + profile[:300],
+        "i": b"ICC_PROFILE\0\x02\x02" + profile[300:],
+        "M": index_of(0x030000, 0),
+        "F": b"FPXR\0" + bytes(60),
+    }
+    (tmp_path / "in.jpg").write_bytes(jpeg_with(*((0xE2, segments[letter]) for letter in order)))
+    lost, result = rewritten(tmp_path / "in.jpg", tmp_path / f"out{target}")
+    assert lost == ([PICTURES] if "M" in order else [])
+    _, kinds, contents = cv2.imdecodeWithMetadata(np.frombuffer(result, np.uint8), 1)
+    found = dict(zip(kinds, (bytes(content) for content in contents), strict=True))
+    assert found.get(cv2.IMAGE_METADATA_ICCP, b"") == (profile if "I" in order else b"")
+
+
+@with_metadata_of_opencv
+def test_a_profile_that_is_not_whole_is_told_and_previews_are_no_pictures(tmp_path):
+    half = b"ICC_PROFILE\0\x01\x02" + profile_of(b"RGB ")[:300]
+    (tmp_path / "in.jpg").write_bytes(jpeg_with((0xE2, half), (0xE2, index_of(0x030000, 0x010001))))
+    lost, result = rewritten(tmp_path / "in.jpg", tmp_path / "out.jpg")
+    assert lost == [PROFILE] and held_in(result) == []
+
+
+def test_metadata_too_large_for_a_format_do_not_lose_the_picture(tmp_path):
+    plain = cv2.imencode(".png", street_like(HEIGHT, WIDTH))[1].tobytes()
+    profile = png_chunk(b"iCCP", b"name\0\0" + zlib.compress(profile_of(b"RGB ", 80_000)))
+    exif = png_chunk(b"eXIf", EXIF_DATA)
+    (tmp_path / "in.png").write_bytes(plain[:33] + profile + exif + plain[33:])
+    lost, result = rewritten(tmp_path / "in.png", tmp_path / "out.jpg")
+    assert lost == [PROFILE] if hasattr(cv2, "imencodeWithMetadata") else lost == [PROFILE, EXIF]
+    assert cv2.imdecode(np.frombuffer(result, np.uint8), 1).shape == (HEIGHT, WIDTH, 3)
+
+
+def test_a_profile_of_grey_is_not_written_into_a_picture_of_colour(tmp_path):
+    header = struct.pack(">IIBBBBB", WIDTH, HEIGHT, 8, 4, 0, 0, 0)
+    rows = zlib.compress((b"\0" + bytes((100, 128)) * WIDTH) * HEIGHT)
+    profile = b"name\0\0" + zlib.compress(profile_of(b"GRAY"))
+    chunks = (b"IHDR", header), (b"iCCP", profile), (b"IDAT", rows), (b"IEND", b"")
+    (tmp_path / "in.png").write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(png_chunk(*chunk) for chunk in chunks))
+    assert rewritten(tmp_path / "in.png", tmp_path / "out.png")[0] == [
+        PROFILE
+    ]  # grey and alpha become colour
+
+
+JPEG_TOLD = {
+    COMMENTS: (0xFE, b"taken at noon"),
+    IPTC: (0xED, b"Photoshop 3.0\x008BIM\x04\x04\0\0\0\0\0\x08\x1c\x02\x78\0\3abc"),
+    MORE_XMP: (0xE1, b"http://ns.adobe.com/xmp/extension/\0" + bytes(40)),
+    RESOLUTION: (0xE0, b"JFIF\0\1\1\1" + struct.pack(">HHBB", 300, 300, 0, 0)),
+}
+PNG_TOLD = {
+    COMMENTS: (b"tEXt", b"Author\0me"),
+    PRIMARIES: (b"gAMA", struct.pack(">I", 100_000)),
+    RESOLUTION: (b"pHYs", struct.pack(">IIB", 11811, 11811, 1)),
+}
+PNG_USUAL = (
+    (b"gAMA", struct.pack(">I", 45455)),
+    (b"pHYs", struct.pack(">IIB", 2835, 2835, 1)),
+    (b"tIME", bytes(7)),
+)
+
+
+def test_what_else_a_file_holds_is_told(tmp_path):
+    plain = cv2.imencode(".png", street_like(HEIGHT, WIDTH))[1].tobytes()
+
+    def lost_of(name: str, content: bytes) -> list[str]:
+        (tmp_path / name).write_bytes(content)
+        return rewritten(tmp_path / name, tmp_path / f"out{Path(name).suffix}")[0]
+
+    for what, segment in JPEG_TOLD.items():
+        assert lost_of("in.jpg", jpeg_with(segment)) == [what]
+    for what, chunk in PNG_TOLD.items():
+        assert lost_of("in.png", plain[:33] + png_chunk(*chunk) + plain[33:]) == [what]
+    for chunk in PNG_USUAL:
+        assert lost_of("in.png", plain[:33] + png_chunk(*chunk) + plain[33:]) == []
+    assert lost_of("in.jpg", jpeg_with((0xED, b"Photoshop 3.0\0"))) == []
+    tags = {282: (5, struct.pack("<II", 300, 1)), 315: (2, b"somebody\0"), 33723: (7, b"abcde")}
+    said = lost_of("in.tiff", tiff_of([street_like(HEIGHT, WIDTH)], tags))
+    assert said == [RESOLUTION, COMMENTS, IPTC]
+
+
+def stored_tiff(numbers: np.ndarray, tags: dict[int, int]) -> bytes:
+    """A TIFF of (H, W, 3 or 4) numbers in tiles of 64x64, with these tags, each one whole number."""
+    height, width, channels = numbers.shape
+    rows, columns = -(-height // 64), -(-width // 64)
+    padded = np.zeros((64 * rows, 64 * columns, channels), numbers.dtype)
+    padded[:height, :width] = numbers
+    tiles = padded.reshape(rows, 64, columns, 64, channels).swapaxes(1, 2).tobytes()
+    count, size = rows * columns, len(tiles) // (rows * columns)
+    data = bytearray(b"II*\0" + bytes(4) + tiles)
+    arrays = {}
+    for tag, values in {
+        258: struct.pack(f"<{channels}H", *channels * [8 * numbers.itemsize]),
+        324: struct.pack(f"<{count}I", *range(8, 8 + len(tiles), size)),
+        325: struct.pack(f"<{count}I", *count * [size]),
+    }.items():
+        arrays[tag] = len(data)
+        data += values + bytes(len(values) % 4)
+    struct.pack_into("<I", data, 4, len(data))
+    entries = {
+        256: (4, 1, width), 257: (4, 1, height), 258: (3, channels, arrays[258]), 259: (3, 1, 1),
+        262: (3, 1, 2), 277: (3, 1, channels), 322: (4, 1, 64), 323: (4, 1, 64),
+        324: (4, count, arrays[324]), 325: (4, count, arrays[325]),
+        **{tag: (3, 1, value) for tag, value in tags.items()},
+    }  # fmt: skip
+    data += struct.pack("<H", len(entries))
+    data += b"".join(struct.pack("<HHII", tag, *entries[tag]) for tag in sorted(entries))
+    return bytes(data + bytes(4))
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_a_tiff_in_tiles_is_turned_upright(tmp_path, orientation):
+    image = street_like(150, 100)
+    (tmp_path / "in.tiff").write_bytes(stored_tiff(image, {274: orientation}))
+    upright = read_image_file(tmp_path / "in.tiff").picture.rgb
+    np.testing.assert_array_equal(upright, TURNS[orientation](image))
+
+
+def test_colours_of_a_tiff_are_not_multiplied_by_its_alpha(tmp_path):
+    pixels = np.dstack([street_like(HEIGHT, WIDTH), street_like(HEIGHT, WIDTH, 1)[..., 0]])
+    (tmp_path / "in.tiff").write_bytes(stored_tiff(pixels, {338: 2}))
+    lost, _ = rewritten(tmp_path / "in.tiff", tmp_path / "out.png")
+    result = cv2.imread(str(tmp_path / "out.png"), cv2.IMREAD_UNCHANGED)
+    np.testing.assert_array_equal(result, pixels[..., (2, 1, 0, 3)])
+    assert lost == []
 
 
 def test_further_pictures_of_a_file_are_told(tmp_path, options, capsys):
@@ -513,9 +708,10 @@ def test_an_image_side_by_side_with_depth_has_three_panels(tmp_path, options, re
     assert cv2.imread(str(tmp_path / "depth.png")).shape == (80, 2 * 96, 3)
 
 
-def test_a_focal_length_without_depth_is_refused(tmp_path, options, capsys):
-    cv2.imwrite(str(tmp_path / "in.png"), street_like(80, 96, 1))
-    assert run("image", tmp_path / "in.png", tmp_path / "out.png", "--focal-px", "100", *options) == 1
+@pytest.mark.parametrize(("command", "suffix"), [("image", ".png"), ("video", ".mp4")])
+def test_a_focal_length_without_depth_is_refused(tmp_path, options, capsys, command, suffix):
+    source, target = tmp_path / f"in{suffix}", tmp_path / f"out{suffix}"
+    assert run(command, source, target, "--focal-px", "100", *options) == 1
     assert "give --depth as well" in capsys.readouterr().err
 
 
@@ -626,17 +822,19 @@ def test_colours_survive_the_way_through_a_video(tmp_path):
     assert np.abs(seen[40, [16, 48, 80]].astype(int) - bars[40, [16, 48, 80]]).max() <= 4
 
 
-def video_with_sound(path: Path, codec: str, frames: int = 10, rate: int = 48000) -> None:
+def video_with_sound(
+    path: Path, codec: str, frames: int = 10, rate: int = 48000, layout: str = "mono"
+) -> None:
     """A video of so many tenths of a second and a tone of 440 Hz, sampled `rate` times a second."""
     moments = np.arange(rate // 10 * frames)
     with av.open(str(path), "w") as container:
         video, audio = container.add_stream("libx264", rate=10), container.add_stream(codec, rate=rate)
         video.width, video.height, video.pix_fmt = WIDTH, HEIGHT, "yuv420p"
-        audio.layout = "mono"
+        audio.layout = layout
         tone = (8000 * np.sin(2 * np.pi * 440 * moments / rate)).astype(np.int16)[None]
         sound = av.AudioFrame.from_ndarray(tone, format="s16", layout="mono")
         sound.sample_rate, sound.pts = rate, 0
-        resampler = av.AudioResampler(audio.format, "mono", rate, audio.frame_size or None)
+        resampler = av.AudioResampler(audio.format, layout, rate, audio.frame_size or None)
         for seed in range(frames):
             image = street_like(HEIGHT, WIDTH, seed)
             container.mux(video.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
@@ -675,6 +873,7 @@ def sound_of(path: Path) -> tuple[str, float, np.ndarray]:
         ("aac", "in.mkv", "out.mov", True),
         ("libopus", "in.mkv", "out.mp4", True),
         ("pcm_s16le", "in.mkv", "out.mkv", True),
+        ("pcm_mulaw", "in.mov", "out.mkv", False),
         ("pcm_s16le", "in.mkv", "out.mp4", False),
         ("libmp3lame", "in.avi", "out.mp4", True),
         ("libmp3lame", "in.avi", "out.mov", True),
@@ -822,6 +1021,131 @@ def test_a_damaged_frame_is_skipped_and_told(tmp_path, options, capsys, damaged)
     assert "1 damaged packets" in capsys.readouterr().err
     times = [0.1 * number for number in range(5) if number != damaged]
     assert frames_of(tmp_path / "out.mp4")[1] == pytest.approx([time - times[0] for time in times])
+
+
+def with_matrix(video: bytes, *matrix: int) -> bytes:
+    """An MP4 to be shown by this display matrix: where one step to the right and one down lead."""
+    at = video.index(b"tkhd") + 44
+    (a, b), (c, d) = matrix[:2], matrix[2:]
+    numbers = (a << 16, b << 16, 0, c << 16, d << 16, 0, 0, 0, 1 << 30)
+    return video[:at] + struct.pack(">9i", *numbers) + video[at + 36 :]
+
+
+MATRICES = {
+    (-1, 0, 0, 1): lambda image: image[:, ::-1],
+    (1, 0, 0, -1): lambda image: image[::-1],
+    (-1, 0, 0, -1): lambda image: image[::-1, ::-1],
+    (0, 1, -1, 0): lambda image: np.rot90(image, -1),
+    (0, -1, 1, 0): lambda image: np.rot90(image),
+    (0, 1, 1, 0): lambda image: image.swapaxes(0, 1),
+}
+
+
+@pytest.mark.parametrize("matrix", MATRICES)
+def test_a_video_is_turned_and_mirrored_as_it_is_to_be_shown(tmp_path, matrix):
+    write_video(tmp_path / "plain.mp4", [0, 40])
+    (tmp_path / "in.mp4").write_bytes(with_matrix((tmp_path / "plain.mp4").read_bytes(), *matrix))
+    for stored, shown in zip(
+        *(frames_of(tmp_path / name)[0] for name in ("plain.mp4", "in.mp4")), strict=True
+    ):
+        np.testing.assert_array_equal(shown, MATRICES[matrix](stored))
+
+
+def test_a_pipe_is_read_once(tmp_path, options):
+    write_video(tmp_path / "in.mkv", [40 * number for number in range(10)])
+    content = (tmp_path / "in.mkv").read_bytes()
+    os.mkfifo(tmp_path / "pipe.mkv")
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit((tmp_path / "pipe.mkv").write_bytes, content)
+        assert run("video", tmp_path / "pipe.mkv", tmp_path / "out.mp4", *options) == 0
+    assert len(frames_of(tmp_path / "out.mp4")[0]) == 10
+
+
+def test_a_video_with_longer_subtitles_is_not_cut_off(tmp_path, options, capsys):
+    write_video(tmp_path / "plain.mkv", [40 * number for number in range(10)])
+    (tmp_path / "in.srt").write_text("1\n00:00:00,100 --> 00:00:09,000\nrain\n")
+    with (
+        av.open(str(tmp_path / "plain.mkv")) as plain,
+        av.open(str(tmp_path / "in.srt")) as titles,
+        av.open(str(tmp_path / "in.mkv"), "w") as container,
+    ):
+        streams = {
+            source: container.add_stream_from_template(source.streams[0]) for source in (plain, titles)
+        }
+        for source, stream in streams.items():
+            for packet in source.demux():
+                if packet.size:
+                    packet.stream = stream
+                    container.mux(packet)
+    assert run("video", tmp_path / "in.mkv", tmp_path / "out.mp4", *options) == 0
+    told = capsys.readouterr().err
+    assert "cut off" not in told and "subtitles of the input are not kept" in told
+
+
+def test_a_sound_that_is_announced_and_never_comes_does_not_lose_the_video(tmp_path, options, capsys):
+    video_with_sound(tmp_path / "sound.ts", "aac")
+    content = (tmp_path / "sound.ts").read_bytes()
+    packets = [content[at : at + 188] for at in range(0, len(content), 188)]
+    with av.open(str(tmp_path / "sound.ts")) as container:
+        number = container.streams.audio[0].id
+    silent = [packet for packet in packets if (packet[1] & 0x1F) << 8 | packet[2] != number]
+    (tmp_path / "in.ts").write_bytes(b"".join(silent))
+    assert run("video", tmp_path / "in.ts", tmp_path / "out.mp4", *options) == 0
+    assert "sounds that say nothing of the input are not kept" in capsys.readouterr().err
+    assert len(frames_of(tmp_path / "out.mp4")[0]) == 10
+
+
+def test_sound_of_channels_that_are_mixed_down_is_told(tmp_path, options, capsys):
+    video_with_sound(tmp_path / "in.mkv", "pcm_s16le", layout="quad")
+    assert run("video", tmp_path / "in.mkv", tmp_path / "out.mp4", *options) == 0
+    assert "its 4 channels mixed down to two" in capsys.readouterr().err
+
+
+def box(kind: bytes, content: bytes) -> bytes:
+    return struct.pack(">I4s", 8 + len(content), kind) + content
+
+
+def test_a_cover_picture_is_no_video(tmp_path, options, capsys):
+    write_video(tmp_path / "plain.mov", [40 * number for number in range(10)])
+    remux(tmp_path / "plain.mov", tmp_path / "plain.mp4")  # its index at the end: nothing behind it is moved
+    cover = cv2.imencode(".jpg", street_like(HEIGHT, WIDTH))[1].tobytes()
+    items = box(b"ilst", box(b"covr", box(b"data", struct.pack(">II", 13, 0) + cover)))
+    handler = box(b"hdlr", bytes(8) + b"mdirappl" + bytes(9))
+    head, index = (tmp_path / "plain.mp4").read_bytes().split(b"moov")
+    (end,) = struct.unpack_from(">I", index)  # of its first box
+    extra = box(b"udta", box(b"meta", bytes(4) + handler + items))
+    (size,) = struct.unpack(">I", head[-4:])
+    head = head[:-4] + struct.pack(">I", size + len(extra))
+    (tmp_path / "in.mp4").write_bytes(head + b"moov" + index[:end] + extra + index[end:])
+    with av.open(str(tmp_path / "in.mp4")) as container:
+        assert [stream.codec_context.name for stream in container.streams] == ["mjpeg", "h264"]
+    assert run("video", tmp_path / "in.mp4", tmp_path / "out.mp4", *options) == 0
+    assert len(frames_of(tmp_path / "out.mp4")[0]) == 10
+    assert "cover pictures of the input are not kept" in capsys.readouterr().err
+
+
+SAID_BY_FRAMES = {
+    "marks of interlaced frames": ("yuv420p", "tff=1"),
+    "HDR10's light levels": ("yuv420p10le", "cll=1000,400"),
+}
+
+
+@pytest.mark.parametrize("what", SAID_BY_FRAMES)
+def test_what_the_frames_of_a_video_say_and_the_result_does_not_is_told(tmp_path, options, capsys, what):
+    pixels, said = SAID_BY_FRAMES[what]
+    images = [street_like(96, 96)] * 2
+    encode_video(tmp_path / "in.mp4", images, "libx264", pixels, options={"x264-params": said})
+    assert run("video", tmp_path / "in.mp4", tmp_path / "out.mp4", *options) == 0
+    assert f"{what} of the input are not kept" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".mov"])
+def test_a_phone_s_tags_are_kept(tmp_path, suffix):
+    tags = {"com.apple.quicktime.make": "Apple", "title": "a drive"}
+    with VideoSink(tmp_path / f"out{suffix}", Fraction(25), Fraction(1, 25), metadata=tags) as sink:
+        sink.write(street_like(HEIGHT, WIDTH), 0)
+    with VideoSource(tmp_path / f"out{suffix}") as source:
+        assert source.metadata == tags
 
 
 def test_a_codec_that_nobody_knows_is_named(tmp_path, options, capsys):

@@ -202,6 +202,28 @@ def small_tiff_in_tiles(side: int, width: int = 64, height: int = 64) -> bytes:
     return b"II*\0" + struct.pack("<IH", 8, len(tags)) + entries + struct.pack("<I", 0)
 
 
+@pytest.mark.parametrize(
+    ("tags", "said"),
+    [
+        ({258: 16, 262: 0}, "16 bits whose 0 is white; save it with 0 as black"),
+        ({258: 16, 262: 2, 277: 3, 284: 2}, "16 bits with a plane for each colour; save it"),
+        ({258: 8, 262: 1, 277: 2, 338: 2}, "grey and alpha; save it without"),
+        ({258: 8, 262: 0}, None),
+        ({258: 8, 262: 2, 277: 3, 284: 2}, None),
+        ({258: 16, 262: 1, 277: 1, 284: 2}, None),
+    ],
+)
+def test_a_tiff_that_opencv_would_misread_is_refused_with_what_to_do(tags, said):
+    values = {256: 64, 257: 64, **tags}
+    entries = b"".join(struct.pack("<HHIHH", tag, 3, 1, value, 0) for tag, value in values.items())
+    data = b"II*\0" + struct.pack("<IH", 8, len(values)) + entries + bytes(4)
+    if said is None:
+        assert read_header(data).width == 64
+    else:
+        with pytest.raises(ImageError, match=said):
+            read_header(data)
+
+
 TIRING = {
     "a JPEG of 8,000 scans": (jpeg_of_scans(8_000), "more than 100 scans"),
     "a JPEG of empty segments": (b"\xff\xd8" + b"\xff\xfe\0\2" * 600_000 + b"\xff\xd9", "no scan within"),

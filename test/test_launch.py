@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import subprocess
 import sys
@@ -65,7 +66,7 @@ def test_without_arguments_the_node_starts_with_its_own_defaults_and_the_dds_pro
     launched = launch(DERAIN)
     node = only_node(launched)
     assert [node.executable, *node.arguments] == [sys.executable, "-m", "rain_removal_ros.ros.main"]
-    assert (node.name, node.namespace, node.parameters, node.remappings) == ("derain", "", [{}], [])
+    assert (node.name, node.namespace, node.parameters, node.remappings) == ("derain", "", [], [])
     assert node.additional_env == dict.fromkeys(DDS_PROFILE_VARIABLES, str(share_file(DDS_PROFILE)))
     assert DDS_PROFILE in " ".join(launched.said)
 
@@ -108,7 +109,7 @@ def test_arguments_become_parameters_of_their_types_after_the_parameter_file(tmp
         )
     )
     assert node.parameters[0] == str(tmp_path / "derain.yaml")
-    values = node.parameters[1]
+    values = node.values()
     assert values == {
         "cameras": ["front", "rear/left"],
         "segmentation": True,
@@ -116,6 +117,51 @@ def test_arguments_become_parameters_of_their_types_after_the_parameter_file(tmp
         "diagnostics.max_latency_ms": 50.0,
     }
     assert type(values["threads"]) is int and type(values["diagnostics.max_latency_ms"]) is float
+
+
+@pytest.mark.parametrize(
+    "names", [["/car/dry", "/**"], ["/**", "/car/dry"], ["/*/dry", "car/dry", "/**/dry", "/**", "/car/*"]]
+)
+@pytest.mark.parametrize("respawn", ["false", "true"])
+def test_arguments_win_over_every_block_of_a_parameter_file(tmp_path, names, respawn):
+    block = "{ros__parameters: {threads: 1, diagnostics.max_latency_ms: 1.0, exit_when_broken: false}}"
+    (tmp_path / "derain.yaml").write_text("".join(f"{name}: {block}\n" for name in names))
+    arguments = {"threads": "2", "diagnostics.max_latency_ms": "50", "params_file": f"{tmp_path}/derain.yaml"}
+    node = only_node(launch(DERAIN, name="dry", namespace="car", respawn=respawn, **arguments))
+    command = node.command(tmp_path)
+    had = "import json, sys, rclpy; rclpy.init(args=sys.argv); node = rclpy.create_node('other', "
+    had += "automatically_declare_parameters_from_overrides=True); print(json.dumps([node.get_parameter(name)"
+    had += ".value for name in ('threads', 'diagnostics.max_latency_ms', 'exit_when_broken')]))"
+    options = command[command.index("--ros-args") :]
+    done = subprocess.run(
+        [sys.executable, "-c", had, *options], capture_output=True, text=True, timeout=60, check=True
+    )
+    assert json.loads(done.stdout) == [2, 50.0, respawn == "true"]
+
+
+@pytest.mark.parametrize(
+    ("pushed", "namespace", "names", "node"),
+    [
+        ("", "car", "derain", "/car/derain"),
+        ("/car", "", "/derain", "/car/derain"),
+        ("/car", "roof", "/car/derain", "/car/roof/derain"),
+        ("/car", "/roof", "/car/*", "/roof/derain"),
+        ("", "", "/car/*", "/derain"),
+    ],
+)
+def test_a_parameter_file_that_gives_the_node_nothing_is_said(tmp_path, pushed, namespace, names, node):
+    file = tmp_path / "derain.yaml"
+    given = {"params_file": str(file), "namespace": namespace, "ros_namespace": pushed}
+    file.write_text(f"{names}: {{ros__parameters: {{threads: 1}}}}\n")
+    said = " ".join(launch(DERAIN, **given).said)
+    held = "/derain" if names == "derain" else names
+    assert f"params_file {file} gives nothing to the node {node}: it holds {held}" in said
+    file.write_text(
+        f"{names}: {{ros__parameters: {{threads: 1}}}}\n{node}: {{ros__parameters: {{threads: 2}}}}\n"
+    )
+    assert "gives nothing" not in " ".join(launch(DERAIN, **given).said)
+    file.write_text("")
+    assert "it holds no parameters" in " ".join(launch(DERAIN, **given).said)
 
 
 def test_a_list_of_cameras_needs_no_brackets_that_a_shell_would_read():
@@ -196,11 +242,9 @@ def test_a_build_that_was_interrupted_is_an_error_and_a_node_that_was_is_none():
 
 def test_a_node_that_is_started_again_ends_where_its_runtime_is_broken():
     node = only_node(launch(DERAIN, respawn="true"))
-    assert (
-        node.respawn is True and node.respawn_delay > 0 and node.parameters[0] == {"exit_when_broken": True}
-    )
-    overridden = only_node(launch(DERAIN, respawn="true", exit_when_broken="false")).parameters
-    assert overridden[-1] == {"exit_when_broken": False}
+    assert node.respawn is True and node.respawn_delay > 0 and node.values() == {"exit_when_broken": True}
+    overridden = only_node(launch(DERAIN, respawn="true", exit_when_broken="false")).values()
+    assert overridden == {"exit_when_broken": False}
 
 
 @pytest.mark.parametrize("other", ["required", "build_only"])

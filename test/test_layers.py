@@ -18,7 +18,10 @@ FILES = {
     ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path
     for path in sorted((ROOT / PACKAGE).rglob("*.py"))
 }
-ORDER = ["ros", "bags", "pipeline", "files", "encodings", "decoding", "image_header", "runtime", "network"]
+ORDER = [
+    *("replay", "ros", "bags", "pipeline", "files"),
+    *("encodings", "decoding", "image_header", "runtime", "network"),
+]
 """A vehicle's packages: each may import those after it and the small files that know nothing."""
 PLAIN = {"", *(path.stem for path in (ROOT / PACKAGE).glob("*.py"))} - {"__init__", *ORDER}
 """Small files that know nothing of the packages."""
@@ -83,6 +86,12 @@ def test_a_package_of_the_vehicle_imports_what_it_may_and_never_the_lab_or_the_c
                 assert package_of(imported) in allowed, f"{module} imports {imported}"
 
 
+def test_the_node_and_its_clients_know_nothing_of_bags():
+    for module in FILES:
+        if package_of(module) == "ros":
+            assert "bags" not in {package_of(imported) for imported in imports_of(module, lazy=True)}, module
+
+
 def test_the_small_files_know_nothing_of_the_packages():
     for module in FILES:
         if package_of(module) in PLAIN:
@@ -107,7 +116,7 @@ def test_commands_load_the_lab_only_when_their_subcommand_is_asked_for():
     [
         *(("commands.evaluate", False), ("commands.monitor", False)),
         *(("commands.train", False), ("commands.benchmark", True)),
-        *(("lab.benchmark.benchmark", False), ("lab.training.trainer", False)),
+        *(("lab.benchmark.inference", False), ("lab.training.trainer", False)),
     ],
 )
 def test_what_loads_weights_in_the_lab_knows_the_networks_to_compare_with(module, lazy):
@@ -118,7 +127,7 @@ def test_the_lab_imports_no_command_and_no_ros_but_for_the_demo_and_the_benchmar
     for module in FILES:
         if package_of(module) == "lab":
             imported = {package_of(target) for target in imports_of(module, lazy=True)}
-            foreign = imported & {"commands", "ros"}
+            foreign = imported & {"commands", "replay", "ros"}
             playing = module.startswith((f"{PACKAGE}.lab.demo", f"{PACKAGE}.lab.benchmark"))
             assert not foreign or (playing and foreign == {"ros"}), f"{module} imports {foreign}"
 

@@ -130,7 +130,7 @@ def test_shut_gates_leave_the_image_exactly_as_it_is() -> None:
     with torch.no_grad():
         correction, _, weather = network(torch.rand(1, 3, 64, 64))
     assert not correction.any()
-    assert [float(number) for number in weather] == [0, 0, 0, 0]
+    assert [float(number) for number in weather] == [0, 0, 0]
 
 
 def test_a_gate_is_shut_and_open_before_its_sigmoid_is() -> None:

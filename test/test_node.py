@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import cv2
 import numpy as np
@@ -30,11 +31,13 @@ from ros_harness import (
     values_of,
 )
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
+from waiting import eventually
 
 from rain_removal_ros.encodings import INTERLEAVED, SUPPORTED, read_compressed
 from rain_removal_ros.errors import BackendError, ParameterError, RainRemovalError, WeightsError
 from rain_removal_ros.ros import camera_topics
 from rain_removal_ros.ros import node as node_module
+from rain_removal_ros.ros.configured import Configured
 from rain_removal_ros.ros.messages import jpeg_message
 from rain_removal_ros.ros.node import DerainNode
 from rain_removal_ros.ros.parameters import PARAMETERS, Changes
@@ -340,7 +343,18 @@ def test_a_qos_override_that_cannot_be_fails_activate_with_the_reason(make_resto
     with derain_node(make_restorer, **overrides) as peer:
         status = peer.status("derain: runtime", lambda s: s.level == DiagnosticStatus.ERROR)
         assert status.message.startswith("activate failed: ") and "sometimes" in status.message
-        assert peer.state() == "inactive"
+        eventually(lambda: peer.state() == "inactive")  # it is reported just before the transition ends
+
+
+def test_a_configure_that_fails_half_way_leaves_neither_network_nor_topics(make_restorer, restorer):
+    overrides = {"qos_overrides./rear/derained/image.publisher.reliability": "sometimes"}
+    with derain_node(make_restorer, cameras=["front", "rear"], **overrides) as peer:
+        status = peer.status("derain: runtime", lambda s: s.level == DiagnosticStatus.ERROR)
+        assert status.message.startswith("configure failed: ") and "sometimes" in status.message
+        eventually(lambda: peer.state() == "unconfigured")
+        assert restorer.closed
+        topic = "/front/derained/image"
+        peer.status("derain: runtime", lambda s: peer.node.count_publishers(topic) == 0)
 
 
 # -- lifecycle ------------------------------------------------------------------------------------
@@ -372,6 +386,29 @@ def test_a_deactivated_node_is_silent_and_goes_on_when_activated_again(make_rest
         assert peer.change_state(CONFIGURE) and peer.change_state(ACTIVATE)
         peer.connected()
         assert round_trip(peer, camera, image_of(GREY, second=3), outputs).header == header_of(3)
+
+
+def test_an_image_whose_callback_was_under_way_at_deactivation_is_not_published_later(
+    make_restorer, restorer, monkeypatch
+):
+    restorer.build_gate.clear()
+    close = Configured.close
+
+    def close_and_deliver(configured):
+        close(configured)
+        configured._on_image("camera", image_of(GREY, second=1))
+
+    monkeypatch.setattr(Configured, "close", close_and_deliver)
+    with derain_node(make_restorer) as peer:
+        outputs = peer.output(Output.IMAGE)
+        camera = peer.camera()
+        assert peer.change_state(DEACTIVATE) and peer.change_state(ACTIVATE)
+        peer.connected()
+        restorer.build_gate.set()
+        round_trip(peer, camera, image_of(GREY, second=2), outputs)
+        assert [output.header for output in outputs] == [header_of(2)]
+        status = peer.status("derain: camera", lambda s: True)
+        assert values_of(status)["received"] == "1"
 
 
 @pytest.mark.parametrize(
@@ -437,6 +474,37 @@ def test_an_autostart_that_fails_is_left_to_whoever_calls_a_transition(make_rest
         assert not peer.change_state(CONFIGURE)
         assert peer.set_parameter("weights", "").successful
         assert peer.change_state(CONFIGURE) and peer.state() == "inactive"
+
+
+def test_a_transition_that_is_called_while_autostart_fails_ends_its_trying(restorer, monkeypatch):
+    monkeypatch.setattr(node_module, "AUTOSTART_AGAIN_AFTER_S", 0.2)
+    loading, called, made = threading.Event(), threading.Event(), []
+
+    def make_restorer(settings, on_progress):
+        made.append(settings)
+        if len(made) == 1:
+            loading.set()
+            assert called.wait(PATIENCE)
+            raise BackendError("no device yet")
+        return restorer
+
+    submit = ThreadPoolExecutor.submit
+
+    def submit_and_tell(pool, *work):
+        future = submit(pool, *work)
+        if loading.is_set():
+            called.set()
+        return future
+
+    with derain_node(make_restorer) as peer:
+        assert loading.wait(PATIENCE)
+        monkeypatch.setattr(ThreadPoolExecutor, "submit", submit_and_tell)
+        assert peer.change_state(CONFIGURE) and len(made) == 2
+        assert peer.told("autostart failed; a transition was called")
+        for _ in range(3):  # seconds, of which each would be one in which to try again
+            stamp = peer.status("derain: runtime", lambda s: True)
+            assert values_of(stamp)["state"] == "inactive"
+        assert peer.state() == "inactive"
 
 
 @pytest.mark.parametrize("asked", ["autostart", "build_only"])

@@ -7,6 +7,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from contextlib import contextmanager
 
 import numpy as np
 import pytest
@@ -37,6 +38,7 @@ from waiting import PATIENCE
 
 from rain_removal_ros import rain_monitor
 from rain_removal_ros.pipeline import Health, Pipeline
+from rain_removal_ros.ros.camera_topics import CameraTopics
 from rain_removal_ros.ros.node import DerainNode
 from rain_removal_ros.runtime import Output
 
@@ -253,6 +255,125 @@ def test_a_camera_info_of_the_region_that_was_read_out_is_the_images(make_restor
 
         until(peer, lambda: infos, act)
         assert infos[-1] == info
+
+
+@pytest.fixture
+def heard(monkeypatch):
+    """The stamps' seconds of the camera_infos that the node has taken."""
+    heard: list[int] = []
+    original = CameraTopics._on_info
+
+    def on_info(self, message: CameraInfo) -> None:
+        original(self, message)
+        heard.append(message.header.stamp.sec)
+
+    monkeypatch.setattr(CameraTopics, "_on_info", on_info)
+    return heard
+
+
+def tell_info(peer: Peer, publisher, heard: list[int], second: int, fx: float) -> None:
+    info = camera_info_of(second)
+    info.k = [fx, *info.k[1:]]
+    publisher.publish(info)
+    peer.wait_for(lambda: second in heard, "for the node to take a camera_info")
+
+
+@contextmanager
+def depth_and_its_info(make_restorer):
+    """The peer, its publishers of images and of camera_info, and what comes of depth and camera_info."""
+    with derain_node(make_restorer) as peer:
+        depths = peer.output(Output.INVERSE_DEPTH)
+        infos = peer.subscribe(CameraInfo, "camera/derained/camera_info", RELIABLE)
+        publisher = peer.node.create_publisher(CameraInfo, "camera/camera_info", RELIABLE)
+        camera = peer.camera()
+        peer.wait_for(lambda: publisher.get_subscription_count() and infos.publishers)
+        yield peer, camera, publisher, depths, infos
+
+
+def test_an_image_keeps_its_own_camera_info_however_long_it_waits_or_is_in_work(
+    make_restorer, restorers, heard
+):
+    with depth_and_its_info(make_restorer) as (peer, camera, publisher, depths, infos):
+        round_trip(peer, camera, image_of(GREY), depths)  # the network is compiled
+        restorer = restorers[0]
+        assert restorer.working.acquire(timeout=PATIENCE)
+        restorer.focal_lengths.clear()
+        restorer.gate.clear()
+        tell_info(peer, publisher, heard, 2, 100.0)
+        camera.publish(image_of(GREY, second=2))
+        assert restorer.working.acquire(timeout=PATIENCE)
+        camera.publish(image_of(GREY, second=3))  # before its camera_info, as image_transport sends them
+        peer.status("derain: camera", lambda s: values_of(s)["received"] == "3")
+        for second in range(3, 14):
+            tell_info(peer, publisher, heard, second, 80.0 + 10 * second)
+        restorer.gate.set()
+        peer.wait_for(lambda: len(infos) == 2 and len(depths) == 3, "for both images")
+        assert [(info.header, info.k[0]) for info in infos] == [(header_of(2), 100.0), (header_of(3), 110.0)]
+        assert restorer.focal_lengths == [100.0, 110.0]
+
+
+def test_a_camera_info_that_came_after_depth_was_scaled_without_it_is_not_published_with_it(
+    make_restorer, restorers, heard
+):
+    with depth_and_its_info(make_restorer) as (peer, camera, publisher, depths, infos):
+        restorer = restorers[0]
+        restorer.gate.clear()
+        camera.publish(image_of(GREY, second=2))
+        assert restorer.working.acquire(timeout=PATIENCE)
+        tell_info(peer, publisher, heard, 2, 100.0)
+        restorer.gate.set()
+        peer.wait_for(lambda: depths, "for the first image")
+        tell_info(peer, publisher, heard, 3, 110.0)
+        camera.publish(image_of(GREY, second=3))
+        peer.wait_for(lambda: infos, "for the second image's camera_info")
+        assert [(info.header, info.k[0]) for info in infos] == [(header_of(3), 110.0)]
+        assert restorer.focal_lengths == [None, 110.0]
+
+
+def test_a_camera_info_that_never_comes_is_told(make_restorer):
+    with derain_node(make_restorer, diagnostics__max_latency_ms=60000.0) as peer:
+        images = peer.output(Output.IMAGE)
+        peer.subscribe(CameraInfo, "camera/derained/camera_info")
+        camera = peer.camera()
+        seen: list[DiagnosticStatus] = []
+
+        def act() -> None:
+            round_trip(peer, camera, image_of(GREY), images)
+            seen.append(peer.status("derain: camera", lambda s: True))
+
+        text = "no camera_info has come on /camera/camera_info"
+        until(peer, lambda: seen and text in seen[-1].message, act)
+        assert seen[-1].level == DiagnosticStatus.WARN
+        assert values_of(seen[-1])["camera_info"] == "none has come on /camera/camera_info"
+
+
+@pytest.mark.parametrize(
+    ("rule", "topics"),
+    [
+        (
+            "front/derained/image:=/front/image_raw",
+            ("front/derained/image", "front/image_raw", "/front/image_raw"),
+        ),
+        (
+            "front/derained/camera_info:=/rear/camera_info",
+            ("front/derained/camera_info", "rear/camera_info", "/rear/camera_info"),
+        ),
+    ],
+)
+def test_an_output_that_is_remapped_onto_an_input_is_refused(make_restorer, restorers, rule, topics):
+    with derain_node(make_restorer, cli_args=["--ros-args", "-r", rule], cameras=["front", "rear"]) as peer:
+        status = peer.status("derain: runtime", lambda s: s.level == DiagnosticStatus.ERROR)
+        output, input_, resolved = topics
+        assert f"the output {output} and the input {input_} are both {resolved}" in status.message
+        assert f"remap {input_} as well" in status.message
+        assert peer.state() == "unconfigured" and all(restorer.closed for restorer in restorers)
+
+
+def test_the_output_may_take_the_name_of_an_input_that_is_remapped_too(make_restorer):
+    rules = ["camera/image_raw:=/camera/image_rainy", "camera/derained/image:=/camera/image_raw"]
+    remapped = ["--ros-args", *(part for rule in rules for part in ("-r", rule))]
+    with derain_node(make_restorer, cli_args=remapped) as peer:
+        peer.status("derain: runtime", lambda s: s.level == DiagnosticStatus.OK)
 
 
 def test_a_camera_info_that_was_latched_before_the_node_started_is_used(make_restorer, restorers):

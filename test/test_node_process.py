@@ -16,6 +16,8 @@ from runtime_fixtures import write_weights
 
 from rain_removal_ros.share import dds_profile_environment
 
+pytestmark = pytest.mark.usefixtures("as_in_a_terminal")
+
 ROOT = Path(__file__).resolve().parents[1]
 PATIENCE = 60.0
 LOADED = "tiny.safetensors"
@@ -106,6 +108,19 @@ def test_a_signal_ends_the_node_cleanly_however_often_it_comes(arguments, signal
         assert not [line for line in errors.splitlines() if "[ERROR]" in line or "[FATAL]" in line]
 
 
+def test_a_hangup_that_is_ignored_where_the_node_is_started_does_not_end_it(arguments):
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup does
+    try:
+        with running_node(*arguments) as node:
+            assert not catches(node.pid, signal.SIGHUP) and catches(node.pid, signal.SIGTERM)
+            node.send_signal(signal.SIGHUP)
+            node.send_signal(signal.SIGTERM)
+            node.communicate(timeout=PATIENCE)
+            assert node.returncode == 0
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
 def test_ctrl_c_again_and_again_until_the_very_end_changes_nothing(arguments):
     with running_node(*arguments) as node:
         while node.poll() is None:
@@ -119,7 +134,7 @@ def test_ctrl_c_again_and_again_until_the_very_end_changes_nothing(arguments):
 def test_a_signal_before_the_node_is_imported_ends_it_cleanly(arguments):
     command = [sys.executable, "-m", "rain_removal_ros.commands.main", "node", *arguments]
     with subprocess.Popen(command, env=environment(), stderr=subprocess.PIPE, text=True) as node:
-        while not catches(node.pid, signal.SIGHUP):  # its first act; Python itself leaves SIGHUP alone
+        while not catches(node.pid, signal.SIGTERM):  # its first act; Python itself leaves SIGTERM alone
             assert node.poll() is None
         node.send_signal(signal.SIGINT)
         _, errors = node.communicate(timeout=PATIENCE)

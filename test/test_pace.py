@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from rain_removal_ros.ros.pace import LEAP_S, Pace
+from rain_removal_ros.replay.pace import LEAP_S, Pace
 
 SECOND = 10**9
 

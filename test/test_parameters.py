@@ -11,6 +11,8 @@ import pytest
 import yaml
 
 from rain_removal_ros.errors import ParameterError
+from rain_removal_ros.pipeline import OnFailure, Options
+from rain_removal_ros.rain_monitor import DryThresholds
 from rain_removal_ros.ros.parameters import (
     BY_NAME,
     PARAMETERS,
@@ -21,6 +23,7 @@ from rain_removal_ros.ros.parameters import (
     launch_remappings,
     markdown_table,
     parse,
+    pipeline_options,
     runtime_settings,
 )
 from rain_removal_ros.runtime import RuntimeSettings
@@ -68,6 +71,24 @@ def test_the_table_loads_neither_pytorch_nor_ros():
 
 def test_the_defaults_are_the_runtimes_own():
     assert runtime_settings(DEFAULTS) == RuntimeSettings()
+    assert pipeline_options(DEFAULTS) == Options()
+
+
+def test_every_option_of_the_pipeline_is_that_of_its_parameters():
+    given = {"on_failure": "passthrough", "inference_timeout_s": 9.0, "queue_length": 3, "batching": False}
+    given |= {"bypass_when_dry": True, "bypass.dry_below": 0.1, "bypass.wet_above": 0.3}
+    options = pipeline_options({**DEFAULTS, **given, "bypass.dry_after_s": 8.0})
+    assert options == Options(
+        on_failure=OnFailure.PASSTHROUGH,
+        inference_timeout_s=9.0,
+        queue_length=3,
+        batching=False,
+        bypass_when_dry=True,
+        dry_thresholds=DryThresholds(0.1, 0.3, 8.0),
+    )
+    assert pipeline_options({**DEFAULTS, "while_building": "torch"}) == Options(serve_while_building=True)
+    passing = pipeline_options({**DEFAULTS, "while_building": "passthrough"})
+    assert passing == Options(pass_while_building=True)
 
 
 def test_every_setting_of_the_runtime_can_be_reached():

@@ -78,6 +78,37 @@ def test_frames_that_never_were_in_the_network_say_nothing_of_its_time():
     assert stages[Stage.TOTAL].count == 10
 
 
+def test_rates_begin_anew_where_somebody_subscribes_and_where_a_node_is_activated_again():
+    statistics = frame_statistics.CameraStatistics("front")
+    times = StageTimes(waiting=0.0, conversion=0.0, inference=0.1, publishing=0.0)
+
+    def run(begin: float, end: float, wanted: bool) -> None:
+        """Images at 10 Hz."""
+        for tenth in range(round(10 * begin), round(10 * end)):
+            statistics.on_received(tenth / 10)
+            if wanted:
+                statistics.on_published(tenth / 10, Way.RESTORED, times, None)
+            else:
+                statistics.on_idle()
+
+    def rates(now: float) -> tuple[float, float]:
+        snapshot = statistics.snapshot(now, dry=False)
+        return snapshot.rate_in, snapshot.rate_out
+
+    assert rates(0.0) == (0.0, 0.0)
+    run(0, 20, wanted=False)
+    assert rates(20.0) == pytest.approx((10, 0))
+    run(20, 23, wanted=True)
+    assert rates(23.0) == pytest.approx((10, 10))
+    run(23, 25, wanted=False)
+    run(25, 27, wanted=True)
+    assert rates(27.0) == pytest.approx((10, 10))
+    statistics.on_pause()
+    run(30, 32, wanted=True)
+    assert rates(32.0) == pytest.approx((10, 10))
+    assert rates(34.0) == pytest.approx((5, 5))  # nothing came any more
+
+
 def test_a_copy_of_statistics_stays_as_it_was():
     statistics = frame_statistics.CameraStatistics("front")
     times = StageTimes(waiting=0.0, conversion=0.0, inference=0.1, publishing=0.0)
@@ -737,7 +768,7 @@ def test_a_snapshot_tells_the_rates_and_the_distribution_of_every_stage(make, ha
     for number in range(4):
         pipeline.submit("front", (number, *SIZE))
         handler.wait_for(lambda number=number: len(handler.published) == number + 1)
-    pipeline.clear()
+    eventually(lambda: pipeline.snapshot()["front"].counts.published == 4, "counts")
     snapshot = pipeline.snapshot()["front"]
     assert set(snapshot.stages) == set(Stage)
     total = snapshot.stages[Stage.TOTAL]

@@ -41,11 +41,11 @@ from rain_removal_ros.bags.cameras import find_cameras
 from rain_removal_ros.bags.storage import Bag
 from rain_removal_ros.commands.main import main
 from rain_removal_ros.errors import BagError, RainRemovalError
+from rain_removal_ros.replay import player as player_module
+from rain_removal_ros.replay.player import NodeEnded, Player, ReplayOptions
+from rain_removal_ros.replay.recording import recording
+from rain_removal_ros.replay.topics import message_class, node_parameters, played_cameras
 from rain_removal_ros.ros import process as process_module
-from rain_removal_ros.ros import replay as replay_module
-from rain_removal_ros.ros.played_topics import message_class, node_parameters, played_cameras
-from rain_removal_ros.ros.replay import NodeEnded, Player, ReplayOptions
-from rain_removal_ros.ros.watching import recording
 from rain_removal_ros.runtime import Output
 
 IMAGE, COMPRESSED = "sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage"
@@ -88,6 +88,7 @@ def test_every_image_is_played_at_its_time_and_comes_back(tmp_path):
         images = peer.output(Output.IMAGE, "front")
         clock = peer.subscribe(Clock, "/clock")
         player.wait_until_ready(timeout=PATIENCE)
+        peer.wait_for(lambda: clock.publishers, "for the player's clock")
         played = player.play()
         peer.wait_for(lambda: len(images) == 8, "for every image")
         assert stamps(images) == drive_stamps(8)
@@ -269,7 +270,7 @@ def test_a_replay_of_every_image_loses_none_however_fast_it_is(tmp_path):
 
 
 def test_a_replay_of_every_image_goes_on_when_some_never_come_back(tmp_path, monkeypatch):
-    monkeypatch.setattr(replay_module, "EVERY_PATIENCE_S", 0.2)
+    monkeypatch.setattr(player_module, "EVERY_PATIENCE_S", 0.2)
     broken = FakeRestorer()
     broken.fail_frames = RuntimeError("of no use")
     path = record(tmp_path / "drive", drive(8))
@@ -299,8 +300,8 @@ def test_a_node_that_ends_while_it_is_played_to_ends_the_replay(tmp_path):
 
 
 def test_a_node_that_ends_while_the_bag_waits_for_its_images_ends_the_replay(tmp_path, monkeypatch):
-    monkeypatch.setattr(replay_module, "EVERY_PATIENCE_S", 10 * PATIENCE)
-    path, most = record(tmp_path / "drive", drive(8)), replay_module.EVERY_AHEAD
+    monkeypatch.setattr(player_module, "EVERY_PATIENCE_S", 10 * PATIENCE)
+    path, most = record(tmp_path / "drive", drive(8)), player_module.EVERY_AHEAD
     with playing(path, rate=100, every=True) as player, pytest.raises(NodeEnded, match="node is gone"):
         player.play(fate=lambda: "is gone" if player.played.sent.get("/front/image_raw") == most else None)
     assert player.played.sent["/front/image_raw"] == most

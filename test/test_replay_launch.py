@@ -16,9 +16,9 @@ from rain_removal_ros.bags.cameras import find_cameras
 from rain_removal_ros.bags.storage import Bag
 from rain_removal_ros.commands import replay as replay_command
 from rain_removal_ros.errors import BagError, RainRemovalError
-from rain_removal_ros.ros.layouts import write_layout
+from rain_removal_ros.replay.layouts import write_layout
+from rain_removal_ros.replay.topics import EVERY_QUEUE, played_cameras
 from rain_removal_ros.ros.parameters import PARAMETERS
-from rain_removal_ros.ros.played_topics import EVERY_QUEUE, played_cameras
 from rain_removal_ros.share import (
     BUILTIN_TRANSPORTS_VARIABLE,
     DDS_PROFILE,
@@ -39,8 +39,8 @@ def test_the_replay_starts_the_node_and_a_player_for_what_the_bag_holds(tmp_path
     given = {"rate": "0.5", "loop": "true", "start": "0.1", "segmentation": "true", "viewer": "web"}
     launched = launch(REPLAY, bag=str(path), **given)
     (node,) = launched.included[DERAIN].nodes
-    assert {"use_sim_time": True} in node.parameters
-    (values,) = [parameters for parameters in node.parameters if "cameras" in parameters]
+    assert node.values()["use_sim_time"] is True
+    values = node.values()
     assert values["cameras"] == ["front", "side/picture"] and values["image_sizes"] == "96x64,80x70"
     assert values["segmentation"] is True and values["autostart"] is True
     assert node.remappings == [("side/picture/image_raw", "/side/picture")]
@@ -78,7 +78,7 @@ def test_the_replay_takes_every_parameter_that_the_bag_leaves_open(tmp_path):
     given = {p.name: p.choices[-1] for p in PARAMETERS if p.choices and p.name not in decided}
     assert given
     (node,) = launch(REPLAY, bag=str(path), **given).included[DERAIN].nodes
-    (values,) = [parameters for parameters in node.parameters if "cameras" in parameters]
+    values = node.values()
     assert {name: values[name] for name in given} == given
     assert {p.name for p in PARAMETERS} - decided <= set(launch(REPLAY, bag=str(path)).declared)
 
@@ -88,7 +88,7 @@ def test_what_the_bag_decides_is_not_the_parameter_files_to_say(tmp_path):
     file.write_text("/**: {ros__parameters: {build_only: true, autostart: false, cameras: [rear]}}\n")
     (node,) = launch(REPLAY, bag=str(path), params_file=str(file)).included[DERAIN].nodes
     assert node.parameters[0] == str(file)
-    (values,) = [parameters for parameters in node.parameters if "cameras" in parameters]
+    values = node.values()
     assert (values["build_only"], values["autostart"], values["cameras"]) == (False, True, ["front"])
 
 
@@ -138,7 +138,7 @@ def test_raw_and_compressed_cameras_of_a_bag_are_played_together_and_every_image
     path = record(tmp_path / "drive", sent)
     launched = launch(REPLAY, bag=str(path), every="true")
     (node,) = launched.included[DERAIN].nodes
-    (values,) = [parameters for parameters in node.parameters if "cameras" in parameters]
+    values = node.values()
     assert (values["cameras"], values["image_transport"]) == (["front", "rear"], "raw,compressed")
     assert values["queue_length"] == EVERY_QUEUE
     (process,) = launched.processes

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import json
+import shutil
 import threading
 from collections import Counter
 from dataclasses import replace
@@ -40,13 +41,14 @@ from rain_removal_ros.runtime import (
     create_restorer,
     selection,
 )
+from rain_removal_ros.runtime import networks as networks_module
 from rain_removal_ros.runtime import openvino as openvino_backend
 from rain_removal_ros.runtime.build_process import SHARED
 from rain_removal_ros.runtime.cache import EngineCache, EngineKey
 from rain_removal_ros.runtime.checks import check_restored
 from rain_removal_ros.runtime.compiled import CompilingRestorer, as_restored
 from rain_removal_ros.runtime.graph import FrameGraph
-from rain_removal_ros.runtime.networks import Networks, unpacked, with_contents
+from rain_removal_ros.runtime.networks import Networks, source_digest, unpacked, with_contents
 from rain_removal_ros.runtime.openvino import (
     OpenVINORestorer,
     computed_precisions,
@@ -132,7 +134,7 @@ def test_a_backend_gives_what_float32_pytorch_gives(restorer, folder, backend, p
     assert restored.inverse_depth.dtype == np.float32
     tolerance = 1e-3 if precision == "fp32" else 0.1
     np.testing.assert_allclose(restored.inverse_depth, expected_depth, rtol=tolerance, atol=1e-3)
-    for number in ("rain", "streak_light", "extinction"):
+    for number in ("rain_gate", "streak_light", "extinction"):
         assert getattr(restored, number) == pytest.approx(getattr(expected, number), rel=tolerance, abs=2e-3)
     assert restored.labels.dtype == np.uint8
     assert (restored.labels == expected_labels).mean() >= (0.99 if precision == "fp32" else 0.9)
@@ -163,12 +165,12 @@ def test_depth_and_fog_are_metric_for_the_camera_that_is_named(restorer):
     assumed, named = subject(image), subject(image, focal_px=2 * ASSUMED_FOCAL * 96)
     np.testing.assert_allclose(named.inverse_depth, assumed.inverse_depth / 2, rtol=1e-5)
     assert named.extinction == pytest.approx(assumed.extinction / 2)
-    assert named.rain == assumed.rain
+    assert named.rain_gate == assumed.rain_gate
     for focal in (0, -5.0, float("nan"), float("inf")):
         with pytest.raises(ImageError, match="focal length of"):
             subject(image, focal_px=focal)
     without = subject(image, [Output.INVERSE_DEPTH])
-    assert (without.rain, without.extinction) == (None, None)
+    assert (without.rain_gate, without.extinction) == (None, None)
 
 
 def test_a_network_that_does_not_say_what_the_weather_is_like_is_not_taken_for_one_that_fails(
@@ -176,7 +178,7 @@ def test_a_network_that_does_not_say_what_the_weather_is_like_is_not_taken_for_o
 ):
     silent = write_weights(tmp_path / "silent.safetensors", "dgnl-fast")
     restored = restorer("torch-cpu", weights=silent)(street_like(64, 64), [Output.IMAGE])
-    assert (restored.rain, restored.streak_light, restored.extinction) == (None, None, None)
+    assert (restored.rain_gate, restored.streak_light, restored.extinction) == (None, None, None)
     check_restored(restored, (64, 64), [Output.IMAGE])
     network = random_network(TINY)
     with torch.no_grad():  # finite weights, as a damaged file may have, of which infinities come
@@ -586,9 +588,33 @@ def test_networks_of_contents_that_were_read_once_need_no_file_any_more(folder, 
     assert Networks(settings).identity([Output.LABELS]) == before
 
 
-def test_an_engine_depends_on_the_file_of_its_backend():
-    sources = [Path(compiled.__file__).with_name(kind.source) for kind in KINDS.values()]
+PACKAGE = Path(compiled.__file__).parents[1]
+ENGINE_SOURCES = sorted(
+    {f"network/{path.name}" for path in (PACKAGE / "network").glob("*.py")}
+    | {"runtime/graph.py", *(f"runtime/{kind.source}" for kind in KINDS.values())}
+)
+
+
+def test_the_source_that_is_named_for_a_backend_is_its_own():
+    sources = [PACKAGE / "runtime" / kind.source for kind in KINDS.values()]
     assert all(f'backend = "{name}"' in path.read_text() for name, path in zip(KINDS, sources, strict=True))
+
+
+def test_changed_code_of_networks_or_backends_never_runs_an_old_engine(restorer, tmp_path, monkeypatch):
+    for folder in ("network", "runtime"):
+        shutil.copytree(PACKAGE / folder, tmp_path / folder)
+    digests = [source_digest(tmp_path)]
+    assert digests == [networks_module.graph_code()]
+    for name in ENGINE_SOURCES:
+        with open(tmp_path / name, "ab") as source:
+            source.write(b"#")
+        digests.append(source_digest(tmp_path))
+    assert len(set(digests)) == len(digests) == 1 + len(ENGINE_SOURCES) > 10
+    subject, keys = restorer(), set()
+    for digest in digests:
+        monkeypatch.setattr(networks_module, "_SOURCE_DIGEST", digest)
+        keys.add(subject.key(64, 64, IMAGE).name)
+    assert len(keys) == len(digests)
 
 
 def test_a_build_process_of_other_code_than_that_of_who_asks_refuses(folder):
@@ -724,6 +750,14 @@ def test_frames_go_together_where_that_pays(timed):
     images = [street_like(64, 64, seed) for seed in range(4)]
     restored = subject.restore_together(images, IMAGE, [None] * 4)
     assert all((given.image == image).all() for given, image in zip(restored, images, strict=True))
+
+
+def test_a_batch_that_serves_is_tried_again_in_turn_with_frames_only(timed):
+    subject, in_turn = timed(n4=0.024), []
+    subject.try_batch(4)
+    subject.on_run = lambda frames: in_turn.append(subject._running._lock.locked())
+    assert subject.try_batch(4).pays
+    assert len(in_turn) > 5 and all(in_turn)
 
 
 @pytest.mark.parametrize(
@@ -892,7 +926,7 @@ def test_frames_together_give_what_each_gives_alone(
             assert np.abs(one.image.astype(int) - other.image).max() <= 1
             np.testing.assert_allclose(one.inverse_depth, other.inverse_depth, rtol=1e-2, atol=1e-4)
             assert (one.labels == other.labels).mean() > 0.99
-            for number in ("rain", "streak_light", "extinction"):
+            for number in ("rain_gate", "streak_light", "extinction"):
                 assert getattr(other, number) == pytest.approx(getattr(one, number), rel=1e-2, abs=1e-4)
     with pytest.raises(ImageError, match="focal length of -1"):
         subject.restore_together(images, EVERYTHING, [None, -1.0, None])

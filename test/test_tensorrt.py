@@ -5,15 +5,18 @@ from __future__ import annotations
 import itertools
 import threading
 from collections.abc import Sequence
+from types import SimpleNamespace
 from unittest import mock
 
 import numpy as np
 import pytest
 import torch
 from runtime_fixtures import TINY, street_like, write_weights
+from waiting import PATIENCE
 
 from rain_removal_ros.errors import BackendError
 from rain_removal_ros.runtime import BatchTrial, Output, RuntimeSettings, create_restorer
+from rain_removal_ros.runtime import tensorrt as tensorrt_backend
 from rain_removal_ros.runtime.cache import EngineCache
 from rain_removal_ros.runtime.device_frames import STREAMS_OF_A_DEVICE, Streams
 from rain_removal_ros.runtime.engines import EngineError
@@ -151,6 +154,44 @@ def test_other_weights_size_and_outputs_build_anew(start, tmp_path):
     other = write_weights(tmp_path / "fast.safetensors", TINY, seed=1)
     start(compiler, weights=other).prepare(64, 96, IMAGE)
     assert compiler.built == 4
+
+
+def test_a_plan_that_hangs_as_it_is_loaded_does_not_keep_it_from_the_runtime_that_takes_its_place(start):
+    stuck, hangs, gate = FakeCompiler(), threading.Event(), threading.Event()
+
+    def hang(*arguments):
+        hangs.set()
+        assert gate.wait(PATIENCE)
+        raise BackendError("it came back after all")
+
+    stuck.load = hang
+
+    def prepare() -> None:
+        with pytest.raises(BackendError, match="after all"):
+            start(stuck).prepare(64, 96, IMAGE)
+
+    thread = threading.Thread(target=prepare)
+    thread.start()
+    assert hangs.wait(PATIENCE)
+    after, compiler = [], FakeCompiler()
+    other = threading.Thread(target=lambda: after.append(start(compiler).prepare(64, 96, IMAGE)), daemon=True)
+    other.start()
+    other.join(PATIENCE)
+    gate.set()
+    thread.join(PATIENCE)
+    assert after and compiler.built == 0, "what was built is there for all"
+
+
+def test_engines_that_are_there_need_no_temporary_folder(monkeypatch):
+    def refuse(*arguments, **options):
+        raise FileNotFoundError("No usable temporary directory found")
+
+    tensorrt = SimpleNamespace(Logger=mock.Mock(), __version__="10")
+    monkeypatch.setattr(tensorrt_backend, "load_torch_tensorrt", lambda: SimpleNamespace(__version__="2.11"))
+    monkeypatch.setattr(tensorrt_backend.importlib, "import_module", lambda name: tensorrt)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "a GPU")
+    monkeypatch.setattr(tensorrt_backend.tempfile, "TemporaryDirectory", refuse)
+    assert tensorrt_backend.TorchTensorRTCompiler(0).device_name == "a GPU"
 
 
 def test_a_plan_that_tensorrt_refuses_is_built_again_with_the_reason(start):

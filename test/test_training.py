@@ -37,7 +37,7 @@ from rain_removal_ros.lab.training.settings import (
     learning_rate_at,
 )
 from rain_removal_ros.lab.training.trainer import train
-from rain_removal_ros.lab.weather import fog_in_linear_light
+from rain_removal_ros.lab.weather import fog_in_linear_light, streak_bank
 from rain_removal_ros.network import build_network, get_preset, load_network, sha256_of
 from rain_removal_ros.network.quantisation import convolutions, ranges_of
 from rain_removal_ros.share import share_folder
@@ -70,6 +70,12 @@ def street(tmp_path_factory) -> FolderDataset:
         cv2.imwrite(str(root / "inverse_depth" / f"view_{index}.png"), code)
         cv2.imwrite(str(root / "labels" / f"view_{index}.png"), np.where(code > 128, 0, 10).astype(np.uint8))
     return FolderDataset(root)
+
+
+@pytest.fixture(autouse=True)
+def clock_looked_at_often(monkeypatch) -> None:
+    """A run without time ends after three steps instead of ten."""
+    monkeypatch.setattr(trainer, "CLOCK_EVERY", 3)
 
 
 def settings(**changes) -> TrainingSettings:
@@ -306,11 +312,11 @@ def test_training_without_clean_images_is_refused() -> None:
 
 
 def test_a_resumed_run_ends_with_the_very_weights_of_an_uninterrupted_one(street, tmp_path) -> None:
-    long = settings(steps=14)
+    long = settings(steps=5)
     whole = train(long, [street], tmp_path / "whole", workers=0, show_progress=False)
     train(long, [street], tmp_path / "parts", workers=0, stop_after=0.0, show_progress=False)
     checkpoint = torch.load(tmp_path / "parts" / "checkpoint.pt", weights_only=True)
-    assert checkpoint["step"] == 10
+    assert checkpoint["step"] == 3
     parts = train(long, [street], tmp_path / "parts", workers=0, show_progress=False)
     one, other = load_network(whole)[0].state_dict(), load_network(parts)[0].state_dict()
     for name, tensor in one.items():
@@ -322,21 +328,21 @@ class ScalingAccelerator(Accelerator):
 
     def __init__(self, mixed_precision: str, cpu: bool):
         super().__init__(mixed_precision="no", cpu=cpu)
-        self.scaler = torch.amp.GradScaler("cpu", growth_interval=4)
+        self.scaler = torch.amp.GradScaler("cpu", growth_interval=2)
 
 
 def test_a_run_in_half_precision_is_resumed_with_the_scale_of_its_gradients(
     street, tmp_path, monkeypatch
 ) -> None:
     def go_on(output: str, **options) -> dict:
-        run = settings(steps=14, precision="fp16")
+        run = settings(steps=5, precision="fp16")
         train(run, [street], tmp_path / output, workers=0, show_progress=False, **options)
         return torch.load(tmp_path / output / "checkpoint.pt", weights_only=True)
 
     monkeypatch.setattr(trainer, "Accelerator", ScalingAccelerator)
     whole, half = go_on("whole"), go_on("parts", stop_after=0.0)
     parts = go_on("parts")
-    assert whole["scaler"]["scale"] == 2.0**16 * 2 ** (14 // 4)
+    assert whole["scaler"]["scale"] == 2.0**16 * 2 ** (5 // 2)
     assert parts["scaler"] == whole["scaler"]
     for name, tensor in whole["network"].items():
         assert torch.equal(tensor, parts["network"][name]), name
@@ -349,7 +355,7 @@ def test_a_run_in_half_precision_is_resumed_with_the_scale_of_its_gradients(
 def test_weights_name_the_weights_that_the_run_started_from(street, tmp_path) -> None:
     first = train(settings(steps=1), [street], tmp_path / "first", workers=0, show_progress=False)
     assert "start_from" not in load_network(first)[1]
-    further = settings(steps=14)
+    further = settings(steps=5)
     for start in ({"start_from": first, "streaks_from": first, "stop_after": 0.0}, {}):
         path = train(further, [street], tmp_path / "next", workers=0, show_progress=False, **start)
     training = load_network(path)[1]
@@ -363,7 +369,7 @@ def test_a_run_is_resumed_with_the_very_segmentation_network_it_began_with(stree
         return write_weights(tmp_path / name / "mask.safetensors", TINY_SEGMENTATION, seed=seed)
 
     def go_on(segmentation: Path, **options) -> Path:
-        run = settings(steps=14, segmentation="mask.safetensors")
+        run = settings(steps=5, segmentation="mask.safetensors")
         return train(run, [street], tmp_path / "run", segmentation, 0, show_progress=False, **options)
 
     first, other = trained("first", 1), trained("other", 2)
@@ -385,7 +391,7 @@ def test_a_run_is_resumed_with_the_very_segmentation_network_it_began_with(stree
 def test_a_run_is_resumed_with_the_very_weights_it_began_with(street, tmp_path, role, what) -> None:
     first, other = (write_weights(tmp_path / f"{seed}.safetensors", seed=seed) for seed in (1, 2))
 
-    def go_on(weights: Path | None, steps: int = 14, **options) -> Path:
+    def go_on(weights: Path | None, steps: int = 5, **options) -> Path:
         run = settings(steps=steps)
         options |= {role: weights}
         return train(run, [street], tmp_path / "run", workers=0, show_progress=False, **options)
@@ -438,9 +444,9 @@ def test_only_the_part_that_is_trained_changes(part: str, street, tmp_path) -> N
 
 
 def test_a_finished_run_is_calibrated_for_8_bit_integers_and_one_under_way_is_not(street, tmp_path) -> None:
-    path = train(settings(steps=20), [street], tmp_path, workers=0, stop_after=0.0, show_progress=False)
+    path = train(settings(steps=5), [street], tmp_path, workers=0, stop_after=0.0, show_progress=False)
     assert ranges_of(load_network(path)[0]) == {}
-    network = load_network(train(settings(steps=20), [street], tmp_path, workers=0, show_progress=False))[0]
+    network = load_network(train(settings(steps=5), [street], tmp_path, workers=0, show_progress=False))[0]
     assert ranges_of(network).keys() == convolutions(network).keys()
     least, greatest = ranges_of(network)["streaks.stem"]
     assert 0 <= least < greatest <= 1, "what the stem takes is the image"
@@ -463,16 +469,19 @@ def test_what_cannot_be_started_from_or_trained_alone_is_named(street, tmp_path)
 
 def test_a_run_goes_on_with_its_own_images_alone(street, tmp_path) -> None:
     half = {"workers": 0, "stop_after": 0.0, "show_progress": False}
-    train(settings(steps=20), [street], tmp_path, **half)
+    train(settings(steps=6), [street], tmp_path, **half)
     with pytest.raises(WeightsError, match="of a run on other images"):
-        train(settings(steps=20), [street, street], tmp_path, **half)
-    train(settings(steps=20), [street], tmp_path, **half)
+        train(settings(steps=6), [street, street], tmp_path, **half)
+    train(settings(steps=6), [street], tmp_path, **half)
 
 
 def test_terms_of_meaning_need_a_segmentation_network(street, tmp_path) -> None:
     run = settings(weights=LossWeights(semantic=0.1))
     with pytest.raises(PresetError, match=r"weights 0\.1 and 0 of the semantic and perceptual terms need"):
         train(run, [street], tmp_path, show_progress=False)
+    derains = write_weights(tmp_path / "derains.safetensors")
+    with pytest.raises(WeightsError, match=r"derains\.safetensors holds preset fast; .* need a segmentation"):
+        train(run, [street], tmp_path / "run", segmentation_weights=derains, show_progress=False)
 
 
 def test_a_loss_that_grows_beyond_all_bounds_is_said_and_not_saved(street, tmp_path) -> None:
@@ -505,12 +514,13 @@ def test_a_sheet_that_cannot_be_written_is_said_and_the_run_goes_on_later(street
     assert train(settings(steps=1), [street], tmp_path, workers=0, show_progress=False).is_file()
 
 
-def test_a_repeated_step_stands_in_the_log_once(street, tmp_path) -> None:
-    train(settings(steps=60), [street], tmp_path, workers=0, stop_after=0.0, show_progress=False)
-    (tmp_path / "log.csv").write_text("step,image\n10,1\n50,2\n")  # cut off after a row past its checkpoint
-    train(settings(steps=60), [street], tmp_path, workers=0, show_progress=False)
+def test_a_repeated_step_stands_in_the_log_once(street, tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(trainer, "LOGGED_EVERY", 5)
+    train(settings(steps=6), [street], tmp_path, workers=0, stop_after=0.0, show_progress=False)
+    (tmp_path / "log.csv").write_text("step,image\n3,1\n5,2\n")  # cut off after a row past its checkpoint
+    train(settings(steps=6), [street], tmp_path, workers=0, show_progress=False)
     steps = [line.split(",")[0] for line in (tmp_path / "log.csv").read_text().splitlines()]
-    assert steps == ["step", "10", "50", "60"]
+    assert steps == ["step", "3", "5", "6"]
 
 
 SHORT = {
@@ -716,7 +726,9 @@ def test_the_train_command_trains_a_segmentation_network(street, tmp_path, capsy
     assert load_network(tmp_path / "run" / "weights.safetensors")[0].preset.name == "segmentation"
 
 
-def test_the_train_command_says_where_nothing_teaches_depth(tmp_path, capsys) -> None:
+def test_the_train_command_says_where_nothing_teaches_depth(tmp_path, capsys, monkeypatch) -> None:
+    dry = np.zeros((streak_bank.SIDE, streak_bank.SIDE), np.uint8)
+    monkeypatch.setattr(streak_bank, "draw_picture", lambda generator: dry)  # to draw hundreds takes long
     (tmp_path / "data" / "image").mkdir(parents=True)
     noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
     cv2.imwrite(str(tmp_path / "data" / "image" / "view.png"), noise)

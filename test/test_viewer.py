@@ -22,7 +22,7 @@ from test_replay import drive_stamps, node_for, playing
 
 from rain_removal_ros.bags.viewer import WIDEST, Shown, Viewer
 from rain_removal_ros.errors import RainRemovalError
-from rain_removal_ros.ros.watching import showing
+from rain_removal_ros.replay.showing import showing
 
 Look = Callable[[Any], Awaitable[None]]
 

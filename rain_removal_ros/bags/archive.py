@@ -9,21 +9,25 @@ from __future__ import annotations
 import json
 import logging
 import os
-import re
+import signal
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from multiprocessing import get_context
+from multiprocessing import active_children, get_context, parent_process
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
 from rain_removal_ros.bags.convert import Options, convert
+from rain_removal_ros.bags.jobs import Job
 from rain_removal_ros.bags.report import REPORT_FILE
-from rain_removal_ros.bags.storage import COMPRESSED, METADATA, SUFFIXES
+from rain_removal_ros.bags.writing import discard_unfinished
 from rain_removal_ros.cpu import usable_cores
-from rain_removal_ros.errors import BagError, RainRemovalError
+from rain_removal_ros.errors import RainRemovalError
 from rain_removal_ros.extras import missing
 from rain_removal_ros.runtime import KINDS, Restorer, RuntimeSettings
 
@@ -32,16 +36,8 @@ Listener = Callable[["Outcome"], None]
 
 
 @dataclass(frozen=True)
-class Job:
-    """A bag and the new bag that it becomes."""
-
-    source: Path
-    target: Path
-
-
-@dataclass(frozen=True)
 class Outcome:
-    """What became of a job. state: done | there already | failed; reason: why, or what was damaged."""
+    """What became of a job. state: done | there already | failed; reason: why, or what the new bag lacks."""
 
     job: Job
     state: str
@@ -50,49 +46,13 @@ class Outcome:
     reason: str = ""
     where: str = ""
 
+    @property
+    def is_whole(self) -> bool:
+        """Whether the new bag is there, with all that its source holds."""
+        return self.state != FAILED and not self.reason
+
 
 DONE, THERE, FAILED = "done", "there already", "failed"
-
-
-def find_jobs(inputs: Sequence[Path], output: Path) -> list[Job]:
-    """The bags of files, folders and lists (.txt, a bag a line), each to become a bag in the folder `output`.
-
-    Bags of a folder keep their path in it. A folder without metadata.yaml is one bag where all its files are
-    of one recording and no bag lies below it; else each of its files is a bag.
-    Raises BagError where there is none, or two would have one name.
-    """
-    ours = output.resolve()
-    found: list[tuple[Path, Path]] = []  # bag, its name in the output
-    for path in inputs:
-        if path.suffix == ".txt" and path.is_file():
-            lines = [line.strip() for line in path.read_text("utf-8").splitlines()]
-            listed = [Path(line).expanduser() for line in lines if line and not line.startswith("#")]
-            bags = [each if each.is_absolute() else path.parent / each for each in listed]
-            found += [(bag, Path(_name(bag))) for bag in bags]
-        elif not path.exists():
-            raise BagError(
-                f"{path} does not exist; give bags, folders of bags, or a list of them in a .txt file"
-            )
-        elif path.is_file() and not _is_storage(path):
-            raise BagError(f"{path} is no bag; give bags, folders of bags, or a list of them in a .txt file")
-        else:
-            inside = [path] if path.is_file() else list(_bags_in(path, path.resolve(), {ours}))
-            if not inside:
-                raise BagError(f"{path} holds no bags")
-            found += [
-                (bag, bag.relative_to(path).with_name(_name(bag)) if bag != path else Path(_name(bag)))
-                for bag in inside
-            ]
-    jobs: dict[Path, Job] = {}
-    for bag, name in found:
-        job = Job(bag.absolute(), (output / name).absolute())
-        other = jobs.get(job.target)
-        if other is not None and other.source != job.source:
-            raise BagError(
-                f"{bag} and {other.source} would both become {job.target}; clean them into two folders"
-            )
-        jobs[job.target] = job
-    return list(jobs.values())
 
 
 def run_here(
@@ -116,24 +76,59 @@ def run_here(
         places = context.Queue()
         for place in workers:
             places.put(place)
-        count = min(len(workers), len(left))
-        with ProcessPoolExecutor(count, context, _start_worker, (places, make_restorer)) as pool:
-            futures = {pool.submit(_do_in_worker, job, options): job for job in left}
-            try:
-                for future in as_completed(futures):
+        try:
+            with _pool(min(len(workers), len(left)), left, _start_worker, places, make_restorer) as pool:
+                for future in as_completed([pool.submit(_do_in_worker, job, options) for job in left]):
                     outcome = future.result()
                     outcomes.append(outcome)
                     left.remove(outcome.job)
                     on_outcome(outcome)
-            except BrokenProcessPool:
-                # a worker was killed, for its memory perhaps; with which bag, nobody says
-                outcome = _alone(left.pop(0), options, workers[0], make_restorer)
-                outcomes.append(outcome)
-                on_outcome(outcome)
-            except BaseException:
-                pool.shutdown(wait=False, cancel_futures=True)
-                raise
+        except BrokenProcessPool:
+            # a worker was killed, for its memory perhaps; with which bag, nobody says
+            outcome = _alone(left.pop(0), options, workers[0], make_restorer)
+            outcomes.append(outcome)
+            on_outcome(outcome)
     return outcomes
+
+
+@contextmanager
+def _pool(
+    processes: int, jobs: Sequence[Job], start: Callable[..., None], *arguments: Any
+) -> Iterator[ProcessPoolExecutor]:
+    """Processes that do these jobs. On an error, an interruption above all, they end and leave nothing."""
+    before = set(active_children())
+    pool = ProcessPoolExecutor(processes, get_context("spawn"), start, arguments)
+    try:
+        yield pool
+    except BrokenProcessPool:
+        raise
+    except BaseException:
+        pool.shutdown(wait=False, cancel_futures=True)
+        _end([process for process in active_children() if process not in before])
+        for job in jobs:
+            discard_unfinished(job.target)
+        raise
+    finally:
+        pool.shutdown()
+
+
+def _end(processes: Sequence[BaseProcess]) -> None:
+    """End processes that remove what they have begun; after a while, whatever they are at."""
+    try:
+        for process in processes:
+            process.terminate()
+        until = time.monotonic() + GRACE_S
+        for process in processes:
+            process.join(max(0.0, until - time.monotonic()))
+    finally:  # also for a second Ctrl-C
+        for process in processes:
+            process.kill()
+        for process in processes:
+            process.join()
+
+
+GRACE_S = 10.0
+"""A worker ends with the image that it is at, but not while it compiles a network."""
 
 
 def run_on_ray(
@@ -212,55 +207,9 @@ def table(outcomes: Sequence[Outcome]) -> list[str]:
         lines.append("  ".join([*shown, reason]).rstrip())
     counts = {state: sum(outcome.state == state for outcome in outcomes) for state in (DONE, THERE, FAILED)}
     frames = sum(outcome.frames for outcome in outcomes)
-    return [*lines, f"{', '.join(f'{count} {state}' for state, count in counts.items())}; {frames} frames"]
-
-
-def _is_storage(path: Path) -> bool:
-    return path.name.removesuffix(COMPRESSED).endswith(tuple(SUFFIXES)) and path.is_file()
-
-
-def _name(bag: Path) -> str:
-    """Of the new bag, which is a folder: the old one's without the suffix of a file."""
-    name = bag.absolute().name
-    stem = name.removesuffix(COMPRESSED)
-    return stem.removesuffix(Path(stem).suffix) if Path(stem).suffix in SUFFIXES else name
-
-
-def _bags_in(folder: Path, top: Path, seen: set[Path]) -> Iterator[Path]:
-    """The folder itself where it is a bag, else those in it and below it, each once.
-
-    top: where the search began, resolved; a link to what the search meets anyway is passed over.
-    seen: folders, resolved, that were searched already.
-    """
-    if folder.resolve() in seen:
-        return
-    seen.add(folder.resolve())
-    if (folder / METADATA).is_file():
-        yield folder
-        return
-    paths = [
-        path
-        for path in sorted(folder.iterdir())
-        if not path.name.startswith(".") and not (path.is_symlink() and _is_met(path, top))
-    ]
-    files = [path for path in paths if _is_storage(path)]
-    below = [bag for path in paths if path.is_dir() for bag in _bags_in(path, top, seen)]
-    if files and not below and _of_one_recording(files):
-        yield folder
-    else:
-        yield from sorted([*files, *below])
-
-
-def _is_met(link: Path, top: Path) -> bool:
-    """Whether a search from `top` meets what the link leads to by itself."""
-    path = Path(os.path.realpath(link))  # of a link to itself, too
-    return path.is_relative_to(top) and not any(part.startswith(".") for part in path.relative_to(top).parts)
-
-
-def _of_one_recording(files: Sequence[Path]) -> bool:
-    """Whether these are the parts of one bag, as rosbag2 numbers them: drive_0.mcap, drive_1.mcap."""
-    parts = [re.fullmatch(r"(.*)_\d+", _name(file)) for file in files]
-    return len(files) == 1 or (all(parts) and len({part[1] for part in parts if part is not None}) == 1)
+    lacking = sum(outcome.state != FAILED and not outcome.is_whole for outcome in outcomes)
+    text = f"{', '.join(f'{count} {state}' for state, count in counts.items())}; {frames} frames"
+    return [*lines, f"{text}; {lacking} of the bags lack what the table says" if lacking else text]
 
 
 # -- in the workers --------------------------------------------------------------------------------
@@ -280,19 +229,60 @@ _worker: _Worker | None = None
 
 def _start_worker(places: Any, make_restorer: MakeRestorer | None) -> None:
     global _worker
+    _obey()
     _worker = _Worker(places.get(), make_restorer)
+
+
+def _obey() -> None:
+    """Have this process end when the one that started it says so, or is gone."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the one that started it
+    signal.signal(signal.SIGTERM, _leave)
+    parent = parent_process()
+    assert parent is not None
+
+    def watch() -> None:
+        parent.join()
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(GRACE_S)
+        os._exit(128 + signal.SIGTERM)
+
+    threading.Thread(target=watch, name="watch", daemon=True).start()
+
+
+def _leave(number: int, _: object) -> None:
+    signal.signal(number, signal.SIG_IGN)  # what has been begun is removed now
+    raise SystemExit(128 + number)
+
+
+@contextmanager
+def _leaving() -> Iterator[None]:
+    """Let this process end where it is told to: the pool would hand that on as a result, and begin another
+    job.
+    """
+    try:
+        yield
+    except SystemExit as error:
+        os._exit(int(error.code or 0))
 
 
 def _do_in_worker(job: Job, options: Options) -> Outcome:
     assert _worker is not None
-    there = _there_already(job)
-    if there is not None:
-        return there
-    try:
-        _worker.restorer = _worker.restorer or _restorer_of(_worker.settings, _worker.make_restorer)
-    except RainRemovalError as error:
-        return Outcome(job, FAILED, reason=str(error))
-    return do(job, options, _worker.restorer)
+    with _leaving():
+        there = _there_already(job)
+        if there is not None:
+            return there
+        try:
+            _worker.restorer = _worker.restorer or _restorer_of(_worker.settings, _worker.make_restorer)
+        except RainRemovalError as error:
+            return Outcome(job, FAILED, reason=str(error))
+        return do(job, options, _worker.restorer)
+
+
+def _do_alone_in_worker(
+    job: Job, options: Options, settings: RuntimeSettings, make_restorer: MakeRestorer | None
+) -> Outcome:
+    with _leaving():
+        return _do_alone(job, options, settings, make_restorer)
 
 
 def _do_alone(
@@ -316,11 +306,12 @@ def _alone(
     job: Job, options: Options, settings: RuntimeSettings, make_restorer: MakeRestorer | None
 ) -> Outcome:
     """A job in a process that may die with it."""
-    with ProcessPoolExecutor(1, get_context("spawn")) as pool:
-        try:
-            return pool.submit(_do_alone, job, options, settings, make_restorer).result()
-        except BrokenProcessPool:
-            return Outcome(job, FAILED, reason="its process was killed, for want of memory perhaps")
+    try:
+        with _pool(1, [job], _obey) as pool:
+            return pool.submit(_do_alone_in_worker, job, options, settings, make_restorer).result()
+    except BrokenProcessPool:
+        discard_unfinished(job.target)
+        return Outcome(job, FAILED, reason="its process was killed, for want of memory perhaps")
 
 
 def do(job: Job, options: Options, restorer: Restorer) -> Outcome:
@@ -337,10 +328,14 @@ def do(job: Job, options: Options, restorer: Restorer) -> Outcome:
     except Exception as error:  # a defect met by one bag must not end the others
         reason = f"{type(error).__name__}: {error}"
         return Outcome(job, FAILED, seconds=time.perf_counter() - began, reason=reason, where=where)
-    notes = list(report.damage)
-    if report.failed:
-        notes.append(f"{report.failed} images could not be read: {report.first_failure}")
-    return Outcome(job, DONE, report.frames, time.perf_counter() - began, "; ".join(notes), where)
+    lacking = _lacking(report.damage, [(each.failed, each.first_failure) for each in report.cameras])
+    return Outcome(job, DONE, report.frames, time.perf_counter() - began, lacking, where)
+
+
+def _lacking(damage: Sequence[str], failures: Sequence[tuple[int, str | None]]) -> str:
+    """What a new bag lacks; empty: nothing. failures: of each camera, how many images and why the first."""
+    count, why = sum(count for count, _ in failures), next((why for _, why in failures if why), None)
+    return "; ".join([*damage, *([f"{count} images could not be read: {why}"] if count else [])])
 
 
 def _there_already(job: Job) -> Outcome | None:
@@ -350,7 +345,8 @@ def _there_already(job: Job) -> Outcome | None:
     try:
         report = json.loads((job.target / REPORT_FILE).read_text())
         if Path(report["source"]) == job.source:
-            return Outcome(job, THERE, report["frames"])
+            failures = [(camera["failed"], camera["first_failure"]) for camera in report["cameras"]]
+            return Outcome(job, THERE, report["frames"], reason=_lacking(report["damage"], failures))
         reason = f"{job.target} is there, but was made from {report['source']}"
     except (OSError, ValueError, KeyError, TypeError):
         reason = f"{job.target} is there, but was not made by derain"

@@ -11,6 +11,7 @@ from rain_removal_ros.bags.messages import CAMERA_INFO, COMPRESSED_IMAGE, IMAGE_
 from rain_removal_ros.bags.storage import Bag, Topic
 from rain_removal_ros.encodings import SUPPORTED
 from rain_removal_ros.errors import BagError, ImageError
+from rain_removal_ros.image_header import PNG_SIGNATURE
 
 OUTPUT_NAMES = (
     "derained/image",
@@ -34,6 +35,7 @@ class Camera:
 
     base: the name that the outputs' topics begin with, as `/front` for `/front/derained/image`.
     height, width: of its first image.
+    is_16_bit_grey: whether that is grey with 16 bits, as images of depth are, too.
     """
 
     topic: Topic
@@ -42,6 +44,7 @@ class Camera:
     encoding: str
     height: int
     width: int
+    is_16_bit_grey: bool = False
 
     @property
     def compressed(self) -> bool:
@@ -64,7 +67,7 @@ def find_cameras(bag: Bag, names: Sequence[str] = ()) -> list[Camera]:
         for topic in dict.fromkeys(topic for name in names for topic in _named(bag, images, name)):
             try:
                 cameras.append(_look(bag, topic))
-            except (ImageError, BagError) as error:
+            except ImageError as error:
                 raise BagError(f"{topic.name}: {error}") from error
     else:
         cameras, passed_over = [], []
@@ -73,13 +76,13 @@ def find_cameras(bag: Bag, names: Sequence[str] = ()) -> list[Camera]:
             if reason is None:
                 try:
                     camera = _look(bag, topic)
-                except (ImageError, BagError) as error:
+                except ImageError as error:
                     passed_over.append(f"{topic.name} is not taken ({error})")
                     continue
-                if camera.encoding != "mono16":
+                if not camera.is_16_bit_grey:
                     cameras.append(camera)
                     continue
-                reason = "mono16 may be a depth image"
+                reason = f"{camera.encoding} may be a depth image"
             passed_over.append(f"{topic.name} is not taken ({reason}); name it to take it all the same")
         bag.notices.extend(passed_over)
         if not cameras:
@@ -129,7 +132,7 @@ def _are_twins(raw: Topic, compressed: Topic) -> bool:
 
 def _look(bag: Bag, topic: Topic) -> Camera:
     """The camera by its first image that can be read. Raises ImageError where none of many can."""
-    failure: Exception = BagError("it holds no message")
+    failure: ImageError | None = None
     others, began = 0, None
     for number, record in enumerate(bag.messages([topic]), start=1):
         began = record.log_time if began is None else began
@@ -139,13 +142,13 @@ def _look(bag: Bag, topic: Topic) -> Camera:
             picture = read_picture(message)
             height, width = picture.rgb.shape[:2]
             encoding = message.format if topic.type == COMPRESSED_IMAGE else message.encoding
-            return Camera(topic, "", _info_of(bag, topic), encoding, height, width)
+            return Camera(topic, "", _info_of(bag, topic), encoding, height, width, _is_16_bit_grey(message))
         except ImageError as error:
-            failure = failure if isinstance(failure, ImageError) else error
+            failure = failure or error
         long = record.log_time - began > LOOKED_AT_S * 1e9
         if others == LEAST_LOOKED_AT or (long and number >= LEAST_LOOKED_AT) or number == MOST_LOOKED_AT:
             break
-    raise failure
+    raise failure or ImageError("it holds no message")
 
 
 def _is_none_of_a_camera(message: Any) -> bool:
@@ -153,6 +156,13 @@ def _is_none_of_a_camera(message: Any) -> bool:
     if message.__msgtype__ == COMPRESSED_IMAGE:
         return "compressedDepth" in message.format
     return message.encoding not in SUPPORTED and len(message.data) > 0
+
+
+def _is_16_bit_grey(message: Any) -> bool:
+    if message.__msgtype__ != COMPRESSED_IMAGE:
+        return message.encoding == "mono16"
+    data = bytes(message.data[:26])  # of a PNG: its signature, and the header with bits and kind of a pixel
+    return data.startswith(PNG_SIGNATURE) and data[24:] == bytes([16, 0])
 
 
 def _info_of(bag: Bag, topic: Topic) -> Topic | None:

@@ -36,7 +36,7 @@ from rain_removal_ros.bags.messages import (
 )
 from rain_removal_ros.bags.report import CameraReport, Frame, Report
 from rain_removal_ros.bags.storage import Bag, Record, Topic
-from rain_removal_ros.bags.writing import BagWriter, Split, check_free
+from rain_removal_ros.bags.writing import BagWriter, Split, check_free, check_storable
 from rain_removal_ros.camera_info import focal_length, mismatch
 from rain_removal_ros.encodings import Picture, write_image
 from rain_removal_ros.errors import BagError, ImageError, InferenceError, ParameterError
@@ -159,12 +159,28 @@ class _Clock:
                 self.seconds[stage] = self.seconds.get(stage, 0.0) + time.perf_counter() - begin
 
 
-def check(source: Path, target: Path, options: Options) -> None:
-    """Raise BagError for what `convert` would refuse, before a network is loaded for it."""
+@dataclass(frozen=True)
+class Plan:
+    """What a bag is to become."""
+
+    bag: Bag
+    target: Path
+    options: Options
+    outputs: dict[Camera, _Outputs]
+    copied: list[Topic]
+
+
+@contextmanager
+def planned(source: Path, target: Path, options: Options) -> Iterator[Plan]:
+    """The bag `source`, open, and what it is to become; needs no network.
+
+    Raises BagError where nothing can come of it.
+    """
     check_free(target)
     with Bag(source) as bag:
         cameras = find_cameras(bag, options.cameras)
-        _copied(bag, cameras, {camera: _outputs_of(camera, options) for camera in cameras}, options)
+        outputs = {camera: _outputs_of(camera, options) for camera in cameras}
+        yield Plan(bag, target, options, outputs, _copied(bag, cameras, outputs, options))
 
 
 def convert(
@@ -175,38 +191,59 @@ def convert(
     on_step: Listener = lambda step: None,
     say: Say = lambda text: None,
 ) -> Report:
-    """Derain the bag `source` into the new bag `target`, and put the report into its folder.
+    """`planned`, carried out."""
+    with planned(source, target, options) as plan:
+        return carry_out(plan, restorer, on_step, say)
+
+
+def carry_out(
+    plan: Plan,
+    restorer: Restorer,
+    on_step: Listener = lambda step: None,
+    say: Say = lambda text: None,
+) -> Report:
+    """Derain the bag into the new bag, and put the report into its folder.
 
     on_step: told after every frame; say: told, also from other threads, what the user should know early.
-    Raises BagError where nothing came of it: then `target` does not exist. Images that cannot be read and
+    Raises BagError where nothing came of it: then the target does not exist. Images that cannot be read and
     damage to the bag are in the report.
     """
-    check_free(target)
-    with Bag(source) as bag:
-        cameras = find_cameras(bag, options.cameras)
-        outputs = {camera: _outputs_of(camera, options) for camera in cameras}
-        copied = _copied(bag, cameras, outputs, options)
-        for text in (*bag.notices, *bag.damage):
-            say(text)
-        say(f"cameras: {', '.join(map(str, cameras))}")
-        topics = [*copied, *(topic for each in outputs.values() for topic in each.topics)]
-        info = restorer.info
-        about = f"{info.weights} {info.weights_sha256[:12]} {info.backend} {info.precision}"
-        with BagWriter(
-            target,
-            topics,
-            storage=options.storage,
-            compression=options.compression,
-            metadata=options.metadata,
-            split=Split(int(options.split_megabytes * 1e6), options.split_seconds),
-            custom_data={**bag.custom_data, f"rain_removal_ros {__version__}": about},
-        ) as writer:
-            report = _Conversion(bag, writer, restorer, outputs, set(copied), options, on_step, say).run()
-            if not report.frames:
-                reasons = [*report.damage, *filter(None, [report.first_failure])]
-                raise BagError(f"{source}: no image can be read: {'; '.join(reasons)}")
-            report.write(writer.folder, say)
+    bag, options = plan.bag, plan.options
+    for text in (*bag.notices, *bag.damage):
+        say(text)
+    say(f"cameras: {', '.join(map(str, plan.outputs))}")
+    topics = [*plan.copied, *(topic for each in plan.outputs.values() for topic in each.topics)]
+    info = restorer.info
+    about = f"{info.weights} {info.weights_sha256[:12]} {info.backend} {info.precision}"
+    with BagWriter(
+        plan.target,
+        topics,
+        storage=options.storage,
+        compression=options.compression,
+        metadata=options.metadata,
+        split=Split(int(options.split_megabytes * 1e6), options.split_seconds),
+        custom_data={**bag.custom_data, f"rain_removal_ros {__version__}": about},
+    ) as writer:
+        _copy_extras(bag, writer, options.storage, say)
+        report = _Conversion(plan, writer, restorer, on_step, say).run()
+        if not report.frames:
+            reasons = [*report.damage, *filter(None, [report.first_failure])]
+            raise BagError(f"{bag.path}: no image can be read: {'; '.join(reasons)}")
+        report.write(writer.folder, say)
     return report
+
+
+def _copy_extras(bag: Bag, writer: BagWriter, storage: str, say: Say) -> None:
+    """Copy the attachments and notes of the bag's files, or tell which have no place in the new one."""
+    lost = []
+    for extra in bag.extras():
+        if storage == "mcap":
+            writer.attach(extra)
+        else:
+            lost.append(extra.name)
+    if lost:
+        bag.notices.append(f"not kept: {', '.join(lost)}; SQLite takes no attachments and notes, mcap does")
+        say(bag.notices[-1])
 
 
 class _Conversion:
@@ -214,25 +251,22 @@ class _Conversion:
 
     def __init__(
         self,
-        bag: Bag,
+        plan: Plan,
         writer: BagWriter,
         restorer: Restorer,
-        outputs: dict[Camera, _Outputs],
-        copied: set[Topic],
-        options: Options,
         on_step: Listener,
         say: Say,
     ):
-        self._bag, self._writer, self._restorer, self._options = bag, writer, restorer, options
-        self._outputs, self._copied, self._on_step, self._say = outputs, copied, on_step, say
-        self._cameras = {camera.topic: camera for camera in outputs}
+        self._bag, self._writer, self._restorer, self._options = plan.bag, writer, restorer, plan.options
+        self._outputs, self._copied, self._on_step, self._say = plan.outputs, set(plan.copied), on_step, say
+        self._cameras = {camera.topic: camera for camera in plan.outputs}
         self._inputs: Lane[_Input] = Lane()
         self._done: Lane[_Done] = Lane()
         self._pool = ThreadPoolExecutor(2, thread_name_prefix="images")
         self._clock = _Clock()
         self._prepared: set[tuple[int, int]] = set()
         self._preparing = 0.0
-        self._reports = {camera: CameraReport(camera.topic.name) for camera in outputs}
+        self._reports = {camera: CameraReport(camera.topic.name) for camera in plan.outputs}
 
     def run(self) -> Report:
         threads = [
@@ -254,7 +288,7 @@ class _Conversion:
             self._pool.shutdown(cancel_futures=True)
         info = self._restorer.info
         return Report(
-            source=str(self._bag.path),
+            source=str(self._bag.path.absolute()),
             backend=info.backend,
             device=info.device,
             precision=info.precision,
@@ -441,4 +475,6 @@ def _copied(
             f"{bag.path} holds {', '.join(topic.name for topic in there)} already; --again makes them anew"
         )
     left_out = replaced | ({topic for topic in bag.topics if topic.name in old} if options.again else set())
-    return [topic for topic in bag.topics if topic not in left_out]
+    copied = [topic for topic in bag.topics if topic not in left_out]
+    check_storable(copied, options.storage)
+    return copied

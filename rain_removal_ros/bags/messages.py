@@ -99,8 +99,8 @@ def definition_of(type_name: str, distribution: Stores = Stores.ROS2_JAZZY) -> t
     return store.generate_msgdef(type_name, ros_version=2)[0], store.hash_rihs01(type_name)
 
 
-def hash_of(type_name: str, definition: str) -> str:
-    """The type hash (REP 2011) of a definition as bags hold it; empty where it cannot be told."""
+def hash_of(type_name: str, definition: str | None) -> str:
+    """The type hash (REP 2011) of a ROS definition as bags hold it; empty where it cannot be told."""
     if not definition or definition.startswith("=" * 80 + "\nIDL: "):
         return definition_of(type_name)[1]
     store = get_typestore(Stores.EMPTY)

@@ -7,28 +7,24 @@ quality of service, type hashes). Knows topics and bytes, not what messages mean
 from __future__ import annotations
 
 import re
-import shutil
-import sqlite3
-import tempfile
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, NamedTuple
 
 import zstandard
-from mcap.exceptions import McapError
-from mcap.reader import SeekingReader
-from mcap.records import Channel, Message, Schema
-from mcap.stream_reader import StreamReader
-from rosbags.interfaces import Qos
 from rosbags.rosbag2.errors import ReaderError
-from rosbags.rosbag2.metadata import parse_qos
 from rosbags.typesys import Stores
 from ruamel.yaml import YAML, YAMLError
 
-from rain_removal_ros.bags.messages import definition_of
+from rain_removal_ros.bags.mcap_files import Extra, McapFile
+from rain_removal_ros.bags.sqlite_files import Sqlite3File
+from rain_removal_ros.bags.stored import Topic, is_the_machines, qos_of, words
+from rain_removal_ros.bags.unpacking import PackedFile, Unpacker
 from rain_removal_ros.errors import BagError
+
+__all__ = ["COMPRESSED", "METADATA", "SUFFIXES", "Bag", "Record", "Topic"]
 
 METADATA = "metadata.yaml"
 SUFFIXES = {".mcap": "mcap", ".db3": "sqlite3"}
@@ -40,32 +36,11 @@ FOXYS_METADATA = 4
 """The highest version of metadata.yaml that Foxy wrote; Humble wrote the next."""
 
 
-@dataclass(frozen=True, eq=False)
-class Topic:
-    """A topic of a bag, with all that a copy of it has to say."""
-
-    name: str
-    type: str  # sensor_msgs/msg/Image
-    definition: str = ""  # text of the message definition; empty: the bag does not hold it
-    type_hash: str = ""  # RIHS01_...; empty: the bag does not hold it
-    serialization: str = "cdr"
-    qos: tuple[Qos, ...] = ()
-    count: int = 0  # messages, as far as the bag says
-
-
 class Record(NamedTuple):
     """One message as stored."""
 
     topic: Topic
     log_time: int  # ns, when it was recorded
-    data: bytes
-
-
-class _Stored(NamedTuple):
-    """One message of a storage file, before its topic is known by the bag's own object."""
-
-    key: tuple[str, str]
-    log_time: int
     data: bytes
 
 
@@ -88,11 +63,12 @@ class Bag:
     """
 
     def __init__(self, path: Path):
-        """Raises BagError where there is no bag, or nothing of it can be read."""
+        """Raises BagError where there is no bag, nothing of it can be read, or its disk fails."""
         self.path = path
         self.notices: list[str] = []
         self._damage: dict[str, str] = {}  # by file
         self._stack = ExitStack()
+        self._unpacker = self._stack.enter_context(closing(Unpacker(self._open_plain)))
         try:
             self._open()
         except BaseException:
@@ -134,7 +110,8 @@ class Bag:
         """Messages in the order in which they were recorded, of all topics or of these.
 
         start, stop: ns; only messages recorded from `start` on and before `stop`.
-        At damage, the rest of that file is left out and `damage` says so.
+        At damage, the rest of that file is left out and `damage` says so. Raises BagError where it is the
+        disk that fails, or memory, rather than what the file holds.
         """
         chosen = {(topic.name, topic.type): topic for topic in (self.topics if topics is None else topics)}
         for file in self._files:
@@ -145,8 +122,26 @@ class Bag:
                         data = zstandard.ZstdDecompressor().decompress(data)
                     read += 1
                     yield Record(chosen[key], log_time, data)
+            except BagError:  # no fault of the bag's
+                raise
             except Exception as error:  # whatever the damage makes of the libraries that read it
-                self._damaged(file.path.name, f"{_words(error)}; read were the {read} messages before it")
+                if is_the_machines(error):
+                    raise _failed(file.path, error) from error
+                self._damaged(file.path.name, f"{words(error)}; read were the {read} messages before it")
+
+    def extras(self) -> Iterator[Extra]:
+        """The attachments and notes that its MCAP files hold; damage and errors are as in `messages`."""
+        for file in self._files:
+            if not file.extras:
+                continue
+            try:
+                yield from file.read_extras()
+            except BagError:
+                raise
+            except Exception as error:  # as above
+                if is_the_machines(error):
+                    raise _failed(file.path, error) from error
+                self._damaged(file.path.name, f"its attachments cannot be read: {words(error)}")
 
     # -- opening -----------------------------------------------------------------------------------
 
@@ -158,18 +153,19 @@ class Bag:
         for path in paths:
             try:
                 self._files.append(self._stack.enter_context(closing(self._open_file(path))))
-            except PermissionError as error:
-                raise BagError(f"{path} cannot be read: {error.strerror}") from error
-            except BagError:  # no fault of the bag's
+            except BagError:
                 raise
             except Exception as error:  # as above
-                self._damaged(path.name, f"it cannot be read at all: {_words(error)}")
+                if is_the_machines(error):
+                    raise _failed(path, error) from error
+                self._damaged(path.name, f"it cannot be read at all: {words(error)}")
         if not self._files:
             raise BagError(f"{self.path} is no bag, or damaged beyond reading: {'; '.join(self.damage)}")
         for file in self._files:
             if file.damage:
                 self._damaged(file.path.name, file.damage)
         self.topics = _merged([metadata.topics if metadata else (), *(file.topics for file in self._files)])
+        self.notices += _defined_twice(topic for file in self._files for topic in file.topics)
 
     def _is_compressed(self, data: bytes) -> bool:
         """Whether a message is; only metadata.yaml says so, and without it the message's first bytes."""
@@ -193,7 +189,7 @@ class Bag:
                 raise BagError(f"{path} is no bag; give a bag's folder, or its .mcap or .db3 file")
             return None, [path]
         try:
-            found = sorted((p for p in path.iterdir() if _kind(p)), key=_by_number)
+            found = sorted((p for p in path.iterdir() if _kind(p) and not p.is_dir()), key=_by_number)
         except OSError as error:
             raise BagError(f"{path} cannot be read: {error.strerror}") from error
         metadata = self._read_metadata(path / METADATA)
@@ -211,20 +207,18 @@ class Bag:
                 paths.remove(missing)
             else:
                 paths[paths.index(missing)] = other
+        named = {each.name.removesuffix(COMPRESSED) for each in paths}
+        strange = [each.name for each in found if each.name.removesuffix(COMPRESSED) not in named]
+        if strange:
+            self.notices.append(
+                f"{METADATA} does not name {', '.join(strange)}; give what it does not name by itself, or "
+                f"remove {METADATA}, which has all files read as found"
+            )
         return metadata, paths
 
     def _read_metadata(self, path: Path) -> _Metadata | None:
         try:
-            text = path.read_text("utf-8")
-        except FileNotFoundError:
-            self.notices.append(
-                f"{METADATA} is missing: the recording was not ended; its files are read as found"
-            )
-            return None
-        except OSError as error:
-            raise BagError(f"{path} cannot be read: {error.strerror}") from error
-        try:
-            content = YAML(typ="safe").load(text)["rosbag2_bagfile_information"]
+            content = YAML(typ="safe").load(path.read_text("utf-8"))["rosbag2_bagfile_information"]
             return _Metadata(
                 files=tuple(content["relative_file_paths"]),
                 topics=tuple(_topic_of(each) for each in content["topics_with_message_count"]),
@@ -232,237 +226,25 @@ class Bag:
                 message_compression=(content.get("compression_mode") or "").lower() == "message",
                 custom_data={str(k): str(v) for k, v in (content.get("custom_data") or {}).items()},
             )
+        except FileNotFoundError:
+            self.notices.append(
+                f"{METADATA} is missing: the recording was not ended; its files are read as found"
+            )
+            return None
+        except OSError as error:
+            raise BagError(f"{path} cannot be read: {error.strerror}") from error
         except (YAMLError, ReaderError, KeyError, TypeError, ValueError, AttributeError) as error:
-            self.notices.append(f"{METADATA} is damaged ({_words(error)}); the bag's files are read as found")
+            self.notices.append(f"{METADATA} is damaged ({words(error)}); the bag's files are read as found")
             return None
 
-    def _open_file(self, path: Path) -> _McapFile | _Sqlite3File:
-        if path.suffix == COMPRESSED:
-            path = self._unpack(path)
+    def _open_file(self, path: Path) -> McapFile | Sqlite3File | PackedFile:
+        return PackedFile(path, self._unpacker) if path.suffix == COMPRESSED else self._open_plain(path)
+
+    def _open_plain(self, path: Path) -> McapFile | Sqlite3File:
         if _kind(path) == "mcap":
-            return _McapFile(path)
+            return McapFile(path)
         old = self._metadata is not None and self._metadata.version <= FOXYS_METADATA
-        return _Sqlite3File(path, Stores.ROS2_FOXY if old else Stores.ROS2_HUMBLE)
-
-    def _unpack(self, path: Path) -> Path:
-        """The unpacked file, in a temporary folder. Raises BagError where there is no room for it."""
-        folder = Path(self._stack.enter_context(tempfile.TemporaryDirectory(prefix="bag-")))
-        unpacked = folder / path.stem
-        with path.open("rb") as packed:
-            try:
-                with unpacked.open("wb") as target:
-                    self._decompress(packed, target, path.name)
-            except OSError as error:
-                raise BagError(
-                    f"{path} cannot be unpacked into {folder.parent} ({error.strerror}); make room there, or "
-                    "name another folder in TMPDIR"
-                ) from error
-        return unpacked
-
-    def _decompress(self, packed: BinaryIO, target: BinaryIO, name: str) -> None:
-        try:
-            with zstandard.ZstdDecompressor().stream_reader(packed, read_across_frames=True) as source:
-                shutil.copyfileobj(source, target, 1 << 22)
-        except zstandard.ZstdError as error:
-            self._damaged(name, f"unpacked up to the damage only: {error}")
-
-
-class _McapFile:
-    """One MCAP file. Without its index (an unfinished recording) it is read from front to back."""
-
-    def __init__(self, path: Path):
-        self.path = path
-        self.damage = ""
-        self._indexed = False
-        self._bounds: tuple[int, int] | None = None
-        with path.open("rb") as file:
-            try:
-                summary = SeekingReader(file, validate_crcs=True).get_summary()
-                if summary is None or not summary.channels:
-                    raise McapError("no index")
-                self._indexed = bool(summary.chunk_indexes)
-                statistics = summary.statistics
-                counts = statistics.channel_message_counts if statistics else {}
-                if statistics and statistics.message_count:
-                    self._bounds = statistics.message_start_time, statistics.message_end_time
-                schemas, channels = summary.schemas, summary.channels
-            except Exception:  # the end of the file is missing, or something in its stead
-                schemas, channels, counts = self._scan(file)
-                if not channels and self.damage:
-                    raise
-        self.topics = [
-            _topic_of_channel(channel, schemas.get(channel.schema_id), counts.get(number, 0))
-            for number, channel in channels.items()
-        ]
-
-    def close(self) -> None:
-        """Nothing: every reading opens the file for itself."""
-
-    def bounds(self) -> tuple[int, int] | None:
-        """When the first and the last message were recorded; None where there is none."""
-        return self._bounds
-
-    def messages(
-        self, wanted: Collection[tuple[str, str]], start: int | None, stop: int | None
-    ) -> Iterator[_Stored]:
-        with self.path.open("rb") as file:
-            if not self._indexed:
-                yield from self._stream(file, wanted, start, stop)
-                return
-            reader = SeekingReader(file, validate_crcs=True)
-            names = {name for name, _ in wanted}
-            for schema, channel, message in reader.iter_messages(
-                names, starting_at=start, ending_before=stop
-            ):
-                key = channel.topic, schema.name if schema else ""
-                if key in wanted:
-                    yield _Stored(key, message.log_time, message.data)
-
-    def _stream(
-        self, file: BinaryIO, wanted: Collection[tuple[str, str]], start: int | None, stop: int | None
-    ) -> Iterator[_Stored]:
-        schemas: dict[int, Schema] = {}
-        keys: dict[int, tuple[str, str]] = {}
-        try:
-            for record in StreamReader(file, validate_crcs=True).records:
-                if isinstance(record, Schema):
-                    schemas[record.id] = record
-                elif isinstance(record, Channel):
-                    schema = schemas.get(record.schema_id)
-                    keys[record.id] = record.topic, schema.name if schema else ""
-                elif isinstance(record, Message) and keys[record.channel_id] in wanted:
-                    time = record.log_time
-                    if (start is None or time >= start) and (stop is None or time < stop):
-                        yield _Stored(keys[record.channel_id], time, record.data)
-        except Exception:
-            if not self.damage:  # else it was said when the file was opened
-                raise
-
-    def _scan(self, file: BinaryIO) -> tuple[dict[int, Schema], dict[int, Channel], dict[int, int]]:
-        """What a file without index holds, up to its damage."""
-        file.seek(0)
-        schemas: dict[int, Schema] = {}
-        channels: dict[int, Channel] = {}
-        counts: dict[int, int] = {}
-        try:
-            for record in StreamReader(file, validate_crcs=True).records:
-                if isinstance(record, Schema):
-                    schemas[record.id] = record
-                elif isinstance(record, Channel):
-                    channels[record.id] = record
-                elif isinstance(record, Message):
-                    counts[record.channel_id] = counts.get(record.channel_id, 0) + 1
-                    first, last = self._bounds or (record.log_time, record.log_time)
-                    self._bounds = min(first, record.log_time), max(last, record.log_time)
-        except Exception as error:  # of whatever the damage makes
-            self.damage = f"it ends early ({_words(error)}) after {sum(counts.values())} messages"
-        return schemas, channels, counts
-
-
-class _Sqlite3File:
-    """One SQLite file, of any of rosbag2's schemas, with the write-ahead log that a recorder left.
-
-    distribution: whose message definitions a file is taken to mean that is too old to hold any.
-    """
-
-    def __init__(self, path: Path, distribution: Stores = Stores.ROS2_HUMBLE):
-        self.path, self._distribution = path, distribution
-        self.damage = ""
-        with path.open("rb") as file:  # SQLite does not tell a missing permission from a missing file
-            if file.read(16) != b"SQLite format 3\0":
-                raise ValueError("it is no SQLite database")
-        logged = path.with_name(path.name + "-wal")
-        has_log = logged.is_file() and logged.stat().st_size > 0
-        try:
-            self._connect("mode=ro" if has_log else "mode=ro&immutable=1")
-        except sqlite3.OperationalError as error:
-            if not has_log:
-                raise
-            self.damage = f"its write-ahead log cannot be read ({error}); give write access to its folder"
-            self._connect("mode=ro&immutable=1")
-
-    def close(self) -> None:
-        self._connection.close()
-
-    def bounds(self) -> tuple[int, int] | None:
-        """When the first and the last message were recorded; None where there is none, or it is damaged."""
-        try:
-            first, last = self._connection.execute(
-                "SELECT MIN(timestamp), MAX(timestamp) FROM messages"
-            ).fetchone()
-        except sqlite3.Error:
-            return None
-        return None if first is None else (first, last)
-
-    def messages(
-        self, wanted: Collection[tuple[str, str]], start: int | None, stop: int | None
-    ) -> Iterator[_Stored]:
-        ids = [number for number, key in self._keys.items() if key in wanted]
-        bounds = [("timestamp >= ?", start), ("timestamp < ?", stop)]
-        conditions = [
-            f"topic_id IN ({','.join('?' * len(ids))})",
-            *(c for c, value in bounds if value is not None),
-        ]
-        values = [*ids, *(value for _, value in bounds if value is not None)]
-        order = "id" if self.damage else "timestamp, id"  # a damaged file's index may be what is damaged
-        query = "SELECT topic_id, timestamp, data FROM messages"
-        query += f" WHERE {' AND '.join(conditions)} ORDER BY {order}"
-        for number, log_time, data in self._connection.execute(query, values):
-            yield _Stored(self._keys[number], log_time, data)
-
-    def _connect(self, how: str) -> None:
-        self._connection = sqlite3.connect(
-            f"{self.path.absolute().as_uri()}?{how}", uri=True, check_same_thread=False
-        )
-        self._connection.execute("PRAGMA writable_schema=ON")  # else SQLite reads nothing of a truncated file
-        try:
-            self.topics, self._keys = self._read_topics()
-        except BaseException:
-            self._connection.close()
-            raise
-
-    def _read_topics(self) -> tuple[list[Topic], dict[int, tuple[str, str]]]:
-        columns = {row[1] for row in self._connection.execute("PRAGMA table_info(topics)")}
-        if not columns:
-            raise ValueError("it holds no topics")
-        optional = [c for c in ("offered_qos_profiles", "type_description_hash") if c in columns]
-        chosen = ", ".join(["id", "name", "type", "serialization_format", *optional])
-        rows = self._connection.execute(f"SELECT {chosen} FROM topics ORDER BY id").fetchall()
-        hashes: dict[str, str] = {}
-        try:
-            definitions = dict(
-                self._connection.execute(
-                    "SELECT topic_type, encoded_message_definition FROM message_definitions"
-                )
-            )
-        except sqlite3.Error:
-            definitions = {}
-        if "type_description_hash" not in columns:  # before Iron a bag held neither definitions nor hashes
-            known = {row[2]: definition_of(row[2], self._distribution) for row in rows}
-            definitions = {kind: definition for kind, (definition, _) in known.items()}
-            hashes = {kind: type_hash for kind, (_, type_hash) in known.items()}
-        try:
-            counts = dict(
-                self._connection.execute("SELECT topic_id, count(*) FROM messages GROUP BY topic_id")
-            )
-        except sqlite3.Error as error:
-            self.damage = f"it is damaged ({error}); read is what comes before"
-            counts = {}
-        topics = []
-        for number, name, kind, serialization, *rest in rows:
-            extra = dict(zip(optional, rest, strict=True))
-            topics.append(
-                Topic(
-                    name,
-                    kind,
-                    definitions.get(kind, ""),
-                    extra.get("type_description_hash") or hashes.get(kind, ""),
-                    serialization,
-                    _qos(extra.get("offered_qos_profiles")),
-                    counts.get(number, 0),
-                )
-            )
-        return topics, {row[0]: (row[1], row[2]) for row in rows}
+        return Sqlite3File(path, Stores.ROS2_FOXY if old else Stores.ROS2_HUMBLE)
 
 
 def _kind(path: Path) -> str | None:
@@ -475,18 +257,6 @@ def _by_number(path: Path) -> list[Any]:
     return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", path.name)]
 
 
-def _words(error: BaseException) -> str:
-    text = str(error)
-    return f"{type(error).__name__}: {text}" if text else type(error).__name__
-
-
-def _qos(text: Any) -> tuple[Qos, ...]:
-    try:
-        return tuple(parse_qos(text or []))
-    except (ReaderError, KeyError, TypeError):  # a profile that says too little says nothing
-        return ()
-
-
 def _topic_of(entry: dict[str, Any]) -> Topic:
     metadata = entry["topic_metadata"]
     return Topic(
@@ -494,19 +264,7 @@ def _topic_of(entry: dict[str, Any]) -> Topic:
         metadata["type"],
         type_hash=metadata.get("type_description_hash") or "",
         serialization=metadata["serialization_format"],
-        qos=_qos(metadata.get("offered_qos_profiles")),
-    )
-
-
-def _topic_of_channel(channel: Channel, schema: Schema | None, count: int) -> Topic:
-    return Topic(
-        channel.topic,
-        schema.name if schema else "",
-        schema.data.decode("utf-8", "replace") if schema else "",
-        channel.metadata.get("topic_type_hash", ""),
-        channel.message_encoding,
-        _qos(channel.metadata.get("offered_qos_profiles")),
-        count,
+        qos=qos_of(metadata.get("offered_qos_profiles")),
     )
 
 
@@ -517,9 +275,29 @@ def _merged(lists: Collection[Collection[Topic]]) -> list[Topic]:
         known = merged.setdefault((topic.name, topic.type), replace(topic, count=0))
         merged[topic.name, topic.type] = replace(
             known,
-            definition=known.definition or topic.definition,
+            schema=known.schema or topic.schema,
+            notes=known.notes or topic.notes,
             type_hash=known.type_hash or topic.type_hash,
             qos=known.qos or topic.qos,
             count=known.count + topic.count,
         )
     return list(merged.values())
+
+
+def _defined_twice(topics: Iterable[Topic]) -> list[str]:
+    """A notice of each topic that the files define in several ways; the first way is what a copy gets."""
+    ways: dict[tuple[str, str], set[tuple[Any, ...]]] = {}
+    for topic in topics:
+        ways.setdefault((topic.name, topic.type), set()).add((topic.schema, topic.serialization))
+    return [
+        f"{name} ({kind}) is defined in {len(each)} ways; the first definition is taken for all its messages"
+        for (name, kind), each in ways.items()
+        if len(each) > 1
+    ]
+
+
+def _failed(path: Path, error: BaseException) -> BagError:
+    """What the machine failed in, rather than the bag."""
+    why = "there is no memory left" if isinstance(error, MemoryError) else getattr(error, "strerror", error)
+    remedy = "change its permissions" if isinstance(error, PermissionError) else "try again, or copy it first"
+    return BagError(f"{path} cannot be read: {why}; {remedy}")

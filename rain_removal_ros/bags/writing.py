@@ -8,18 +8,20 @@ import shutil
 import sqlite3
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal
 
 from rosbags.interfaces import Connection
 from rosbags.rosbag2 import CompressionFormat, CompressionMode, StoragePlugin, Writer, WriterError
-from rosbags.rosbag2.storage_sqlite3 import Sqlite3Writer
 from ruamel.yaml import YAML
 
+from rain_removal_ros.bags.mcap_files import Extra, McapWriter
 from rain_removal_ros.bags.messages import definition_of, hash_of
-from rain_removal_ros.bags.storage import METADATA, Topic
+from rain_removal_ros.bags.sqlite_files import Sqlite3Writer
+from rain_removal_ros.bags.storage import METADATA
+from rain_removal_ros.bags.stored import ROS_ENCODINGS, Schema, Topic
 from rain_removal_ros.errors import BagError
 from rain_removal_ros.locks import take_lock
 
@@ -52,26 +54,25 @@ class Split:
         return bool(self.size or self.seconds)
 
 
-class _Sqlite3Writer(Sqlite3Writer):
-    """The library's own, for any path: that one takes `#`, `?` and `%` for parts of an address."""
-
-    def __init__(self, path: Path, compression: CompressionMode) -> None:
-        assert compression != CompressionMode.STORAGE  # SQLite has none
-        self.path = path / f"{path.name}.db3"
-        self.conn = sqlite3.connect(self.path.absolute())
-        try:
-            self.conn.executescript(self.SQLITE_SCHEMA)
-            self.cursor = self.conn.cursor()
-        except BaseException:
-            self.conn.close()
-            raise
-
-
 class _Writer(Writer):
     STORAGE_PLUGINS: Mapping[StoragePlugin, type[Any]] = {
-        **Writer.STORAGE_PLUGINS,
-        StoragePlugin.SQLITE3: _Sqlite3Writer,
+        StoragePlugin.MCAP: McapWriter,
+        StoragePlugin.SQLITE3: Sqlite3Writer,
     }
+    storage: McapWriter | Sqlite3Writer | None
+
+    def add_topic(self, topic: Topic) -> Connection:
+        """Add a topic with all that is known of it."""
+        assert self.storage is not None
+        self.storage.topics[topic.name, topic.type] = topic
+        return self.add_connection(
+            topic.name,
+            topic.type,
+            msgdef=_text_of(topic.schema) or "",
+            rihs01=topic.type_hash,
+            serialization_format=topic.serialization,
+            offered_qos_profiles=topic.qos,
+        )
 
 
 class BagWriter:
@@ -95,8 +96,14 @@ class BagWriter:
         self.path = path
         if path.suffix in (".mcap", ".db3"):
             raise BagError(f"{path} names a file; a bag is a folder: give {path.with_suffix('')}")
+        try:
+            path.name.encode()
+        except UnicodeEncodeError as error:  # a bag holds its files' names as text
+            raise BagError(f"{path.name!a} is no text in UTF-8; give another name") from error
         check_free(path)
-        self._partial = path.parent / f".{path.name}.partial"
+        self._topics = tuple(topics)
+        check_storable(self._topics, storage)
+        self._partial = _partial_of(path)
         try:
             self._partial.mkdir(parents=True, exist_ok=True)
             self._lock = (self._partial / "lock").open("w")
@@ -104,7 +111,7 @@ class BagWriter:
         except OSError as error:
             raise self._failed(error) from error
         self._inside = self._partial / path.name
-        self._topics, self._split = tuple(topics), split or Split()
+        self._split = split or Split()
         self._storage, self._version = storage, METADATA_VERSIONS[metadata]
         self._zstd, self._custom_data = compression == "zstd", dict(custom_data or {})
         self._parts: list[Path] = []
@@ -155,6 +162,14 @@ class BagWriter:
         except FAILURES as error:
             raise self._failed(error) from error
 
+    def attach(self, extra: Extra) -> None:
+        """Put an attachment, or a note, into the file that is being written. SQLite takes none."""
+        assert isinstance(self._writer.storage, McapWriter)
+        try:
+            self._writer.storage.attach(extra)
+        except FAILURES as error:
+            raise self._failed(error) from error
+
     def _open(self, folder: Path) -> None:
         """Begin a file, in a bag of its own."""
         self._writer = _Writer(folder, version=self._version, storage_plugin=STORAGES[self._storage])
@@ -167,7 +182,9 @@ class BagWriter:
         self._parts.append(folder)
         self._bytes = 0
         self._began = None
-        self._connections: dict[Topic, Connection] = {topic: self._add(topic) for topic in self._topics}
+        self._connections: dict[Topic, Connection] = {
+            topic: self._writer.add_topic(_completed(topic)) for topic in self._topics
+        }
 
     def _is_full(self, log_time: int, size: int) -> bool:
         """Whether the next message belongs into another file."""
@@ -222,20 +239,6 @@ class BagWriter:
         if not take_lock(self._lock):
             raise BagError(f"{self.path} is being written by another run; wait for it, or stop it")
 
-    def _add(self, topic: Topic) -> Connection:
-        definition, known_hash = topic.definition, topic.type_hash
-        if not definition:
-            definition, type_hash = definition_of(topic.type)
-            known_hash = known_hash or type_hash
-        return self._writer.add_connection(
-            topic.name,
-            topic.type,
-            msgdef=definition,
-            rihs01=known_hash or hash_of(topic.type, definition) or UNKNOWN_HASH,
-            serialization_format=topic.serialization,
-            offered_qos_profiles=topic.qos,
-        )
-
     def _failed(self, error: Exception) -> BagError:
         free = ""
         with suppress(OSError):
@@ -250,6 +253,54 @@ def _information(folder: Path) -> dict[str, Any]:
     """What the metadata.yaml of a bag says."""
     content: dict[str, Any] = YAML(typ="safe").load((folder / METADATA).read_text("utf-8"))[INFORMATION]
     return content
+
+
+def _partial_of(path: Path) -> Path:
+    """The folder in which the bag `path` is written."""
+    return path.parent / f".{path.name}.partial"
+
+
+def discard_unfinished(path: Path) -> None:
+    """Remove what a run that was killed left of the bag `path`, unless another run writes it now."""
+    with suppress(OSError), (_partial_of(path) / "lock").open("r+") as lock:
+        if take_lock(lock):
+            shutil.rmtree(_partial_of(path), ignore_errors=True)
+
+
+def _completed(topic: Topic) -> Topic:
+    """The topic with the definition and the type hash that the bag does not hold, where they are known."""
+    schema, known_hash = topic.schema, topic.type_hash
+    if schema is None:
+        definition, type_hash = definition_of(topic.type)
+        schema, known_hash = Schema.of_text(definition), known_hash or type_hash
+    known_hash = known_hash or hash_of(topic.type, _text_of(schema)) or UNKNOWN_HASH
+    return replace(topic, schema=schema, type_hash=known_hash)
+
+
+def _text_of(schema: Schema | None) -> str | None:
+    """A definition of ROS as text; None for any other."""
+    return schema.data.decode("utf-8", "replace") if schema and schema.encoding in ROS_ENCODINGS else None
+
+
+def check_storable(topics: Iterable[Topic], storage: str) -> None:
+    """Raise BagError for a topic that this kind of storage has no place for."""
+    if storage != "sqlite3":
+        return
+    schemas: dict[str, Topic] = {}
+    for topic in topics:
+        if topic.schema is None:
+            continue
+        if topic.schema.encoding not in ROS_ENCODINGS:
+            raise BagError(
+                f"{topic.name} has a definition in {topic.schema.encoding}; bags of SQLite take those of ROS "
+                "alone: choose mcap"
+            )
+        other = schemas.setdefault(topic.type, topic)
+        if other.schema != topic.schema:
+            raise BagError(
+                f"{other.name} and {topic.name} have two definitions of {topic.type}; bags of SQLite take "
+                "one: choose mcap"
+            )
 
 
 def check_free(path: Path) -> None:

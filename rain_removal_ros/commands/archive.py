@@ -50,11 +50,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Do all bags. Exit status 1 where one failed; the table says which and why."""
+    """Do all bags. Exit status 1 where one failed or lacks something; the table says which and what."""
     options = options_from(arguments)  # says what is missing, if it is
     from rain_removal_ros.bags import archive
+    from rain_removal_ros.bags.jobs import find_jobs
 
-    jobs = archive.find_jobs(arguments.inputs, arguments.output)
+    jobs = find_jobs(arguments.inputs, arguments.output)
     settings = settings_from(arguments)
     with tqdm(total=len(jobs), unit="bag", desc="derain", file=sys.stderr) as bar:
 
@@ -70,4 +71,4 @@ def run(arguments: argparse.Namespace) -> int:
         else:
             outcomes = archive.run_here(jobs, options, settings, tell, processes=arguments.processes)
     print("\n".join(archive.table(outcomes)))
-    return 1 if any(outcome.state == archive.FAILED for outcome in outcomes) else 0
+    return 0 if all(outcome.is_whole for outcome in outcomes) else 1

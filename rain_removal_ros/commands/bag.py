@@ -100,8 +100,8 @@ def run(arguments: argparse.Namespace) -> int:
     from rain_removal_ros.bags import convert
 
     options = options_from(arguments)
-    convert.check(arguments.input, arguments.output, options)
     with (
+        convert.planned(arguments.input, arguments.output, options) as plan,
         closing(create_restorer(settings_from(arguments))) as restorer,
         tqdm(unit="frame", desc="derain", file=sys.stderr, smoothing=0.05) as bar,
     ):
@@ -111,7 +111,7 @@ def run(arguments: argparse.Namespace) -> int:
             bar.update(step.frames - bar.n)
 
         say = partial(bar.write, file=sys.stderr)
-        report = convert.convert(arguments.input, arguments.output, restorer, options, show, say)
+        report = convert.carry_out(plan, restorer, show, say)
     print("\n".join(report.summary()))
     if arguments.profile:
         print("\n".join(report.profile()))

@@ -101,14 +101,14 @@ def run(arguments: argparse.Namespace) -> int:
     _check_together(arguments)
     if arguments.node or arguments.load or arguments.soak:
         _import_ros()
-    from rain_removal_ros.lab.benchmark import benchmark
+    from rain_removal_ros.lab.benchmark import inference, measuring
     from rain_removal_ros.lab.benchmark.machine import describe_machine, versions
 
-    say = benchmark.say_on_stderr
+    say = measuring.say_on_stderr
     results: dict[str, Any] = {"machine": describe_machine(arguments.device), "versions": versions()}
 
     def keep(part: str, rows: list[Any]) -> None:
-        results[part] = benchmark.as_data(rows)
+        results[part] = measuring.as_data(rows)
         if arguments.json:
             write_text(arguments.json, json.dumps(results, indent=2) + "\n")
 
@@ -122,14 +122,14 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.batches:
         return _run_batches(arguments, settings, presets[0], say, keep)
     precisions = None if arguments.every_precision else [arguments.precision]
-    inference = benchmark.benchmark_inference(settings, presets, sizes, precisions, arguments.frames, say)
-    keep("inference", inference)
-    print(benchmark.inference_table(inference))
-    rows: list[object] = [*inference]
+    latencies = inference.benchmark_inference(settings, presets, sizes, precisions, arguments.frames, say)
+    keep("inference", latencies)
+    print(inference.inference_table(latencies))
+    rows: list[object] = [*latencies]
     if arguments.memory_frames:
-        memory = benchmark.benchmark_memory(settings, presets[0], sizes[0], arguments.memory_frames, say)
+        memory = inference.benchmark_memory(settings, presets[0], sizes[0], arguments.memory_frames, say)
         keep("memory", [memory])
-        print(benchmark.memory_line(memory))
+        print(inference.memory_line(memory))
         rows.append(memory)
     if arguments.node:
         from rain_removal_ros.lab.benchmark.node import benchmark_node, node_lines
@@ -140,7 +140,7 @@ def run(arguments: argparse.Namespace) -> int:
         keep("node", node)
         print("\n".join(node_lines(node)))
         rows += node
-    return int(any(isinstance(row, benchmark.Failure) for row in rows))
+    return int(any(isinstance(row, measuring.Failure) for row in rows))
 
 
 def _check_together(arguments: argparse.Namespace) -> None:
@@ -171,7 +171,7 @@ def _run_batches(
     keep: Keep,
 ) -> int:
     from rain_removal_ros.lab.benchmark.batch import batch_table, benchmark_batches
-    from rain_removal_ros.lab.benchmark.benchmark import Failure
+    from rain_removal_ros.lab.benchmark.measuring import Failure
 
     if settings.backend not in ("auto", OPENVINO):
         raise ParameterError(f"--batches measures OpenVINO, not {settings.backend}; leave --backend out")
@@ -189,7 +189,7 @@ def _run_load(
     keep: Keep,
 ) -> int:
     from rain_removal_ros.lab.benchmark import load
-    from rain_removal_ros.lab.benchmark.benchmark import Failure
+    from rain_removal_ros.lab.benchmark.measuring import Failure
 
     sizes = arguments.sizes or SIZES
     rows: list[Any] = []
@@ -219,8 +219,8 @@ def _settings(arguments: argparse.Namespace) -> RuntimeSettings:
 
 
 def _run_gpu(arguments: argparse.Namespace, say: Callable[[str], None], keep: Keep) -> int:
-    from rain_removal_ros.lab.benchmark import benchmark
     from rain_removal_ros.lab.benchmark import gpu as gpu_benchmark
+    from rain_removal_ros.lab.benchmark.measuring import Failure
     from rain_removal_ros.runtime.selection import choose
 
     choose(replace(_settings(arguments), backend="torch-cuda"))  # PyTorch's rows need no TensorRT
@@ -238,4 +238,4 @@ def _run_gpu(arguments: argparse.Namespace, say: Callable[[str], None], keep: Ke
         raise RainRemovalError(
             f"{len(far)} engines are further than {gpu_benchmark.MIN_PSNR:g} dB from float32, first: {far[0]}"
         )
-    return int(any(isinstance(row, benchmark.Failure) for row in rows))
+    return int(any(isinstance(row, Failure) for row in rows))

@@ -19,7 +19,7 @@ from rain_removal_ros.commands.runtime_options import (
     settings_from,
 )
 from rain_removal_ros.encodings import Picture
-from rain_removal_ros.errors import BackendError, ImageError, OutputError, ParameterError
+from rain_removal_ros.errors import BackendError, ImageError, OutputError
 from rain_removal_ros.files.images import plan, read_image_file, write_image, write_image_file
 from rain_removal_ros.output import make_folder
 from rain_removal_ros.runtime import create_restorer
@@ -27,7 +27,13 @@ from rain_removal_ros.runtime import create_restorer
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `derain image`."""
-    parser.add_argument("inputs", type=Path, nargs="+", metavar="IN", help="image files, or folders of them")
+    parser.add_argument(
+        "inputs",
+        type=Path,
+        nargs="+",
+        metavar="IN",
+        help="image files, or folders of them, where hidden files are left out",
+    )
     parser.add_argument(
         "output",
         type=Path,
@@ -41,11 +47,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Restore. Exit status 1 where a file could not be read, restored or written."""
-    if arguments.focal_px and not arguments.depth:
-        raise ParameterError("--focal-px is about depth; give --depth as well, or leave it out")
-    jobs = plan(arguments.inputs, arguments.output)
-    make_folder(jobs[0].target.parent)  # before the work, not after it
     outputs, sheet = outputs_of(arguments), arguments.side_by_side or arguments.depth
+    jobs = plan(
+        arguments.inputs, arguments.output, lambda text: print(f"derain image: {text}", file=sys.stderr)
+    )
+    make_folder(jobs[0].target.parent)  # before the work, not after it
     failed = 0
     with (
         closing(create_restorer(settings_from(arguments))) as restorer,

@@ -10,8 +10,13 @@ from __future__ import annotations
 import argparse
 import errno
 import importlib
+import io
 import shlex
+import signal
 import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from rain_removal_ros import __version__
 from rain_removal_ros.errors import RainRemovalError
@@ -59,8 +64,43 @@ REMEDIES = {
     **dict.fromkeys((errno.ENOSPC, errno.EDQUOT), "free space there or choose another place"),
     **dict.fromkeys((errno.EACCES, errno.EPERM), "change the permissions or choose another place"),
     **dict.fromkeys((errno.EROFS, errno.EFBIG), "choose another place"),
+    **dict.fromkeys((errno.EIO, errno.ESTALE), "try again, or look after the disk"),
+    errno.ENAMETOOLONG: "choose a shorter name",
+    errno.ELOOP: "mend the link",
 }
 """What to do about an errno that is not the program's fault: a full disk, no permission."""
+
+INTERRUPTIONS = [signal.SIGTERM, *([signal.SIGHUP] if hasattr(signal, "SIGHUP") else [])]  # not on Windows
+"""Signals that end a subcommand as Ctrl-C does, so that it removes what it has not finished."""
+
+
+class _Interruption(KeyboardInterrupt):
+    """One of the signals."""
+
+    def __init__(self, number: int):
+        super().__init__(signal.strsignal(number))
+        self.number = number
+
+
+@contextmanager
+def _interruptible() -> Iterator[None]:
+    """Have the signals raise KeyboardInterrupt, but for those that somebody deals with already (nohup)."""
+    in_main = threading.current_thread() is threading.main_thread()
+    for number in INTERRUPTIONS:
+        if in_main and signal.getsignal(number) == signal.SIG_DFL:
+            signal.signal(number, _interrupt)
+    try:
+        yield
+    finally:
+        for number in INTERRUPTIONS:
+            if in_main and signal.getsignal(number) is _interrupt:
+                signal.signal(number, signal.SIG_DFL)
+
+
+def _interrupt(number: int, _: object) -> None:
+    for each in INTERRUPTIONS:
+        signal.signal(each, signal.SIG_IGN)  # what is not finished is removed now
+    raise _Interruption(number)
 
 
 def _missing(subcommand: str, error: ModuleNotFoundError) -> int:
@@ -74,8 +114,10 @@ def _missing(subcommand: str, error: ModuleNotFoundError) -> int:
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one subcommand. Exit status: 0 done, 1 it failed for a reason it printed, 2 wrong usage, 130
-    interrupted.
+    interrupted, 143 terminated.
     """
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a name need not be text; what it stands for was done
+        sys.stdout.reconfigure(errors="backslashreplace")
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     parser = argparse.ArgumentParser(
         prog="derain", description="Depth-guided rain removal for cameras on vehicles."
@@ -99,19 +141,21 @@ def main(arguments: list[str] | None = None) -> int:
     parsed = parser.parse_args(arguments)
     parsed.command_line = shlex.join(["derain", *arguments])  # for reports that say how they were made
     try:
-        return importlib.import_module(SUBCOMMANDS[parsed.subcommand][0]).run(parsed)
+        with _interruptible():
+            return importlib.import_module(SUBCOMMANDS[parsed.subcommand][0]).run(parsed)
     except RainRemovalError as error:
         print(f"derain {parsed.subcommand}: {error}", file=sys.stderr)
         return 1
     except ModuleNotFoundError as error:
         return _missing(parsed.subcommand, error)
     except OSError as error:
-        if error.errno not in REMEDIES:
+        if error.errno is None:  # no word of the system's
             raise
-        print(f"derain {parsed.subcommand}: {error}; {REMEDIES[error.errno]}", file=sys.stderr)
+        remedy = REMEDIES.get(error.errno)
+        print(f"derain {parsed.subcommand}: {error}{f'; {remedy}' if remedy else ''}", file=sys.stderr)
         return 1
-    except KeyboardInterrupt:
-        return 130
+    except KeyboardInterrupt as error:
+        return 128 + (error.number if isinstance(error, _Interruption) else signal.SIGINT)
 
 
 if __name__ == "__main__":

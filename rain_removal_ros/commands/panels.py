@@ -9,6 +9,7 @@ import numpy as np
 from rain_removal_ros.colours import colour_inverse_depth
 from rain_removal_ros.commands.values import positive
 from rain_removal_ros.encodings import Picture, write_image
+from rain_removal_ros.errors import ParameterError
 from rain_removal_ros.runtime import Output, Restored
 
 
@@ -29,7 +30,11 @@ def add_panel_arguments(parser: argparse.ArgumentParser, kind: str) -> None:
 
 
 def outputs_of(arguments: argparse.Namespace) -> tuple[Output, ...]:
-    """What the network has to give for the panels asked for."""
+    """What the network has to give for the panels asked for. Raises ParameterError for --focal-px without
+    --depth.
+    """
+    if arguments.focal_px and not arguments.depth:
+        raise ParameterError("--focal-px is about depth; give --depth as well, or leave it out")
     return (Output.IMAGE, Output.INVERSE_DEPTH) if arguments.depth else (Output.IMAGE,)
 
 

@@ -66,31 +66,34 @@ def run(arguments: argparse.Namespace) -> int:
     from rain_removal_ros.bags.cameras import find_cameras
     from rain_removal_ros.bags.storage import Bag
     from rain_removal_ros.bags.viewer import Viewer
-    from rain_removal_ros.ros import played_topics, replay
-    from rain_removal_ros.ros.process import node_parameters, running_node
-    from rain_removal_ros.ros.watching import recording, showing
+    from rain_removal_ros.replay import topics
+    from rain_removal_ros.replay.player import NodeEnded, Player, ReplayOptions
+    from rain_removal_ros.replay.recording import recording
+    from rain_removal_ros.replay.showing import showing
+    from rain_removal_ros.ros.client import unknown
+    from rain_removal_ros.ros.process import fate_of, node_parameters, running_node
 
-    options = replay.ReplayOptions(
+    options = ReplayOptions(
         arguments.rate, arguments.loop, arguments.start, arguments.duration, arguments.every
     )
     for number in SIGNALS:
         signal.signal(number, _interrupt)
-    lost: replay.NodeEnded | None = None
+    lost: NodeEnded | None = None
     with ExitStack() as stack:
         bar = stack.enter_context(tqdm(total=0.0, desc="replay", file=sys.stderr, bar_format=BAR))
         say = partial(bar.write, file=sys.stderr)
         bag = stack.enter_context(Bag(arguments.bag))
         found = find_cameras(bag, arguments.cameras)
-        cameras = played_topics.played_cameras(found, say)
+        cameras = topics.played_cameras(found, say)
         for text in (*bag.notices, *bag.damage):
             say(text)
         say(f"cameras: {', '.join(f'{each.name} from {each.camera}' for each in cameras)}")
-        player = stack.enter_context(replay.Player(bag, cameras, options, say, arguments.node_name))
+        player = stack.enter_context(Player(bag, cameras, options, say, arguments.node_name))
         process: subprocess.Popen[bytes] | None = None
         try:
             if not arguments.no_node:
                 parameters = {
-                    **played_topics.node_parameters(cameras, arguments.every),
+                    **topics.node_parameters(cameras, arguments.every),
                     **node_parameters(settings_from(arguments)),
                     "segmentation": str(arguments.segmentation).lower(),
                 }
@@ -105,18 +108,19 @@ def run(arguments: argparse.Namespace) -> int:
                 outputs = recording(player, cameras, arguments.record, arguments.segmentation)
                 stack.enter_context(outputs)
             say("waiting for the node to be compiled for the bag's sizes")
-            player.wait_until_ready(partial(_fate, process))
-            player.play(partial(_show, bar), partial(_fate, process))
+            fate = unknown if process is None else partial(fate_of, process)
+            player.wait_until_ready(fate)
+            player.play(partial(_show, bar), fate)
             player.wait_for_outputs()
         except KeyboardInterrupt:
             say("interrupted")
-        except replay.NodeEnded as error:  # what was recorded until then is kept
+        except NodeEnded as error:  # what was recorded until then is kept
             lost = error
     if lost is not None:
         raise lost
     bar.close()
     for camera in cameras:
-        sent = player.played.sent.get(played_topics.absolute(camera.camera.topic.name), 0)
+        sent = player.played.sent.get(topics.absolute(camera.camera.topic.name), 0)
         print(
             f"{camera.name}: {sent} images played, {player.played.derained[camera.name]} derained came back"
         )
@@ -138,12 +142,6 @@ def _interrupt(*_: object) -> NoReturn:
 
 
 BAR = "{desc}: {n:.1f} of {total:.1f} s |{bar}| {postfix}"
-
-
-def _fate(process: subprocess.Popen[bytes] | None) -> str | None:
-    if process is None or process.poll() is None:
-        return None
-    return f"ended with status {process.poll()}"
 
 
 def _show(bar: tqdm, seconds: float, total: float) -> None:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
+from collections import Counter
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,8 +16,8 @@ from rain_removal_ros.decoding import check_decodable, decode
 from rain_removal_ros.encodings import Picture, interleaved_picture
 from rain_removal_ros.encodings import write_image as write_picture
 from rain_removal_ros.errors import ImageError, ParameterError
-from rain_removal_ros.files.embedded import held_in
-from rain_removal_ros.image_header import upright_exif
+from rain_removal_ros.files.embedded import held_in, jpeg_profile
+from rain_removal_ros.image_header import format_of, upright_exif
 from rain_removal_ros.output import write_bytes
 from rain_removal_ros.runtime.sizes import check_size
 
@@ -54,14 +57,24 @@ class Job:
     target: Path
 
 
-def plan(inputs: Sequence[Path], output: Path) -> list[Job]:
-    """What `derain image IN... OUT` has to do.
+def plan(inputs: Sequence[Path], output: Path, tell: Callable[[str], None] = print) -> list[Job]:
+    """What `derain image IN... OUT` has to do. `tell` is given what of a folder is left out, in words.
 
     A single file goes to OUT itself where that has an image's suffix and is no folder; everything else goes
     into the folder OUT under its own name, the images of a folder (and its subfolders) under their path in
-    it. Raises ParameterError where an input does not exist, a folder holds no images, OUT looks like a file
-    that cannot be written, two results would get one name, or a result would overwrite an input.
+    it, but for hidden ones, whose names begin with a dot. Raises ParameterError where an input does not exist
+    or a folder cannot be read, a folder holds no images, OUT looks like a file that cannot be written, two
+    results would get one name, or a result would overwrite an input.
     """
+    try:
+        return _plan(inputs, output, tell)
+    except OSError as error:
+        raise ParameterError(
+            f"{error.filename} cannot be read ({error.strerror}); mend that, or choose other files"
+        ) from error
+
+
+def _plan(inputs: Sequence[Path], output: Path, tell: Callable[[str], None]) -> list[Job]:
     missing = [path for path in inputs if not path.exists()]
     if missing:
         raise ParameterError(f"{missing[0]} does not exist; give image files or folders, and the output last")
@@ -78,7 +91,7 @@ def plan(inputs: Sequence[Path], output: Path) -> list[Job]:
             )
         if output.is_file():
             raise ParameterError(f"{output} is a file; give a folder for the results of several images")
-        jobs = [job for path in inputs for job in _jobs_of(path, output)]
+        jobs = [job for path in inputs for job in _jobs_of(path, output, tell)]
     sources = {job.source.resolve() for job in jobs}
     taken: dict[Path, Path] = {}
     for job in jobs:
@@ -94,20 +107,38 @@ def plan(inputs: Sequence[Path], output: Path) -> list[Job]:
     return jobs
 
 
-def _jobs_of(path: Path, output: Path) -> list[Job]:
+def _jobs_of(path: Path, output: Path, tell: Callable[[str], None]) -> list[Job]:
     if path.is_file():
         return [Job(path, output / path.name)]
     inside = output.resolve()
-    files = sorted(
-        file
-        for file in path.rglob("*")
-        if file.suffix.lower() in SUFFIXES and file.is_file() and inside not in file.resolve().parents
-    )
+    found = [file for file in _files_in(path) if inside not in file.resolve().parents]
+    files = sorted(file for file in found if file.suffix.lower() in SUFFIXES)
     if not files and path.resolve() != inside:
         raise ParameterError(f"no images in {path}; files ending in {', '.join(SUFFIXES)} are taken")
     if not files:
         raise ParameterError(f"{path} is input and output at once; choose another output")
+    others = Counter(file.suffix.lower() for file in found if file.suffix.lower() not in SUFFIXES)
+    if others:
+        kinds = ", ".join(
+            f"{count} {suffix or 'without a suffix'}" for suffix, count in sorted(others.items())
+        )
+        tell(f"{others.total()} files in {path} are left out ({kinds}); {', '.join(SUFFIXES)} are taken")
     return [Job(file, output / file.relative_to(path)) for file in files]
+
+
+def _files_in(folder: Path) -> list[Path]:
+    """All files in a folder and its subfolders but hidden ones. Raises OSError for a folder that cannot be
+    read.
+    """
+
+    def fail(error: OSError) -> None:
+        raise error
+
+    files = []
+    for place, folders, names in os.walk(folder, onerror=fail):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        files += [Path(place, name) for name in names if not name.startswith(".")]
+    return [file for file in files if file.is_file()]
 
 
 @dataclass(frozen=True)
@@ -132,7 +163,7 @@ def read_image_file(path: Path) -> ImageFile:
     kind, depth = {1: "mono", 3: "bgr", 4: "bgra"}[channels], pixels.dtype.itemsize
     return ImageFile(
         interleaved_picture(pixels.reshape(*pixels.shape[:2], channels), f"{kind}{8 * depth}"),
-        _metadata(data),
+        _metadata(data, channels),
         tuple(held_in(data)),
     )
 
@@ -179,7 +210,7 @@ def write_image_file(path: Path, image: ImageFile, restored: np.ndarray) -> list
         pixels = pixels[..., :3]
         lost.append("the transparency")
     metadata = image.metadata if form.metadata else ()
-    encoded = _encoded(path, np.ascontiguousarray(pixels), metadata)
+    encoded = _with_metadata(path, np.ascontiguousarray(pixels), metadata)
     write_bytes(path, encoded)
     kept = held_in(encoded)
     return lost + [what for what in image.holds if what not in kept]
@@ -213,18 +244,37 @@ def _decoded(path: Path, data: bytes, check: Callable[[int, int], None], upright
         raise ImageError(f"{path}: {error}") from error
 
 
-def _metadata(data: bytes) -> tuple[tuple[int, bytes], ...]:
+def _metadata(data: bytes, channels: int) -> tuple[tuple[int, bytes], ...]:
     if not hasattr(cv2, "imdecodeWithMetadata"):  # OpenCV before 4.12
         return ()
     buffer = np.frombuffer(data, np.uint8)
     _, kinds, contents = cv2.imdecodeWithMetadata(buffer, cv2.IMREAD_REDUCED_GRAYSCALE_8)
     found = {kind: np.asarray(content).tobytes() for kind, content in zip(kinds, contents, strict=True)}
     if cv2.IMAGE_METADATA_EXIF in found:
-        found[cv2.IMAGE_METADATA_EXIF] = upright_exif(found[cv2.IMAGE_METADATA_EXIF])
-    profile = found.get(cv2.IMAGE_METADATA_ICCP, b"")
-    if profile[16:20] == b"CMYK":  # the colour space of a profile's numbers; pixels are decoded to RGB
-        del found[cv2.IMAGE_METADATA_ICCP]
+        exif = found[cv2.IMAGE_METADATA_EXIF].removeprefix(b"Exif\0\0")  # which some WebP have
+        found[cv2.IMAGE_METADATA_EXIF] = upright_exif(exif)
+    profile = found.pop(cv2.IMAGE_METADATA_ICCP, b"")
+    if format_of(buffer.data) == "jpeg":  # OpenCV takes whatever stands in segments of a profile's kind
+        profile = jpeg_profile(data)
+    space = profile[16:20]  # of the numbers that a profile is about; pixels are decoded to grey or RGB
+    if space == b"RGB " or (space == b"GRAY" and channels == 1):
+        found[cv2.IMAGE_METADATA_ICCP] = profile
     return tuple((kind, content) for kind, content in found.items() if content)
+
+
+def _with_metadata(path: Path, pixels: np.ndarray, metadata: tuple[tuple[int, bytes], ...]) -> bytes:
+    """Encoded, with those blocks of the metadata that the format takes: one may be too large, or damaged."""
+    try:
+        return _encoded(path, pixels, metadata)
+    except ImageError:
+        if not metadata:
+            raise
+    taken: tuple[tuple[int, bytes], ...] = ()
+    for block in metadata:
+        with suppress(ImageError):
+            _encoded(path, pixels, (*taken, block))
+            taken = (*taken, block)
+    return _encoded(path, pixels, taken)
 
 
 def _encoded(path: Path, pixels: np.ndarray, metadata: tuple[tuple[int, bytes], ...] = ()) -> bytes:

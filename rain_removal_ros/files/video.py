@@ -7,6 +7,8 @@ frame rate and the number of frames of its source, also where the rate varies. W
 
 from __future__ import annotations
 
+import re
+import struct
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
@@ -22,6 +24,7 @@ import numpy as np
 from av.audio.stream import AudioStream
 from av.container import InputContainer, OutputContainer
 from av.packet import Packet
+from av.stream import Disposition
 from av.video.reformatter import ColorPrimaries, ColorRange, Colorspace, ColorTrc
 from av.video.stream import VideoStream
 
@@ -94,24 +97,29 @@ class TimedFrame:
 
 
 class VideoSource:
-    """The first video stream of a file, and its sound.
+    """The first video stream of a file that is no cover picture, and its sound.
 
-    Iterate once; `damaged` counts the packets that could not be decoded, `cut_off` says afterwards how many
-    frames are missing at the end.
+    Iterate once; the file is read once, so it may be a pipe. `damaged` counts the packets that could not be
+    decoded; afterwards `cut_off` says how many frames are missing at the end, and `left_behind` what is in
+    neither the frames nor the sound.
     """
 
     def __init__(self, path: Path):
         """Raises ImageError, naming the file, where it is missing, damaged or without a video stream."""
-        self.path, self.damaged = path, 0
+        self.path, self.damaged, self.turned = path, 0, False
+        self._of_frames: dict[str, None] = {}  # what they hold beside their pixels, in words
+        self._ahead: list[TimedFrame | Packet[Any]] = []
+        self._rest = self._read()
         self._ends: dict[int, Fraction] = {}  # of what has been read of every stream, in seconds
         try:
             self._container: InputContainer = av.open(_address(path))
         except (av.error.FFmpegError, OSError) as error:
             raise ImageError(f"{path} is missing or no video that can be read ({error.strerror})") from error
-        if not self._container.streams.video:
+        films = [stream for stream in self._container.streams.video if not _is_cover(stream)]
+        if not films:
             self._container.close()
             raise ImageError(f"{path} has no video stream")
-        self._stream: VideoStream = self._container.streams.video[0]
+        self._stream: VideoStream = films[0]
         if self._stream.codec_context is None:
             self._container.close()
             raise ImageError(
@@ -122,7 +130,9 @@ class VideoSource:
         self.rate: Fraction = self._stream.average_rate or self._stream.guessed_rate or Fraction(30)
         self.time_base: Fraction = self._stream.time_base or 1 / self.rate
         self.sound: tuple[AudioStream, ...] = tuple(
-            stream for stream in self._container.streams.audio if stream.codec_context is not None
+            stream
+            for stream in self._container.streams.audio
+            if stream.codec_context is not None and stream.codec_context.sample_rate
         )
         self.metadata = {
             key: value
@@ -155,11 +165,22 @@ class VideoSource:
         if duration:
             stated = ((stream.start_time or 0) + duration) * self.time_base
             ended = self._ends.get(stream.index, Fraction(0))
+        elif self._tagged_duration:
+            stated, ended = self._tagged_duration, self._ends.get(stream.index, Fraction(0))
+        elif len(container.streams) > 1 + len(self.sound):  # they may last longer than what is read
+            return 0
         else:
             stated = Fraction((container.start_time or 0) + (container.duration or 0), 1_000_000)
             ended = max(self._ends.values())
         missing = round((stated - ended) * self.rate)
         return missing if missing > max(2, 0.02 * (self.frame_count or 0)) else 0
+
+    @property
+    def _tagged_duration(self) -> Fraction | None:
+        """In seconds: in Matroska it is a tag of the stream, whose name may end in a language."""
+        tags = (text for key, text in self._stream.metadata.items() if key.startswith("DURATION"))
+        found = re.fullmatch(r"(\d+):(\d+):(\d+(?:\.\d+)?)", next(tags, ""))
+        return None if found is None else 3600 * int(found[1]) + 60 * int(found[2]) + Fraction(found[3])
 
     @property
     def frame_count(self) -> int | None:
@@ -168,6 +189,8 @@ class VideoSource:
             return self._stream.frames
         if self._stream.duration:
             return round(self._stream.duration * self.time_base * self.rate)
+        if self._tagged_duration:
+            return round(self._tagged_duration * self.rate)
         if self._container.duration:
             return round(self._container.duration / 1_000_000 * self.rate)
         return None
@@ -192,16 +215,20 @@ class VideoSource:
 
     @property
     def left_behind(self) -> list[str]:
-        """What the file holds that a result does not, in words."""
+        """What the file holds that a result does not, as far as it was read, in words."""
         streams = self._container.streams
+        covers = sum(_is_cover(stream) for stream in streams.video)
+        unknown = sum(stream.codec_context is None for stream in streams.audio)
         kinds = {
-            "further video streams": len(streams.video) - 1,
-            "sounds of unknown codecs": len(streams.audio) - len(self.sound),
+            "further video streams": len(streams.video) - covers - 1,
+            "cover pictures": covers,
+            "sounds of unknown codecs": unknown,
+            "sounds that say nothing": len(streams.audio) - len(self.sound) - unknown,
             "subtitles": len(streams.subtitles),
             "data streams": len(streams.data) + len(streams.attachments),
             "transparent pixels": self._has_alpha,
         }
-        return [kind for kind, count in kinds.items() if count > 0]
+        return [kind for kind, count in kinds.items() if count > 0] + list(self._of_frames)
 
     @property
     def _has_alpha(self) -> bool:
@@ -214,6 +241,20 @@ class VideoSource:
 
         Raises ImageError, naming the file, where it cannot be read to its end.
         """
+        while self._ahead:
+            yield self._ahead.pop(0)
+        yield from self._rest
+
+    def read_first_frame(self) -> None:
+        """Read ahead as far as the first frame, so that `turned` says whether it was stored lying and comes
+        out standing. Raises ImageError as iterating does.
+        """
+        for item in self._rest:
+            self._ahead.append(item)
+            if isinstance(item, TimedFrame):
+                return
+
+    def _read(self) -> Iterator[TimedFrame | Packet[Any]]:
         look = self.look
         step = max(1, round(1 / (self.rate * self.time_base)))
         start = self._stream.start_time or 0
@@ -237,7 +278,9 @@ class VideoSource:
                 if previous is not None and (time is None or time <= previous):
                     time = previous + step
                 previous = time or 0
-                image = _upright_rgb(frame, look)
+                image, turned = _upright(_rgb(frame, look), frame)
+                self.turned = self.turned if size else turned
+                self._of_frames.update(dict.fromkeys(_beside_pixels(frame)))
                 size = size or (image.shape[1], image.shape[0])
                 if (image.shape[1], image.shape[0]) != size:  # a stream may change its size; a file has one
                     image = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
@@ -258,18 +301,6 @@ class VideoSource:
                 self._ends[index] = max(end, self._ends.get(index, end))
             yield packet
 
-    @property
-    def quarter_turned(self) -> bool:
-        """Whether the frames are stored lying and come out standing, by what the first of them says."""
-        with av.open(_address(self.path)) as container, suppress(av.error.FFmpegError):  # they are told later
-            container.streams.video[0].thread_type = "SLICE"
-            for packet in container.demux(video=0):
-                with suppress(av.error.FFmpegError):
-                    for frame in packet.decode():
-                        assert isinstance(frame, av.VideoFrame)
-                        return round(frame.rotation / 90) % 2 == 1
-        return False
-
     def __enter__(self) -> VideoSource:
         return self
 
@@ -284,16 +315,41 @@ def _address(path: Path) -> str:
     return f"file:{path}"
 
 
-def _upright_rgb(frame: av.VideoFrame, look: Look) -> np.ndarray:
+def _is_cover(stream: VideoStream) -> bool:
+    return bool(stream.disposition & Disposition.attached_pic)
+
+
+def _rgb(frame: av.VideoFrame, look: Look) -> np.ndarray:
     rgb = frame.reformat(
         format="rgb48le" if look.deep else "rgb24",
         src_colorspace=MATRICES.get(look.matrix, Colorspace.ITU709),
         src_color_range=ColorRange.JPEG if look.full_range else ColorRange.MPEG,
         dst_color_range=ColorRange.JPEG,
     )
-    image = rgb.to_ndarray()
-    quarter_turns = round(frame.rotation / 90) % 4  # counter-clockwise, as the display matrix says
-    return np.ascontiguousarray(np.rot90(image, quarter_turns)) if quarter_turns else image
+    return rgb.to_ndarray()
+
+
+def _upright(image: np.ndarray, frame: av.VideoFrame) -> tuple[np.ndarray, bool]:
+    """The image as the frame's display matrix turns and mirrors it, and whether height and width are swapped.
+
+    Of turns that are no quarters, the nearest is made.
+    """
+    matrix: Any = frame.side_data.get("DISPLAYMATRIX")
+    if matrix is None:
+        return image, False
+    # a point (x, y) comes to (across x + ..., down y + ...), or to (across y + ..., down x + ...)
+    across, turned_down, _, turned_across, down = struct.unpack_from("5i", bytes(matrix))
+    turned = abs(turned_across) > abs(across)
+    if turned:
+        image, across, down = image.swapaxes(0, 1), turned_across, turned_down
+    return np.ascontiguousarray(image[:: -1 if down < 0 else 1, :: -1 if across < 0 else 1]), turned
+
+
+def _beside_pixels(frame: av.VideoFrame) -> Iterator[str]:
+    if frame.interlaced_frame:
+        yield "marks of interlaced frames"
+    if any(frame.side_data.get(kind) for kind in ("MASTERING_DISPLAY_METADATA", "CONTENT_LIGHT_LEVEL")):
+        yield "HDR10's light levels"
 
 
 class VideoSink:
@@ -337,6 +393,8 @@ class VideoSink:
         with ExitStack() as stack:
             partial = stack.enter_context(appearing(self.path))
             options = {} if self.path.suffix.lower() == ".mkv" else {"movflags": "+faststart"}
+            if options and any(key.startswith("com.") for key in self._metadata):  # a phone's own tags
+                options["movflags"] += "+use_metadata_tags"
             with self._system_errors():
                 self._container: OutputContainer = av.open(_address(partial), "w", options=options)
             self._container.metadata.update(self._metadata)
@@ -396,17 +454,23 @@ class VideoSink:
             )
         for stream in self._inputs:
             name = stream.codec_context.codec.canonical_name
-            copied = name in COPIED_SOUND.get(self.path.suffix.lower(), (name,))
-            if copied:
-                output = self._container.add_stream_from_template(stream)
-            else:
+            output: AudioStream | None = None
+            if name in COPIED_SOUND.get(self.path.suffix.lower(), (name,)):
+                with suppress(ValueError):  # Matroska takes most, but not all
+                    output = self._container.add_stream_from_template(stream)
+            copied = output is not None
+            if output is None:
                 rate = stream.codec_context.sample_rate
                 rate = rate if rate in AAC_RATES else USUAL_RATE
                 output = self._container.add_stream("aac", rate=rate)
-                layout = LAYOUTS.get(stream.codec_context.channels, "stereo")
+                channels = stream.codec_context.channels
+                layout = LAYOUTS.get(channels, "stereo")
                 output.layout = layout
                 self._resamplers[stream.index] = av.AudioResampler("fltp", layout, rate, AAC_FRAME)
-                self.says.append(f"{self.path.suffix} takes no {name} sound, so it is AAC in the result")
+                mixed = "" if channels in LAYOUTS else f", its {channels} channels mixed down to two"
+                self.says.append(
+                    f"{self.path.suffix} takes no {name} sound, so it is AAC in the result{mixed}"
+                )
             if stream.language:
                 output.metadata["language"] = stream.language
             self._sound[stream.index] = output, copied
@@ -463,5 +527,5 @@ class VideoSink:
 
 def upright_look(source: VideoSource) -> Look:
     """The source's look for its upright frames: the pixels of a video that stood on its side are turned."""
-    look = source.look
-    return replace(look, aspect=1 / look.aspect) if source.quarter_turned else look
+    source.read_first_frame()
+    return replace(source.look, aspect=1 / source.look.aspect) if source.turned else source.look

@@ -1,6 +1,6 @@
 """The networks: pure PyTorch that knows nothing of the project but its small files."""
 
-from rain_removal_ros.network.blocks import Estimate, Weather
+from rain_removal_ros.network.blocks import Estimate, WeatherEstimate
 from rain_removal_ros.network.presets import MAX_PIXELS_PER_METRE, PRESETS, STRIDE, get_preset
 from rain_removal_ros.network.weights import (
     build_network,
@@ -17,7 +17,7 @@ __all__ = [
     "PRESETS",
     "STRIDE",
     "Estimate",
-    "Weather",
+    "WeatherEstimate",
     "build_network",
     "get_preset",
     "load_network",

@@ -14,13 +14,12 @@ from torch.nn import functional as F
 from rain_removal_ros.network.presets import MAX_PIXELS_PER_METRE
 
 
-class Weather(NamedTuple):
+class WeatherEstimate(NamedTuple):
     """What a network makes of the weather before the camera, (N,) each."""
 
-    rain: Tensor  # 0 it does not rain .. 1 it does: what the streaks' light is multiplied by
-    streaks: Tensor  # mean light of the streaks, share of white
-    fog: Tensor  # 0 clear .. 1 foggy: what the fog's correction is multiplied by
-    extinction: Tensor  # of the fog, times the focal length: pixels (1/m after division by the focal length)
+    rain_gate: Tensor  # 0 it does not rain .. 1 it does: what the streaks' light is multiplied by
+    streak_light: Tensor  # mean light of the streaks, share of white
+    extinction_px: Tensor  # of the fog, times the focal length in pixels; 0 where it is clear
 
 
 class Estimate(NamedTuple):
@@ -28,7 +27,7 @@ class Estimate(NamedTuple):
 
     correction: Tensor  # float32 (N, 3, H, W), to be added to the image in [0, 1]
     pixels_per_metre: Tensor  # (N, 1, H/4, W/4): focal length in pixels over distance in metres
-    weather: Weather | None = None  # None: the network does not say
+    weather: WeatherEstimate | None = None  # None: the network does not say
 
 
 class ResidualBlock(nn.Module):

@@ -18,7 +18,7 @@ from rain_removal_ros.network.blocks import (
     GlobalEstimate,
     ResidualBlock,
     Upsample,
-    Weather,
+    WeatherEstimate,
     as_weights,
     fold,
     gate,
@@ -235,11 +235,10 @@ class FastDerainNetwork(nn.Module):
         folded = folded.float()
         streaks = self.streaks(folded)
         correction, depth, fog = self._clear_fog(folded - streaks.light)
-        weather = Weather(
-            rain=gate(streaks.rain_logit).flatten(),
-            streaks=streaks.light.mean(dim=(1, 2, 3)),
-            fog=gate(fog.logit).flatten(),
-            extinction=extinction_of_root(fog.root).flatten() * gate(fog.logit).flatten(),
+        weather = WeatherEstimate(
+            rain_gate=gate(streaks.rain_logit).flatten(),
+            streak_light=streaks.light.mean(dim=(1, 2, 3)),
+            extinction_px=extinction_of_root(fog.root).flatten() * gate(fog.logit).flatten(),
         )
         return Estimate(correction - streaks.light, depth, weather)
 

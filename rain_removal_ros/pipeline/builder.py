@@ -72,6 +72,7 @@ class Builder:
             restorer.prepare(height, width, outputs, self._on_progress)
         except BaseException as error:  # of whatever compiler; it is reported and tried again later
             failure = without_variables(error)
+        has_none = failure is not None and not restorer.info.input_sizes
         with state.changed:
             if self.left_behind or (state.stopping and failure is not None):
                 return
@@ -79,6 +80,9 @@ class Builder:
             given_up = state.recovery.failure is not None or restorer is not state.restorer
             if not given_up:
                 self._on_ended(key, failure, known)
+                why = state.recovery.on_failed_load(failure) if failure is not None and has_none else None
+                if why is not None:
+                    state.fail(why)
             state.unblock_all()  # what has been compiled may serve others too
         if failure is not None:
             if not given_up:

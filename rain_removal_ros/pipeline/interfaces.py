@@ -81,7 +81,7 @@ class Health:
     """How the runtime is.
 
     failure: why it is taken to have failed; None where it works.
-    remade: how often it has been made anew. not_remade: how often that has failed since it failed.
+    remade: how often it has been made anew. not_remade: how often that has failed since it last restored.
     remaking_s: for how long it is being made anew now; None where it is not.
     hanging: threads that are in the device and do not come back: an inference's, or a graph's being loaded.
     busy: the stage that the worker has been in, and for how long; None where it waits for frames.

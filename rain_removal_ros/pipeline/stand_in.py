@@ -107,13 +107,6 @@ class StandIn:
         self.on_needed()
 
     @property
-    def left_behind_at(self) -> float | None:
-        """When (time.perf_counter()) what is loading or preparing itself is taken to hang; None where nothing
-        is.
-        """
-        return None if self.making_since is None else self.making_since + HANGS_AFTER_S
-
-    @property
     def given_back_at(self) -> float | None:
         """When (time.perf_counter()) it is to be given back unless a frame needs it; None without one, or
         while it prepares something.

@@ -107,6 +107,7 @@ class State:
         """Drop the frames that wait, and what is to be compiled or tried for them."""
         for camera in self.cameras.values():
             camera.statistics.counts.dropped += len(camera.waiting)
+            camera.statistics.on_pause()
             camera.waiting.clear()
             camera.blocked, camera.starved_since, camera.desired = False, None, None
         self.batches.wanted = None

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 from rain_removal_ros.errors import InferenceError
 from rain_removal_ros.frame_statistics import Problem
-from rain_removal_ros.pipeline import failures
+from rain_removal_ros.pipeline import failures, stand_in
 from rain_removal_ros.pipeline.builder import Builder
 from rain_removal_ros.pipeline.failures import MAX_HANGING, without_variables
 from rain_removal_ros.pipeline.interfaces import Key
@@ -22,6 +22,12 @@ from rain_removal_ros.runtime import Restorer
 
 LOOK_AGAIN_S = 5.0
 """So often the watchdog looks whether a build has come to the device."""
+
+
+OVERSLEPT_S = 1.0
+"""A watchdog that wakes so late was stopped with the whole process (a container that is paused, a debugger, a
+machine that sleeps), and so was what it looks after.
+"""
 
 
 class Watchdog:
@@ -34,6 +40,7 @@ class Watchdog:
         self.worker = Worker(state)
         self.builder = Builder(state)
         self._state = state
+        self._resumed = 0.0  # when the process last went on after it had been stopped
 
     def start(self) -> None:
         """Start all three; the lock is held."""
@@ -43,9 +50,12 @@ class Watchdog:
 
     def _watch(self) -> None:
         state = self._state
+        first: float | None = None
         with state.changed:
             while not state.stopping:
                 now = time.perf_counter()
+                if first is not None and now > first + OVERSLEPT_S:
+                    self._resumed = now
                 looks_again_at = (
                     self._watch_inference(now),
                     self._watch_loading(now),
@@ -63,8 +73,9 @@ class Watchdog:
         inference = self.worker.inference
         if inference is None:
             return None
-        if now < inference.deadline:
-            return inference.deadline
+        deadline = max(inference.deadline, self._resumed + inference.deadline - inference.since)
+        if now < deadline:
+            return deadline
         self._leave_worker_behind()
         return None
 
@@ -76,8 +87,9 @@ class Watchdog:
         since = state.restorer.loading_since
         if since is None:
             return now + LOOK_AGAIN_S
-        if now < since + failures.LONGEST_LOADING_S:
-            return since + failures.LONGEST_LOADING_S
+        due = max(since, self._resumed) + failures.LONGEST_LOADING_S
+        if now < due:
+            return due
         self._leave_builder_behind()
         return None
 
@@ -100,8 +112,11 @@ class Watchdog:
     def _watch_stand_in(self, now: float) -> float | None:
         """Leave behind a stand-in that hangs as it is made, or prepares itself."""
         state = self._state
-        since, due = state.stand_in.making_since, state.stand_in.left_behind_at
-        if since is None or due is None or now < due:
+        since = state.stand_in.making_since
+        if since is None:
+            return None
+        due = max(since, self._resumed) + stand_in.HANGS_AFTER_S
+        if now < due:
             return due
         error = InferenceError(
             f"what serves meanwhile was not ready within {now - since:.0f} s; the device or its driver hangs"

@@ -166,7 +166,7 @@ class Worker:
         job.wanted = camera.handler.wanted()
         if not job.wanted:
             with self._state.changed:
-                camera.statistics.counts.idle += 1
+                camera.statistics.on_idle()
             return None
         if frame.picture is None:
             frame.picture = camera.handler.read(frame.message)
@@ -255,7 +255,7 @@ class Worker:
         """Restore and publish frames: in one call, and where that fails, one by one."""
         together: Sequence[Restored | None] = [None] * len(jobs)
         began = time.perf_counter()
-        if len(jobs) > 1:
+        if len(jobs) > 1 and self._failure_of(plan) is None:
             together = self._restored_together(jobs, plan) or together
         inference_s = time.perf_counter() - began
         for job, restored in zip(jobs, together, strict=True):
@@ -305,6 +305,9 @@ class Worker:
 
     def _restored_alone(self, job: Job, plan: Plan) -> Result | None:
         """What to publish of this frame; None where it has to wait, or is lost and counted."""
+        failure = self._failure_of(plan)
+        if failure is not None:
+            return self._not_restored(job, plan, InferenceError(failure))
         try:
             [restored] = self._infer([job], plan)
             check_restored(restored, plan.size, plan.outputs)
@@ -317,11 +320,23 @@ class Worker:
             raise
         except BaseException as error:  # of whatever backend
             self._on_failed_inference(plan, error)
-            if job.may_look_later:  # what the camera saw last still holds
-                self._state.count(job.camera, Problem.FAILED, error)
-                return Result(_input_of(job.frame.picture.rgb), Way.BYPASSED)
-            return self._lost(job, plan.options, Problem.FAILED, error)
+            return self._not_restored(job, plan, error)
         return self._result(job, plan, restored)
+
+    def _failure_of(self, plan: Plan) -> str | None:
+        """Why nothing more goes into what was to restore a frame: it has failed, and is being closed."""
+        state = self._state
+        with state.changed:
+            if plan.restorer is state.restorer:
+                return state.recovery.failure
+            return None if plan.restorer is state.stand_in.restorer else "the runtime was made anew meanwhile"
+
+    def _not_restored(self, job: Job, plan: Plan, error: BaseException) -> Result | None:
+        """What to publish of a frame whose inference failed; None where it is lost."""
+        if job.may_look_later:  # what the camera saw last still holds
+            self._state.count(job.camera, Problem.FAILED, error)
+            return Result(_input_of(job.frame.picture.rgb), Way.BYPASSED)
+        return self._lost(job, plan.options, Problem.FAILED, error)
 
     def _infer(self, jobs: Sequence[Job], plan: Plan) -> Sequence[Restored]:
         """What the restorer gives for these frames, unchecked."""
@@ -339,7 +354,7 @@ class Worker:
                 return restorer.restore_together(images, plan.outputs, focal_px)
             given = [restorer(images[0], plan.outputs, focal_px[0], prepared_only=not stands_in)]
             with state.changed:
-                if stands_in and not self.left_behind:
+                if stands_in and restorer is state.stand_in.restorer:  # and was not left behind meanwhile
                     state.stand_in.on_served(plan.key)
             return given
         finally:
@@ -364,11 +379,11 @@ class Worker:
                     state.fail(why)
 
     def _on_failed_batch(self, plan: Plan, frames: int, error: BaseException) -> None:
-        state = self._state
+        state, failure = self._state, Failure(without_variables(error))  # giving memory back may take long
         with state.changed:
             if plan.restorer is not state.restorer:
                 return
-            failed_before = state.batches.on_tried((plan.key, frames), Failure(without_variables(error)))
+            failed_before = state.batches.on_tried((plan.key, frames), failure)
         if not failed_before:
             state.listener.on_problem(None, Problem.FAILED, error)
 

@@ -1,1 +1,1 @@
-"""The only room that imports rclpy: the node, its topics, messages, parameters and diagnostics."""
+"""The node, its topics, messages, parameters and diagnostics, and what its clients are made of."""

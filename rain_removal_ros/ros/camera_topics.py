@@ -10,6 +10,7 @@ from collections.abc import Callable
 from copy import copy
 from dataclasses import dataclass
 from typing import Any, TypeAlias
+from weakref import WeakSet
 
 import cv2
 import numpy as np
@@ -21,7 +22,7 @@ from rclpy.qos import DurabilityPolicy, HistoryPolicy, QoSPolicyKind, QoSProfile
 from rclpy.qos_overriding_options import QoSOverridingOptions
 from rclpy.subscription import Subscription
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
-from std_msgs.msg import Float32, Header
+from std_msgs.msg import Float32
 
 from rain_removal_ros.camera_info import focal_length, mismatch
 from rain_removal_ros.cityscapes import palette
@@ -48,7 +49,7 @@ OUTPUT_QOS = QoSProfile(history=HistoryPolicy.KEEP_LAST, depth=1, reliability=Re
 JPEG_BEGINS = b"\xff\xd8\xff"
 
 INFOS_KEPT = 8
-"""A camera_info may come before or after its image; so many are kept to find the one of the image's stamp."""
+"""A camera_info may come before its image; so many are kept to find the one of the image's stamp."""
 
 INFO_POLICIES = (
     QoSPolicyKind.HISTORY,
@@ -57,13 +58,19 @@ INFO_POLICIES = (
     QoSPolicyKind.DURABILITY,
 )
 
-InputMessage: TypeAlias = Image | CompressedImage
-
-
 DEFAULT_OVERRIDES = QoSOverridingOptions.with_default_policies()
 
-
+InputMessage: TypeAlias = Image | CompressedImage
 OutputMessage: TypeAlias = Image | CompressedImage | CameraInfo | Float32
+
+
+@dataclass(eq=False)
+class Incoming:
+    """An image for as long as it waits or is in work, and the camera_info that goes with it."""
+
+    message: InputMessage
+    own_info: CameraInfo | None = None  # that of its stamp, once it came
+    scaled_with: CameraInfo | None = None  # whose focal length scaled its depth
 
 
 @dataclass(frozen=True)
@@ -96,7 +103,7 @@ class CameraTopics:
         node: LifecycleNodeMixin,
         name: str,
         options: TopicOptions,
-        on_image: Callable[[str, InputMessage], None],
+        on_image: Callable[[str, Incoming], None],
     ):
         self._node: Any = node  # LifecycleNodeMixin alone does not say that it is a Node too
         self._name, self._on_image = name, on_image
@@ -109,9 +116,11 @@ class CameraTopics:
         self._hears_latched_info = False
         self._opening = threading.RLock()  # transitions run in a thread of their own
         self._infos: tuple[CameraInfo, ...] = ()
+        self._without_info: WeakSet[Incoming] = WeakSet()  # images whose own has not come yet
         self._info_problem: str | None = None
         self._palette = np.ascontiguousarray(palette()[:, None, :])
         self._publishers: list[Publisher] = []
+        self.outputs: dict[str, str] = {}  # names of the topics that are published, by their resolved names
         try:
             self._image = self._publisher(Image, "derained/image")
             self._jpeg = self._publisher(CompressedImage, "derained/image/compressed")
@@ -141,6 +150,11 @@ class CameraTopics:
         return self._node.resolve_topic_name(self._info_topic)
 
     @property
+    def inputs(self) -> dict[str, str]:
+        """Names of the topics that are subscribed to, by their resolved names."""
+        return {self.input_topic: self._image_topic, self.info_topic: self._info_topic}
+
+    @property
     def connected_publishers(self) -> int:
         """How many publishers of images are connected; those of an incompatible QoS are not."""
         try:
@@ -152,6 +166,16 @@ class CameraTopics:
     def info_problem(self) -> str | None:
         """Why the last camera_info was not published; None where it was, or none has come."""
         return self._info_problem
+
+    @property
+    def info_came(self) -> bool:
+        """Whether any camera_info has come since activation."""
+        return bool(self._infos)
+
+    @property
+    def info_wanted(self) -> bool:
+        """Whether somebody subscribes to a camera_info of this camera's outputs."""
+        return any(_has_subscribers(p) for p in (self._info, self._depth_info, self._mask_info))
 
     @property
     def other_publishers(self) -> list[str]:
@@ -218,6 +242,7 @@ class CameraTopics:
             for subscription in self._subscriptions:
                 self._node.destroy_subscription(subscription)
             self._subscriptions, self._infos, self._info_problem = [], (), None
+            self._without_info = WeakSet()
             self._hears_latched_info = False
 
     def destroy(self) -> None:
@@ -238,27 +263,30 @@ class CameraTopics:
             output for output, group in publishers.items() if any(_has_subscribers(p) for p in group)
         )
 
-    def read(self, message: InputMessage) -> Picture:
+    def read(self, incoming: Incoming) -> Picture:
         """The picture in a message. Raises ImageError."""
-        return self._read(message)
+        return self._read(incoming.message)
 
-    def focal_px(self, message: InputMessage, size: tuple[int, int]) -> float | None:
+    def focal_px(self, incoming: Incoming, size: tuple[int, int]) -> float | None:
         """The focal length in pixels that the camera_info of an image of this size (height, width) gives."""
-        info = self._info_of(message.header)
-        if info is None or mismatch(info, message.header, size) is not None:
+        info = incoming.scaled_with = incoming.own_info or self._newest_info()
+        if info is None or mismatch(info, incoming.message.header, size) is not None:
             return None
         return focal_length(info, size)
 
-    def write(self, message: InputMessage, picture: Picture, restored: Restored) -> list[Outgoing]:
+    def write(self, incoming: Incoming, picture: Picture, restored: Restored) -> list[Outgoing]:
         """What to publish of what is in `restored`, with the input's header: first the image."""
-        header, image, labels = message.header, restored.image, restored.labels
+        message, image, labels = incoming.message, restored.image, restored.labels
+        header = message.header
         outgoing: list[Outgoing] = []
 
         def add(publisher: Publisher | None, make: Callable[[], OutputMessage]) -> None:
             if publisher is not None and _has_subscribers(publisher):
                 outgoing.append(Outgoing(publisher, make))
 
-        info = self._info_of(header)
+        info = incoming.scaled_with
+        if restored.inverse_depth is None:  # no depth has to agree with it
+            info = incoming.own_info or info or self._newest_info()
         self._info_problem = None if info is None else mismatch(info, header, picture.rgb.shape[:2])
         if info is not None and self._info_problem is None:
             same = camera_info_message(info, header)
@@ -296,31 +324,38 @@ class CameraTopics:
             return message
         return jpeg_message(image, picture.encoding, self._jpeg_quality, message.header)
 
-    def publish(self, message: InputMessage, outgoing: list[Outgoing]) -> float | None:
+    def publish(self, incoming: Incoming, outgoing: list[Outgoing]) -> float | None:
         """Publish, with the camera_info beside. Gives the image's age in seconds by the node's clock.
 
         The age is None for an image without a stamp.
         """
         for out in outgoing:
             out.publisher.publish(out.make())
-        stamp = message.header.stamp
+        stamp = incoming.message.header.stamp
         nanoseconds = stamp.sec * 10**9 + stamp.nanosec
         if nanoseconds <= 0:  # a clock that was never set
             return None
         return (self._node.get_clock().now().nanoseconds - nanoseconds) * 1e-9
 
     def _on_input(self, message: InputMessage) -> None:
-        self._on_image(self._name, message)
+        own = (info for info in reversed(self._infos) if info.header == message.header)
+        incoming = Incoming(message, next(own, None))
+        if incoming.own_info is None:
+            self._without_info.add(incoming)
+        self._on_image(self._name, incoming)
 
-    def _info_of(self, header: Header) -> CameraInfo | None:
-        """The camera_info of this image's stamp, else the newest."""
+    def _newest_info(self) -> CameraInfo | None:
         infos = self._infos
-        return next((info for info in infos if info.header == header), infos[-1] if infos else None)
+        return infos[-1] if infos else None
 
     def _on_info(self, message: CameraInfo) -> None:
         if message in self._infos[-1:]:  # a latched one comes through both subscriptions
             return
         self._infos = (*self._infos[1 - INFOS_KEPT :], message)  # replaced whole: the worker reads it
+        for incoming in list(self._without_info):
+            if incoming.message.header == message.header:
+                incoming.own_info = message
+                self._without_info.discard(incoming)
 
     def _publisher(self, message_type: type, topic: str) -> Publisher:
         qos = copy(OUTPUT_QOS)
@@ -329,6 +364,7 @@ class CameraTopics:
             message_type, f"{self._name}/{topic}", qos, qos_overriding_options=DEFAULT_OVERRIDES
         )
         self._publishers.append(publisher)
+        self.outputs[publisher.topic_name] = f"{self._name}/{topic}"
         return publisher
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from diagnostic_msgs.msg import DiagnosticStatus, KeyValue
 
@@ -34,6 +36,17 @@ class Limits:
     min_rate_in_hz: float = 0.0  # 0: the rate is not judged; likewise the next
     min_rate_out_hz: float = 0.0
 
+    @classmethod
+    def of(cls, values: Mapping[str, Any]) -> Limits:
+        """Those that the node's parameters `diagnostics.*` give."""
+        return cls(
+            max_latency_s=values["diagnostics.max_latency_ms"] * 1e-3,
+            stale_after_s=values["diagnostics.stale_after_s"],
+            max_age_s=values["diagnostics.max_image_age_ms"] * 1e-3,
+            min_rate_in_hz=values["diagnostics.min_rate_in_hz"],
+            min_rate_out_hz=values["diagnostics.min_rate_out_hz"],
+        )
+
 
 @dataclass(frozen=True)
 class CameraState:
@@ -47,6 +60,8 @@ class CameraState:
     active_for_s: float | None  # seconds since activation
     info_topic: str = ""  # resolved name of the input's camera_info
     info_problem: str | None = None  # why camera_info is not published
+    info_came: bool = False  # since activation
+    info_wanted: bool = False  # somebody subscribes to it beside an output
     other_publishers: tuple[str, ...] = ()  # nodes that publish this camera's outputs as well
 
 
@@ -90,8 +105,8 @@ def camera_status(
         *((f"published {way.value}", counts.ways[way]) for way in Way),
         (status.TOGETHER, counts.together),
         ("last problem", next(reversed(snapshot.last_problems.values()), "none")),
-        ("camera_info", state.info_problem or "no problem"),
-        ("focal length (px)", _focal(snapshot)),
+        ("camera_info", _info(state)),
+        ("focal length (px)", _focal(snapshot, state)),
         *_weather(snapshot),
         ("seconds since last image", _seconds(snapshot.seconds_since_received)),
         ("seconds since last output", _seconds(snapshot.seconds_since_published)),
@@ -219,6 +234,11 @@ def _judge_camera(snapshot: CameraSnapshot, state: CameraState, limits: Limits) 
         return DiagnosticStatus.WARN, _too_slow("come out", snapshot.rate_out, limits.min_rate_out_hz)
     if snapshot.last_way is Way.PASSED_THROUGH:
         return DiagnosticStatus.WARN, "passed through unchanged while the network is compiled"
+    if steady and state.info_wanted and not state.info_came:
+        return (
+            DiagnosticStatus.WARN,
+            f"no camera_info has come on {state.info_topic}, so none is published",
+        )
     if snapshot.rate_out and snapshot.focal_px is None and Output.INVERSE_DEPTH in state.wanted:
         return (
             DiagnosticStatus.WARN,
@@ -245,7 +265,16 @@ def _why_silent(state: CameraState) -> str:
     return f"nobody publishes {state.topic}"
 
 
-def _focal(snapshot: CameraSnapshot) -> str:
+def _info(state: CameraState) -> str:
+    if state.active and not state.info_came:
+        return f"none has come on {state.info_topic}"
+    return state.info_problem or "no problem"
+
+
+def _focal(snapshot: CameraSnapshot, state: CameraState) -> str:
+    ways = snapshot.counts.ways
+    if state.info_came and not ways[Way.RESTORED] + ways[Way.BYPASSED]:
+        return "not known before an image is restored"
     if snapshot.focal_px is None:
         return f"assumed, {ASSUMED_FOCAL:g} x width: no camera_info with a camera's focal length"
     return f"{snapshot.focal_px:.1f}, of camera_info"

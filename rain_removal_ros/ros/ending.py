@@ -9,7 +9,8 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class Ending:
-    """Waits for what ends the node: SIGINT, SIGTERM, SIGHUP, or a word from another thread.
+    """Waits for what ends the node: SIGINT, SIGTERM, SIGHUP (unless it began with that ignored), or a word
+    from another thread.
 
     All of them write a byte into a pipe. Python tells the main thread alone of a signal, and a main thread
     that waits at a lock does not wake up for one that another thread received; the pipe gets every signal,
@@ -21,6 +22,8 @@ class Ending:
         os.set_blocking(self._write, False)
         signal.set_wakeup_fd(self._write, warn_on_full_buffer=False)
         for number in SIGNALS:
+            if number == signal.SIGHUP and signal.getsignal(number) is signal.SIG_IGN:
+                continue  # whoever started the node wants it to outlive the terminal, as nohup does
             signal.signal(number, lambda *_: None)  # the byte of its number is in the pipe already
 
     def ask(self, status: int) -> None:

@@ -1,4 +1,4 @@
-"""The ROS face: parameters, lifecycle, diagnostics. Knows nothing of networks but how to ask for one.
+"""The ROS face: parameters and lifecycle. Knows nothing of networks but how to ask for one.
 
 Threads: the executor's stores the newest message of a camera, and answers services and timers; the
 pipeline's worker computes and publishes; the pipeline's builder compiles. Lifecycle transitions run one after
@@ -15,10 +15,8 @@ import time
 import traceback
 from collections.abc import Callable, Generator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import replace
 from typing import Any
 
-from diagnostic_msgs.msg import DiagnosticArray
 from lifecycle_msgs.srv import ChangeState
 from rcl_interfaces.msg import SetParametersResult
 from rclpy._rclpy_pybind11 import RCLError
@@ -31,24 +29,14 @@ from rclpy.parameter import Parameter as RosParameter
 from rain_removal_ros import runtime
 from rain_removal_ros.errors import ParameterError, RainRemovalError, bounded
 from rain_removal_ros.extras import missing
-from rain_removal_ros.pipeline import Build, Health, OnFailure, Options, Pipeline, Problem
-from rain_removal_ros.rain_monitor import DryThresholds
+from rain_removal_ros.pipeline import Build, Options, Problem
 from rain_removal_ros.ros import parameters
-from rain_removal_ros.ros.camera_topics import CameraTopics, InputMessage, TopicOptions
-from rain_removal_ros.ros.diagnostics import (
-    CameraState,
-    Limits,
-    RuntimeState,
-    camera_status,
-    runtime_status,
-)
+from rain_removal_ros.ros.configured import Configured, MakeRestorer
 from rain_removal_ros.ros.parameter_messages import answer_what_raises, descriptor
 from rain_removal_ros.ros.parameters import PARAMETERS, Changes
-from rain_removal_ros.ros.status import BUILDING, RUNTIME
+from rain_removal_ros.ros.reporting import Reporter
 from rain_removal_ros.ros.throttle import Throttle
-from rain_removal_ros.runtime import Output, Progress, Restorer, RuntimeSettings
-
-MakeRestorer = Callable[[RuntimeSettings, Progress], Restorer]
+from rain_removal_ros.runtime import Restorer
 
 DIAGNOSTICS_EVERY_S = 1.0
 PROGRESS_EVERY_S = 5.0
@@ -80,15 +68,15 @@ class DerainNode(LifecycleNodeMixin, Node):
         self._state = "unconfigured"
         self._failure: str | None = None  # of the last transition
         self._autostart_again: float | None = None  # when, by time.perf_counter()
-        self._pipeline: Pipeline | None = None
-        self._topics: dict[str, CameraTopics] = {}
+        self._led = False  # whether anybody called a transition
+        self._configured: Configured | None = None
         self._activated: float | None = None
         self._throttle = Throttle()
         self._pipeline_options = Options()
         self._progress_told = time.perf_counter()
         self._on_broken: Callable[[], None] = lambda: None
         self._declare_parameters()
-        self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", 10)
+        self._reporter = Reporter(self)
         steady = Clock(clock_type=ClockType.STEADY_TIME)  # simulated time may stand still
         self._timer = self.create_timer(DIAGNOSTICS_EVERY_S, self._on_timer, clock=steady)
 
@@ -128,10 +116,8 @@ class DerainNode(LifecycleNodeMixin, Node):
                 thread.join(timeout)
                 if thread.is_alive():
                     return False
-        pipeline, self._pipeline = self._pipeline, None
-        for topics in self._topics.values():
-            topics.close()
-        if pipeline is not None and not pipeline.close(max(0.0, deadline - time.perf_counter())):
+        configured, self._configured = self._configured, None
+        if configured is not None and not configured.end(max(0.0, deadline - time.perf_counter())):
             return False
         self.destroy_node()
         # rclpy leaves the lifecycle's services to the garbage collector: until it comes, others would see a
@@ -140,7 +126,7 @@ class DerainNode(LifecycleNodeMixin, Node):
         return True
 
     def _autostart(self) -> None:
-        """Configure and activate; what fails is tried again later, unless somebody calls a transition."""
+        """Configure and activate; what fails is tried again later, unless somebody called a transition."""
         succeeded = TransitionCallbackReturn.SUCCESS
         for state, trigger in (("unconfigured", self.trigger_configure), ("inactive", self.trigger_activate)):
             if self._state == state and trigger() != succeeded:
@@ -148,6 +134,9 @@ class DerainNode(LifecycleNodeMixin, Node):
                 return
 
     def _on_failed_autostart(self) -> None:
+        if self._led:
+            self.get_logger().error("autostart failed; a transition was called, so it is left to that")
+            return
         if self._value("exit_when_broken"):
             self.get_logger().fatal(f"autostart failed, so the node ends: {self._failure}")
             self._on_broken()
@@ -170,8 +159,8 @@ class DerainNode(LifecycleNodeMixin, Node):
             return False
         return (
             self.trigger_configure() == TransitionCallbackReturn.SUCCESS
-            and self._pipeline is not None
-            and self._pipeline.wait_until_built()
+            and self._configured is not None
+            and self._configured.pipeline.wait_until_built()
         )
 
     # -- lifecycle ---------------------------------------------------------------------------------
@@ -180,7 +169,7 @@ class DerainNode(LifecycleNodeMixin, Node):
         self, request: ChangeState.Request, response: ChangeState.Response
     ) -> ChangeState.Response:
         """Run a transition in its thread; the executor goes on with its other work until it is done."""
-        self._autostart_again = None
+        self._autostart_again, self._led = None, True
         transition = self._transitions.submit(self._run_transition, request, response)
         while not transition.done():
             try:
@@ -198,9 +187,15 @@ class DerainNode(LifecycleNodeMixin, Node):
         """Load the network and begin to compile for `image_sizes`. Can be repeated after a failure."""
         self._state = "configuring"
         try:
-            self._configure()
+            self._configured = Configured(
+                self,
+                self._values(),
+                self._make_restorer,
+                options=lambda: self._pipeline_options,
+                listener=self,
+                say=lambda text: self.get_logger().info(text),
+            )
         except Exception as error:
-            self._release()
             self._state = "unconfigured"
             return self._report_failure("configure", error)
         self._state, self._failure = "inactive", None
@@ -210,8 +205,8 @@ class DerainNode(LifecycleNodeMixin, Node):
         """Open the topics. Can be repeated after a failure."""
         result = super().on_activate(state)
         try:
-            for topics in self._topics.values():
-                topics.open()
+            assert self._configured is not None
+            self._configured.open()
         except Exception as error:
             self._deactivate()
             super().on_deactivate(state)
@@ -220,14 +215,15 @@ class DerainNode(LifecycleNodeMixin, Node):
         return result
 
     def _report_failure(self, transition: str, error: Exception) -> TransitionCallbackReturn:
-        self._failure = f"{transition} failed: {error or type(error).__name__}"
+        failure = f"{transition} failed: {error or type(error).__name__}"
         needed = missing(error) if isinstance(error, ModuleNotFoundError) else None
         if needed is not None:
-            self._failure = f"{transition} needs {needed}"
+            failure = f"{transition} needs {needed}"
         elif not isinstance(error, RainRemovalError):
-            self._failure = f"{transition} failed: {type(error).__name__}: {error}"
+            failure = f"{transition} failed: {type(error).__name__}: {error}"
             self.get_logger().error(traceback.format_exc())
-        self.get_logger().error(self._failure)
+        self.get_logger().error(failure)
+        self._failure = failure
         return TransitionCallbackReturn.FAILURE
 
     def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
@@ -256,77 +252,18 @@ class DerainNode(LifecycleNodeMixin, Node):
         self._state = "unconfigured"
         return super().on_error(state)
 
-    def _configure(self) -> None:
-        values = self._values()
-        settings = parameters.runtime_settings(values)
-        # every camera may want two sets of outputs, and none is to push out another's
-        graphs = max(settings.graphs_in_memory, 2 * len(values["cameras"]))
-        settings = replace(settings, graphs_in_memory=graphs)
-        segmentation = values["segmentation"]
-        from rain_removal_ros.runtime.networks import with_contents  # PyTorch is loaded only from here on
-
-        settings = with_contents(settings, segmentation)  # what is made anew later is made of the same
-        restorer = self._make_restorer(settings, self._on_load_progress)
-        try:
-            for name, transport in parameters.image_transports(values).items():
-                options = TopicOptions(
-                    image_transport=transport,
-                    segmentation=segmentation,
-                    queue_length=values["queue_length"],
-                    jpeg_quality=values["jpeg_quality"],
-                )
-                self._topics[name] = CameraTopics(self, name, options, self._on_image)
-        except Exception:
-            restorer.close()
-            raise
-        info = restorer.info
-        self.get_logger().info(
-            f"{info.weights} ({info.weights_sha256[:12]}): {info.backend} {info.precision}, {info.device}"
-        )
-        if not values["weights"]:
-            self.get_logger().info("the packaged weights are for research use; models/README.md says why")
-        same = replace(settings, backend=info.backend, precision=info.precision)  # no other in silence
-        kind = runtime.KINDS.get(info.backend)
-        stand_in = (
-            replace(settings, backend=kind.stand_in, precision="auto") if kind and kind.stand_in else None
-        )
-        self._pipeline = Pipeline(
-            self._topics,
-            restorer,
-            self,
-            options=lambda: self._pipeline_options,
-            make_restorer=lambda: self._make_restorer(same, self._on_load_progress),
-            make_stand_in=(lambda: self._make_restorer(stand_in, self._on_load_progress))
-            if stand_in
-            else None,
-        )
-        every_output = {Output.IMAGE, Output.INVERSE_DEPTH} | ({Output.LABELS} if segmentation else set())
-        for size in parameters.image_sizes(values["image_sizes"]):
-            for outputs in (every_output, {Output.IMAGE}):
-                self._pipeline.build(size, frozenset(outputs))
-
-    def _on_image(self, camera: str, message: InputMessage) -> None:
-        pipeline = self._pipeline
-        if pipeline is not None:
-            pipeline.submit(camera, message)
-
     def _deactivate(self) -> None:
         self._activated = None
-        for topics in self._topics.values():
-            topics.close()
-        if self._pipeline is not None:
-            self._pipeline.clear()
+        if self._configured is not None:
+            self._configured.close()
 
     def _release(self) -> None:
-        pipeline, self._pipeline = self._pipeline, None
-        if pipeline is not None and not pipeline.close(PATIENCE_S):
+        configured, self._configured = self._configured, None
+        if configured is not None and not configured.end(PATIENCE_S):
             self.get_logger().error(
                 f"an inference or a build has not ended after {PATIENCE_S:g} s; it keeps the device's memory "
                 "until it does"
             )
-        for topics in self._topics.values():
-            topics.destroy()
-        self._topics = {}
 
     # -- parameters --------------------------------------------------------------------------------
 
@@ -341,20 +278,7 @@ class DerainNode(LifecycleNodeMixin, Node):
         answer_what_raises(self)
 
     def _take_options(self) -> None:
-        self._pipeline_options = Options(
-            serve_while_building=self._value("while_building") == "torch",
-            pass_while_building=self._value("while_building") == "passthrough",
-            on_failure=OnFailure(self._value("on_failure")),
-            inference_timeout_s=self._value("inference_timeout_s"),
-            queue_length=self._value("queue_length"),
-            bypass_when_dry=self._value("bypass_when_dry"),
-            dry_thresholds=DryThresholds(
-                dry_below=self._value("bypass.dry_below"),
-                wet_above=self._value("bypass.wet_above"),
-                dry_after_s=self._value("bypass.dry_after_s"),
-            ),
-            batching=self._value("batching"),
-        )
+        self._pipeline_options = parameters.pipeline_options(self._values())
 
     def _value(self, name: str) -> Any:
         return self.get_parameter(name).value
@@ -404,82 +328,26 @@ class DerainNode(LifecycleNodeMixin, Node):
             else:
                 self.get_logger().error(bounded("".join(traceback.format_exception(error)), 10_000) + text)
 
-    # -- diagnostics -------------------------------------------------------------------------------
-
-    def _on_load_progress(self, message: str) -> None:
-        self.get_logger().info(message)
+    # -- once a second -----------------------------------------------------------------------------
 
     def _on_timer(self) -> None:
-        pipeline = self._pipeline
-        building = pipeline.building if pipeline is not None else None
+        configured, activated, now = self._configured, self._activated, time.perf_counter()
+        self._tell_progress(configured.pipeline.building if configured is not None else None)
+        if configured is not None:
+            for topics in configured.topics.values():
+                topics.hear_latched_info()
+        self._autostart_when_due()
+        active_for_s = None if activated is None else now - activated
+        self._reporter.report(self._state, self._failure, active_for_s, configured, self._values())
+        health = configured.pipeline.health if configured is not None else None
+        if health is not None and health.broken and self._value("exit_when_broken"):
+            self.get_logger().fatal(f"the runtime does not come back, so the node ends: {health.failure}")
+            self._on_broken()
+
+    def _tell_progress(self, building: Build | None) -> None:
         now = time.perf_counter()
         if building is None:
             self._progress_told = now
         elif now - self._progress_told >= PROGRESS_EVERY_S:
             self._progress_told = now
             self.get_logger().info(f"building {building}")
-        for topics in list(self._topics.values()):
-            topics.hear_latched_info()
-        self._autostart_when_due()
-        health = pipeline.health if pipeline is not None else None
-        self._publish_diagnostics(pipeline, building, health)
-        if health is not None and health.broken and self._value("exit_when_broken"):
-            self.get_logger().fatal(f"the runtime does not come back, so the node ends: {health.failure}")
-            self._on_broken()
-
-    def _publish_diagnostics(
-        self, pipeline: Pipeline | None, building: Build | None, health: Health | None
-    ) -> None:
-        name = self.get_fully_qualified_name().lstrip("/")
-        snapshots = pipeline.snapshot() if pipeline is not None else {}
-        outputs = [
-            s.seconds_since_published for s in snapshots.values() if s.seconds_since_published is not None
-        ]
-        state = RuntimeState(
-            lifecycle=self._state,
-            failed_transition=self._failure,
-            info=pipeline.restorer.info if pipeline is not None else None,
-            building=None if building is None or building.frames > 1 else f"{BUILDING}{building}",
-            failed_builds=tuple(pipeline.failed_builds) if pipeline is not None else (),
-            health=health,
-            batching=tuple(pipeline.batching) if pipeline is not None else (),
-            on_failure=self._pipeline_options.on_failure,
-            inference_timeout_s=self._pipeline_options.inference_timeout_s,
-            namesakes=self._namesakes(),
-            seconds_since_output=min(outputs, default=None),
-        )
-        message = DiagnosticArray()
-        message.header.stamp = self.get_clock().now().to_msg()
-        message.status.append(runtime_status(f"{name}: {RUNTIME}", state))
-        limits = Limits(
-            max_latency_s=self._value("diagnostics.max_latency_ms") * 1e-3,
-            stale_after_s=self._value("diagnostics.stale_after_s"),
-            max_age_s=self._value("diagnostics.max_image_age_ms") * 1e-3,
-            min_rate_in_hz=self._value("diagnostics.min_rate_in_hz"),
-            min_rate_out_hz=self._value("diagnostics.min_rate_out_hz"),
-        )
-        for camera, topics in list(self._topics.items()):
-            if camera in snapshots:
-                camera_state = self._camera_state(topics)
-                status = camera_status(f"{name}: {camera}", snapshots[camera], camera_state, limits)
-                message.status.append(status)
-        self._diagnostics.publish(message)
-
-    def _namesakes(self) -> int:
-        """How many other nodes have this one's name."""
-        own = (self.get_name(), self.get_namespace())
-        return self.get_node_names_and_namespaces().count(own) - 1
-
-    def _camera_state(self, topics: CameraTopics) -> CameraState:
-        activated = self._activated
-        return CameraState(
-            active=activated is not None,
-            topic=topics.input_topic,
-            publishers=self.count_publishers(topics.input_topic),
-            connected=topics.connected_publishers,
-            wanted=topics.wanted(),
-            active_for_s=None if activated is None else time.perf_counter() - activated,
-            info_topic=topics.info_topic,
-            info_problem=topics.info_problem,
-            other_publishers=tuple(topics.other_publishers),
-        )

@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from rain_removal_ros.errors import ParameterError
+from rain_removal_ros.pipeline import OnFailure, Options
+from rain_removal_ros.rain_monitor import DryThresholds
 from rain_removal_ros.ros.status import RUNTIME
 from rain_removal_ros.runtime import BACKENDS, PRECISIONS, RuntimeSettings
 from rain_removal_ros.runtime.sizes import parse_size
@@ -357,6 +359,22 @@ def runtime_settings(values: Mapping[str, Any]) -> RuntimeSettings:
     for name in ("weights", "segmentation_weights", "cache_dir"):
         settings[name] = Path(values[name]).expanduser() if values[name] else None
     return RuntimeSettings(**settings, cache_limit_bytes=values["cache_limit_mb"] << 20)
+
+
+def pipeline_options(values: Mapping[str, Any]) -> Options:
+    """What may change from frame to frame, from the node's parameters by name."""
+    while_building = values["while_building"]
+    thresholds = {field.name: values[f"bypass.{field.name}"] for field in fields(DryThresholds)}
+    return Options(
+        serve_while_building=while_building == "torch",
+        pass_while_building=while_building == "passthrough",
+        on_failure=OnFailure(values["on_failure"]),
+        inference_timeout_s=values["inference_timeout_s"],
+        queue_length=values["queue_length"],
+        bypass_when_dry=values["bypass_when_dry"],
+        dry_thresholds=DryThresholds(**thresholds),
+        batching=values["batching"],
+    )
 
 
 def parse(name: str, text: str) -> Any:

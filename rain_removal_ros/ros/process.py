@@ -6,19 +6,15 @@ import os
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from rain_removal_ros.errors import RainRemovalError
-from rain_removal_ros.ros.status import Status
 from rain_removal_ros.runtime import RuntimeSettings
 from rain_removal_ros.share import dds_profile_environment, node_program
 
 ENDS_WITHIN_S = 20.0
-READY_WITHIN_S = 900.0
-"""Seconds in which the node must be ready, a TensorRT engine built included."""
 
 
 def node_parameters(settings: RuntimeSettings) -> dict[str, str]:
@@ -63,33 +59,26 @@ def running_node(
         raise RainRemovalError(f"the node ended with status {status}; {where}")
 
 
+def fate_of(process: subprocess.Popen[bytes]) -> str | None:
+    """How the node's process ended, as `ended with status 1`; None while it runs."""
+    status = process.poll()
+    return None if status is None else f"ended with status {status}"
+
+
 def check_runs(process: subprocess.Popen[bytes], log: Path) -> None:
     """Raise RainRemovalError, with the end of its log, where the node's process has ended."""
-    if process.poll() is not None:
-        raise RainRemovalError(f"the node ended with status {process.poll()}; {end_of(log)}")
+    ended = fate_of(process)
+    if ended is not None:
+        raise RainRemovalError(f"the node {ended}; {end_of(log)}")
 
 
-def wait_until_ready(
-    wait_for: Callable[[Callable[[], bool], float], bool],
-    ready: Callable[[], bool],
-    status: Callable[[], Status | None],
-    process: subprocess.Popen[bytes],
-    log: Path,
-) -> None:
-    """Wait until `ready()`, which is asked at every message, and twice a second.
-
-    wait_for: NodeClient's. status: what the node's diagnostics last said of its runtime.
-    Raises RainRemovalError, with the end of the node's log, where the node ends, says of its runtime that it
-    is an error, or takes longer than READY_WITHIN_S.
-    """
-    deadline = time.monotonic() + READY_WITHIN_S
-    while not wait_for(ready, 0.5):
-        check_runs(process, log)
-        said = status()
-        if said is not None and said.is_error:
-            raise RainRemovalError(f"the node says: {said.message}; {end_of(log)}")
-        if time.monotonic() > deadline:
-            raise RainRemovalError(f"the node was not ready after {READY_WITHIN_S:.0f} s; {end_of(log)}")
+@contextmanager
+def showing_end_of(log: Path) -> Iterator[None]:
+    """Add the end of a node's log to the message of a RainRemovalError that the block raises."""
+    try:
+        yield
+    except RainRemovalError as error:
+        raise RainRemovalError(f"{error}; {end_of(log)}") from error
 
 
 def end_of(log: Path) -> str:

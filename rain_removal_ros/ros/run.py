@@ -14,8 +14,10 @@ from rclpy.impl.rcutils_logger import RcutilsLogger
 from rclpy.signals import SignalHandlerOptions
 
 from rain_removal_ros.errors import RainRemovalError, bounded
+from rain_removal_ros.ros.configured import MakeRestorer
 from rain_removal_ros.ros.ending import Ending
-from rain_removal_ros.ros.node import DerainNode, MakeRestorer
+from rain_removal_ros.ros.lost_messages import LostMessages
+from rain_removal_ros.ros.node import DerainNode
 from rain_removal_ros.ros.spinner import Spinner
 from rain_removal_ros.share import dds_profile_environment
 
@@ -62,7 +64,8 @@ def run(ending: Ending, arguments: list[str] | None, make_restorer: MakeRestorer
     log.addHandler(_RosLog(node.get_logger()))
     executor = SingleThreadedExecutor()
     executor.add_node(node)
-    spinner = Spinner(executor, on_failure=lambda: ending.ask(1))
+    spinner = Spinner(executor, LostMessages(executor, node.get_logger(), on_broken=lambda: ending.ask(1)))
+    spinner.start()
     node.start(lambda built: ending.ask(0 if built else 1), on_broken=lambda: ending.ask(1))
     status = ending.wait()
     if status is None:  # a signal; what `build_only` was to build is not there

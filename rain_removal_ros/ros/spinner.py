@@ -1,41 +1,38 @@
-"""Spins an executor, whatever its callbacks raise."""
+"""Spins an executor in a thread, for the node and for its clients."""
 
 from __future__ import annotations
 
 import threading
-import traceback
 from collections.abc import Callable
 
 from rclpy.executors import SingleThreadedExecutor
-from rclpy.logging import get_logger
 
-from rain_removal_ros.errors import bounded
-from rain_removal_ros.ros.throttle import Throttle
-
-MAX_FAILED_SPINS = 1000
-"""So many callbacks that fail one after another are no bad messages but a broken executor."""
+OnError = Callable[[Exception, int], bool]
+"""Told what was raised and how many turns in a row have raised by now; gives whether to go on."""
 
 
 class Spinner:
-    """Spins an executor in a thread of its own until it is stopped.
+    """Spins an executor in a thread of its own, from `start` to `stop`, or until `on_error` says so.
 
     rclpy's own `spin` may wait for ever when `shutdown` comes from another thread, and its
-    `spin_until_future_complete` keeps something for every callback that it runs. A callback that raises, of
-    rclpy's own too (a parameter of an unknown type, a clock before 1970), costs a message and not the node.
+    `spin_until_future_complete` keeps something for every callback that it runs.
     """
 
-    def __init__(self, executor: SingleThreadedExecutor, on_failure: Callable[[], None]):
-        self._executor, self._on_failure = executor, on_failure
+    def __init__(self, executor: SingleThreadedExecutor, on_error: OnError, name: str = "executor"):
+        self._executor, self._on_error = executor, on_error
         self._stopped = threading.Event()
-        self._throttle = Throttle()
-        self._thread = threading.Thread(target=self._spin, name="executor")
+        self._thread = threading.Thread(target=self._spin, name=name)
+
+    def start(self) -> None:
+        """Call callbacks from now on."""
         self._thread.start()
 
     def stop(self) -> None:
-        """End the thread and the executor."""
+        """End the thread, if it was started, and the executor."""
         self._stopped.set()
         self._executor.create_task(lambda: None)  # something to do, so that it comes back
-        self._thread.join()
+        if self._thread.ident is not None:
+            self._thread.join()
         self._executor.shutdown()
 
     def _spin(self) -> None:
@@ -46,18 +43,5 @@ class Spinner:
                 failures = 0
             except Exception as error:
                 failures += 1
-                context = self._executor.context
-                if failures > MAX_FAILED_SPINS or not context.ok():
-                    traceback.print_exc()
-                    self._on_failure()
+                if not self._on_error(error, failures):
                     return
-                self._report(error)
-
-    def _report(self, error: Exception) -> None:
-        held_back = self._throttle.admit(type(error).__name__)
-        if held_back is not None:
-            more = f" (and {held_back} like it)" if held_back else ""
-            text = "".join(traceback.format_exception(error))
-            get_logger("derain").error(
-                f"a message was lost, because its callback failed{more}\n{bounded(text)}"
-            )

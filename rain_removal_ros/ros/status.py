@@ -5,7 +5,7 @@ Imports no ROS; test_client.py holds it together with what diagnostics.py says.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 RUNTIME = "runtime"
@@ -40,3 +40,12 @@ class Status:
     @property
     def is_error(self) -> bool:
         return self.level == "error"
+
+    def is_ready(self, sizes: Iterable[str] = ()) -> bool:
+        """Of the runtime's: whether the node is active, has compiled for images of `sizes` (`1280x720`), and
+        compiles nothing now.
+        """
+        compiled = self.values.get(IMAGE_SIZES, "").split(", ")
+        building = self.message.startswith(BUILDING)
+        active = self.values.get(STATE) == ACTIVE and not self.is_error
+        return active and not building and set(sizes) <= set(compiled)

@@ -36,7 +36,7 @@ class Restored:
     image: np.ndarray | None  # uint8 (H, W, 3) RGB
     inverse_depth: np.ndarray | None  # float32 (H, W), 1/m
     labels: np.ndarray | None  # uint8 (H, W), Cityscapes train ids, 255 = unlabelled
-    rain: float | None = None  # 0 it does not rain .. 1 it does; None: the network does not say
+    rain_gate: float | None = None  # 0 it does not rain .. 1 it does; None: the network does not say
     streak_light: float | None = None  # mean light that streaks add to the image, share of white
     extinction: float | None = None  # of the fog, 1/m (its beta); 3.912 / beta is the visibility in metres
 

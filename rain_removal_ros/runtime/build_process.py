@@ -17,6 +17,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -27,6 +28,9 @@ from rain_removal_ros.errors import BackendError, RainRemovalError
 
 IDLE_S = 30.0
 """A server that nobody asked for anything for so long ends; the next build starts another."""
+
+LONGEST_BUILD_S = 3600.0
+"""A compiler that takes longer hangs; on the slowest machines they take minutes."""
 
 POLLED_EVERY_S = 0.1
 """So often a build that gives way to others looks for them."""
@@ -102,7 +106,7 @@ class BuildProcess:
                 try:
                     assert server.stdin is not None  # a pipe
                     _send(server.stdin, order)
-                    return self._receive(server, cancellation)
+                    answer, engine = self._receive(server, cancellation)
                 except BrokenPipeError as error:  # it had just ended for want of work
                     self._end(server)
                     if cancellation.requested:
@@ -112,6 +116,13 @@ class BuildProcess:
                             "the build process ends before it is asked for anything; its message is on the "
                             "standard error output"
                         ) from error
+                except BaseException:  # whatever it has yet to answer is not for the next who asks
+                    self._end(server)
+                    raise
+                else:
+                    if "error" in answer:
+                        raise _error(answer["error"], answer["message"])
+                    return engine
                 finally:
                     with self._state:
                         self._current = None
@@ -146,28 +157,35 @@ class BuildProcess:
                 self._server = _start_server()
             return self._server
 
-    def _receive(self, server: subprocess.Popen[bytes], cancellation: Cancellation) -> bytes:
+    def _receive(
+        self, server: subprocess.Popen[bytes], cancellation: Cancellation
+    ) -> tuple[Mapping[str, Any], bytes]:
+        """The whole answer to an order: its head, and the engine if there is one."""
         assert server.stdout is not None  # a pipe
-        if cancellation.gives_way is not None:
-            while not select.select([server.stdout], [], [], POLLED_EVERY_S)[0]:
-                if cancellation.poll():
-                    self.cancel(cancellation)
-        line = server.stdout.readline()
+        began = time.monotonic()
+        while True:
+            left = max(0.0, began + LONGEST_BUILD_S - time.monotonic())
+            looks_again_in = left if cancellation.gives_way is None else min(left, POLLED_EVERY_S)
+            if select.select([server.stdout], [], [], looks_again_in)[0]:
+                break
+            if cancellation.poll():
+                self.cancel(cancellation)
+            elif looks_again_in == left:
+                raise BackendError(f"the compiler did not end within {LONGEST_BUILD_S:g} s; it hangs")
         try:
-            answer = json.loads(line)
+            answer = json.loads(server.stdout.readline())
             engine = server.stdout.read(answer["bytes"]) if "bytes" in answer else b""
             if len(engine) == answer.get("bytes", 0) and answer.keys() & {"bytes", "error"}:
-                if "error" in answer:
-                    raise _error(answer["error"], answer["message"])
-                return engine
+                return answer, engine
         except ValueError:  # it died in the middle of a line
             pass
         self._end(server)
         if cancellation.requested:
             raise BuildCancelledError("the build was cancelled")
+        asked = "is there enough memory? " if server.returncode == -signal.SIGKILL else ""
         raise BackendError(
-            f"the build process died ({_fate(server.returncode)}); is there enough memory? Its message is on "
-            "the standard error output"
+            f"the build process died ({_fate(server.returncode)}); {asked}see its message on the standard "
+            "error output"
         )
 
     @staticmethod
@@ -234,6 +252,9 @@ def _fate(status: int) -> str:
 
 
 def _kill(server: subprocess.Popen[bytes]) -> None:
+    """End it and its child. One that has been waited for is gone, and its number may be another's by now."""
+    if server.returncode is not None:
+        return
     with suppress(ProcessLookupError, PermissionError):
         os.killpg(server.pid, signal.SIGKILL)
 

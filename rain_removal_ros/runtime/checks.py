@@ -19,8 +19,8 @@ DTYPES = {
 def check_restored(restored: Restored, size: tuple[int, int], outputs: Collection[Output]) -> None:
     """Raise InferenceError unless `outputs` are there, of this size (height, width), dtype and range.
 
-    Inverse depth must be finite and not negative; rain from 0 to 1, streak light finite and extinction not
-    negative, where they are given.
+    Inverse depth must be finite and not negative; the rain gate from 0 to 1, streak light finite and
+    extinction not negative, where they are given.
     """
     for output in outputs:
         array = getattr(restored, output.value)
@@ -37,8 +37,8 @@ def check_restored(restored: Restored, size: tuple[int, int], outputs: Collectio
                 f"the network gave inverse depth from {array.min()} to {array.max()} 1/m; "
                 "it computes numbers that are not finite or not possible"
             )
-    if restored.rain is not None and not 0 <= restored.rain <= 1:
-        raise InferenceError(f"the network gave rain of {restored.rain}; it is from 0 to 1")
+    if restored.rain_gate is not None and not 0 <= restored.rain_gate <= 1:
+        raise InferenceError(f"the network gave a rain gate of {restored.rain_gate}; it is from 0 to 1")
     if restored.streak_light is not None and not np.isfinite(restored.streak_light):
         raise InferenceError(f"the network gave streak light of {restored.streak_light}")
     if restored.extinction is not None and not 0 <= restored.extinction < np.inf:

@@ -94,8 +94,9 @@ def as_restored(
     restored = Restored(image=given.get(Output.IMAGE), inverse_depth=depth, labels=given.get(Output.LABELS))
     if Output.IMAGE not in given or len(results) == len(made) or (results[-1] == -1).all():
         return restored
-    rain, streak_light, extinction_px = (float(number) for number in results[-1])
-    return replace(restored, rain=rain, streak_light=streak_light, extinction=extinction_px / focal_px)
+    rain_gate, streak_light, extinction_px = (float(number) for number in results[-1])
+    extinction = extinction_px / focal_px
+    return replace(restored, rain_gate=rain_gate, streak_light=streak_light, extinction=extinction)
 
 
 class FairLock:
@@ -259,6 +260,9 @@ class CompilingRestorer(ABC):
         else:
             batch = made[1]
         try:
+            if made is None:  # one that serves runs in turn with frames only
+                with self._loading():
+                    batch.run(images)  # the first run allocates
             trial = self._compare(single, batch, images, cancellation)
         except BaseException as error:
             if made is None or not isinstance(error, BuildCancelledError):
@@ -278,8 +282,6 @@ class CompilingRestorer(ABC):
         images: Sequence[np.ndarray],
         cancellation: Cancellation,
     ) -> BatchTrial:
-        with self._loading():
-            batch.run(images)  # the first run allocates
         turns: list[BatchTrial] = []
         while len(turns) < FEWEST_TURNS or (
             len(turns) < MOST_TURNS and len({turn.pays for turn in turns}) > 1

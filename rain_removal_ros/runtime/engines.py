@@ -11,7 +11,7 @@ from rain_removal_ros.runtime.build_process import BuildCancelledError, Cancella
 from rain_removal_ros.runtime.cache import EngineCache, EngineKey
 from rain_removal_ros.runtime.compiled import CompiledFrame, CompilingRestorer, GraphKey, Outputs
 from rain_removal_ros.runtime.networks import Networks
-from rain_removal_ros.runtime.progress import reporting
+from rain_removal_ros.runtime.progress import Stage, reporting
 
 
 class EngineError(Exception):
@@ -71,38 +71,48 @@ class EngineRestorer(CompilingRestorer):
         key = self.key(*graph)
         what = f"{describe(*graph)} for {self.backend} {self.precision} on {self.device_name}"
         with reporting(what, on_progress) as stage:
-            stage.text = "waiting for another process that is building it"
-            with self._cache.building(key, cancellation.poll) as ours:
-                if not ours:
-                    raise BuildCancelledError("the build was cancelled")
-                stage.text = "looking in the cache"
-                frame = self._cached(key, *graph)
-                if frame is not None:
-                    stage.text = "loaded from the cache"
-                    return frame
-                stage.text = "compiling"
-                engine = self.build(*graph, cancellation)
-                stage.text = "saving"
-                self._cache.store(key, lambda path: path.write_bytes(engine))
+            from_cache = True
+            while True:
+                engine, built = self._engine(key, graph, stage, cancellation, from_cache)
                 stage.text = "loading"
                 try:
                     with self._loading():
                         frame = self.read(engine, *graph, key.digest)
                 except EngineError as error:
-                    raise BackendError(f"the engine that was just built cannot be used: {error}") from error
-                stage.text = "built"
-                return frame
+                    if built:
+                        raise BackendError(
+                            f"the engine that was just built cannot be used: {error}"
+                        ) from error
+                    self._cache.discard(key, str(error))
+                    from_cache = False
+                else:
+                    stage.text = "built" if built else "loaded from the cache"
+                    return frame
 
-    def _cached(
-        self, key: EngineKey, height: int, width: int, outputs: Outputs, frames: int
-    ) -> CompiledFrame | None:
+    def _engine(
+        self, key: EngineKey, graph: GraphKey, stage: Stage, cancellation: Cancellation, from_cache: bool
+    ) -> tuple[bytes, bool]:
+        """The engine, and whether it was built for this. Its lock is let go of before anybody loads it: a
+        device may hang then, and the runtime that takes this one's place needs the engine as well.
+        """
+        stage.text = "waiting for another process that is building it"
+        with self._cache.building(key, cancellation.poll) as ours:
+            if not ours:
+                raise BuildCancelledError("the build was cancelled")
+            stage.text = "looking in the cache"
+            engine = self._cached(key) if from_cache else None
+            if engine is not None:
+                return engine, False
+            stage.text = "compiling"
+            built = self.build(*graph, cancellation)
+            stage.text = "saving"
+            self._cache.store(key, lambda path: path.write_bytes(built))
+            return built, True
+
+    def _cached(self, key: EngineKey) -> bytes | None:
         path = self._cache.find(key)
-        if path is None:
-            return None
         try:
-            engine = path.read_bytes()
-            with self._loading():
-                return self.read(engine, height, width, outputs, frames, key.digest)
-        except (EngineError, OSError) as error:
+            return None if path is None else path.read_bytes()
+        except OSError as error:
             self._cache.discard(key, str(error))
             return None

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from rain_removal_ros.network import Weather
+from rain_removal_ros.network import WeatherEstimate
 from rain_removal_ros.network.blocks import as_weights, fold, unfold
 from rain_removal_ros.runtime import Output
 from rain_removal_ros.runtime.sizes import check_size
@@ -27,10 +27,10 @@ class LevelsGraph(nn.Module):
     image: whole grey levels (N, 3, H, W) of the type that came in; inverse depth: float32 (N, h/4, w/4) in
     pixels per metre, of the padded size h x w, to be divided by the focal length and enlarged by who wants
     it; labels: int32 (N, H, W), of the restored image, computed at 1/4 and enlarged bilinearly; weather:
-    float32 (N, 3), rain, mean light of the streaks, extinction times focal length in pixels, all -1 from a
-    network that does not say. TensorRT compiles this part, on halves: it knows no uint8 inside a network. A
-    network that computes with folded images gets them folded before they become float32, and what it gives
-    is unfolded after it is of the type that came in again: smaller numbers are moved about faster.
+    float32 (N, 3), the numbers of a WeatherEstimate, all -1 from a network that does not say. TensorRT
+    compiles this part, on halves: it knows no uint8 inside a network. A network that computes with folded
+    images gets them folded before they become float32, and what it gives is unfolded after it is of the type
+    that came in again: smaller numbers are moved about faster.
     """
 
     def __init__(
@@ -103,10 +103,10 @@ class LevelsGraph(nn.Module):
         return tuple(results)
 
 
-def _as_row(weather: Weather | None, levels: Tensor) -> Tensor:
+def _as_row(weather: WeatherEstimate | None, levels: Tensor) -> Tensor:
     if weather is None:
         return torch.full((levels.shape[0], 3), -1.0, device=levels.device)
-    return torch.stack((weather.rain, weather.streaks, weather.extinction), dim=1).float()
+    return torch.stack((weather.rain_gate, weather.streak_light, weather.extinction_px), dim=1).float()
 
 
 def to_bytes(outputs: Collection[Output], results: Collection[Tensor]) -> tuple[Tensor, ...]:

@@ -148,17 +148,18 @@ def _digest_of(paths: Iterable[Path]) -> str:
     return digest.hexdigest()[:16]
 
 
-def _source_digest() -> str:
+def source_digest(package: Path) -> str:
+    """Digest of the source that makes an engine of weights, in a folder of this package."""
     backends = sorted({"graph.py", *(kind.source for kind in KINDS.values())})
-    networks = sorted((_PACKAGE / "network").glob("*.py"))
-    return _digest_of([*networks, *(_PACKAGE / "runtime" / name for name in backends)])
+    networks = sorted((package / "network").glob("*.py"))
+    return _digest_of([*networks, *(package / "runtime" / name for name in backends)])
 
 
-_SOURCE_DIGEST = _source_digest()  # now, of what is being imported; it may be replaced on disk later
+_SOURCE_DIGEST = source_digest(_PACKAGE)  # now, of what is being imported; it may be replaced on disk later
 
 
 def graph_code() -> str:
-    """Digest of the source that makes an engine of weights: a changed network never runs an old engine."""
+    """Digest of the source that is running: a changed network never runs an old engine."""
     return _SOURCE_DIGEST
 
 

@@ -139,8 +139,6 @@ class TorchTensorRTCompiler:
         self._cuda_graph = cuda_graph
         self._logger = self._tensorrt.Logger(self._tensorrt.Logger.WARNING)
         self.device_name = torch.cuda.get_device_name(self._device)
-        # torch-tensorrt's own place for it is shared by all users and written by several processes at once
-        self._timing_cache_folder = tempfile.TemporaryDirectory(prefix="rain_removal_ros-")
 
     def versions(self) -> dict[str, str]:
         major, minor = torch.cuda.get_device_capability(self._device)
@@ -157,8 +155,12 @@ class TorchTensorRTCompiler:
     def build(self, graph: LevelsGraph, levels: Tensor) -> bytes:
         convert = self._torch_tensorrt.dynamo.convert_exported_program_to_serialized_trt_engine
         options = build_options(convert, self._torch_tensorrt.__version__)
-        options["timing_cache_path"] = str(Path(self._timing_cache_folder.name) / "timing_cache.bin")
-        with torch.cuda.device(self._device):
+        # torch-tensorrt's own place for it is shared by all users and written by several processes at once
+        with (
+            tempfile.TemporaryDirectory(prefix="rain_removal_ros-") as folder,
+            torch.cuda.device(self._device),
+        ):
+            options["timing_cache_path"] = str(Path(folder) / "timing_cache.bin")
             program = export(graph.to(self._device), levels.to(self._device))
             try:
                 return bytes(convert(program, arg_inputs=(levels.to(self._device),), **options))

@@ -29,7 +29,7 @@ FAULTS = (
     "3x3 image",
     "float image",
     "no image",
-    "nan rain",
+    "nan rain gate",
 )
 
 
@@ -87,7 +87,7 @@ WRONG = {
     "3x3 image": lambda size: {"image": np.zeros((3, 3, 3), np.uint8)},
     "float image": lambda size: {"image": np.zeros((*size, 3), np.float32)},
     "no image": lambda size: {"image": None},
-    "nan rain": lambda size: {"rain": float("nan")},
+    "nan rain gate": lambda size: {"rain_gate": float("nan")},
 }
 
 if __name__ == "__main__":

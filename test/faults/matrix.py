@@ -750,6 +750,7 @@ def main() -> int:
     parser.add_argument("--only", default="", help="cases whose group and name hold this text")
     parser.add_argument("--json", type=Path, help="write the results to this file")
     arguments = parser.parse_args()
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # under nohup the nodes would ignore it
     folder = Path(tempfile.mkdtemp(prefix="faults-"))
     results: list[dict[str, object]] = []
     for suite in SUITES:

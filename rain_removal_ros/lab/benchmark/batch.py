@@ -10,16 +10,8 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 
-from rain_removal_ros.lab.benchmark.benchmark import (
-    FRAME,
-    WARM_UP,
-    Failure,
-    Quantiles,
-    failure_lines,
-    isolated,
-    street_like,
-    weights_of,
-)
+from rain_removal_ros.lab.benchmark.inputs import FRAME, street_like, weights_of
+from rain_removal_ros.lab.benchmark.measuring import WARM_UP, Failure, Quantiles, failure_lines, isolated
 from rain_removal_ros.runtime import RuntimeSettings
 from rain_removal_ros.runtime.networks import Networks
 from rain_removal_ros.runtime.openvino import INT8, configure, convert

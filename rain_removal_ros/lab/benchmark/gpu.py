@@ -17,15 +17,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from rain_removal_ros.lab.benchmark.benchmark import (
-    FRAME,
-    Failure,
-    Quantiles,
-    failure_lines,
-    isolated,
-    street_like,
-    weights_of,
-)
+from rain_removal_ros.lab.benchmark.inputs import FRAME, street_like, weights_of
+from rain_removal_ros.lab.benchmark.measuring import Failure, Quantiles, failure_lines, isolated
 from rain_removal_ros.lab.evaluation.metrics import psnr
 from rain_removal_ros.runtime import ASSUMED_FOCAL, RuntimeSettings
 from rain_removal_ros.runtime.cache import EngineCache

@@ -7,13 +7,11 @@ Figures are those of what came back, of the node's diagnostics and of /proc.
 from __future__ import annotations
 
 import functools
-import os
 import subprocess
 import tempfile
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -22,21 +20,15 @@ import numpy as np
 
 from rain_removal_ros.domain import keep_apart
 from rain_removal_ros.errors import RainRemovalError
-from rain_removal_ros.lab.benchmark.benchmark import (
-    Failure,
-    failure_lines,
-    rate_of,
-    street_like,
-    weights_of,
-)
+from rain_removal_ros.lab.benchmark.inputs import street_like, weights_of
+from rain_removal_ros.lab.benchmark.measuring import Failure, failure_lines, rate_of
+from rain_removal_ros.lab.benchmark.process_figures import ProcessFigures, sampled_memory
 from rain_removal_ros.ros.status import (
-    ACTIVE,
     BACKEND,
     BATCHING,
     PRECISION,
     PRESET,
     PUBLISHED,
-    STATE,
     TOGETHER,
 )
 from rain_removal_ros.runtime import RuntimeSettings
@@ -150,11 +142,11 @@ def run_load(
             alive = functools.partial(check_runs, process, log)
             images = [np.roll(street_like(height, width), 8 * n, axis=1) for n in range(4)]
             player.play(images, rate, max(10, int(SETTLE_S * rate)), alive)
-            before, began = _Process.of(process.pid), time.perf_counter()
-            with _sampled_memory(process.pid, frames / rate / MEMORY_SAMPLES) as samples:
+            before, began = ProcessFigures.of(process.pid), time.perf_counter()
+            with sampled_memory(process.pid, frames / rate / MEMORY_SAMPLES) as samples:
                 player.play(images, rate, frames, alive)
             seconds = time.perf_counter() - began
-            after = _Process.of(process.pid)
+            after = ProcessFigures.of(process.pid)
             player.drain()
             alive()
             runtime, latencies = player.runtime, player.ledger.latencies
@@ -177,7 +169,7 @@ def run_load(
         first_third_p99_ms=_ms(np.quantile(latencies[:third], 0.99)),
         last_third_p99_ms=_ms(np.quantile(latencies[-third:], 0.99)),
         cpu_cores=round((after.cpu_s - before.cpu_s) / seconds, 2),
-        memory_mib=(before.memory_mib, *samples, after.memory_mib),
+        memory_mib=tuple(round(mib, 1) for mib in (*samples, after.memory_mib)),
         handles_start=before.handles,
         handles_end=after.handles,
         threads_start=before.threads,
@@ -193,55 +185,6 @@ def run_load(
 
 def _ms(seconds: float) -> float:
     return round(1e3 * float(seconds), 2)
-
-
-@dataclass(frozen=True)
-class _Process:
-    cpu_s: float
-    memory_mib: float
-    handles: int
-    threads: int
-    shared_memory_files: int
-
-    @classmethod
-    def of(cls, process_id: int) -> _Process:
-        """Raises RainRemovalError where the process has ended."""
-        try:
-            return cls._read(Path(f"/proc/{process_id}"))
-        except OSError as error:
-            raise RainRemovalError("the node ended while it was measured") from error
-
-    @classmethod
-    def _read(cls, folder: Path) -> _Process:
-        fields = (folder / "stat").read_text().rpartition(")")[2].split()
-        resident = int((folder / "statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-        return cls(
-            cpu_s=(int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK"),
-            memory_mib=round(resident / 2**20, 1),
-            handles=len(list((folder / "fd").iterdir())),
-            threads=len(list((folder / "task").iterdir())),
-            shared_memory_files=len(list(Path("/dev/shm").iterdir())),
-        )
-
-
-@contextmanager
-def _sampled_memory(process_id: int, every_s: float) -> Iterator[list[float]]:
-    """The process's memory, MiB, every so many seconds while the block lasts."""
-    samples: list[float] = []
-    ended = threading.Event()
-
-    def sample() -> None:
-        with suppress(RainRemovalError):  # that it has ended is told by who waits for it
-            while not ended.wait(every_s):
-                samples.append(_Process.of(process_id).memory_mib)
-
-    thread = threading.Thread(target=sample, name="memory")
-    thread.start()
-    try:
-        yield samples
-    finally:
-        ended.set()
-        thread.join()
 
 
 @contextmanager
@@ -299,14 +242,14 @@ class _Cameras:
 
     def wait_until_ready(self, process: subprocess.Popen[bytes], log: Path) -> None:
         """Raises RainRemovalError, with the end of the node's log, where that does not come about."""
-        from rain_removal_ros.ros.process import wait_until_ready
+        from rain_removal_ros.ros.process import fate_of, showing_end_of
 
         def ready() -> bool:
             found = all(publisher.get_subscription_count() for publisher in self._publishers.values())
-            status = self._client.runtime()
-            return found and status is not None and status.level == "ok" and self.runtime.get(STATE) == ACTIVE
+            return found and self._client.is_ready()
 
-        wait_until_ready(self._client.wait_for, ready, self._client.runtime, process, log)
+        with showing_end_of(log):
+            self._client.wait_until_ready(ready, functools.partial(fate_of, process))
 
     def play(self, images: Sequence[np.ndarray], rate: float, frames: int, alive: Callable[[], None]) -> None:
         """Every camera's images at `rate` a second, the cameras one after another within a period.
@@ -337,7 +280,7 @@ class _Cameras:
     @property
     def runtime(self) -> Mapping[str, str]:
         """What the node's diagnostics last said of its runtime."""
-        status = self._client.runtime()
+        status = self._client.runtime
         return {} if status is None else status.values
 
     @property

@@ -7,10 +7,8 @@ of the operating system.
 from __future__ import annotations
 
 import tempfile
-import threading
 import time
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -18,14 +16,9 @@ import numpy as np
 
 from rain_removal_ros.domain import keep_apart
 from rain_removal_ros.errors import RainRemovalError
-from rain_removal_ros.lab.benchmark.benchmark import (
-    Failure,
-    failure_lines,
-    rate_of,
-    resident_mib,
-    street_like,
-    weights_of,
-)
+from rain_removal_ros.lab.benchmark.inputs import street_like, weights_of
+from rain_removal_ros.lab.benchmark.measuring import Failure, failure_lines, rate_of
+from rain_removal_ros.lab.benchmark.process_figures import sampled_memory
 from rain_removal_ros.ros.status import BACKEND, PRECISION, PRESET, STAGES, latency
 from rain_removal_ros.runtime import RuntimeSettings
 
@@ -34,6 +27,8 @@ SATURATION = 2.0
 
 SATURATED = 0.98
 """Share of the frames: where no fewer come back, the node could follow, and might have followed more."""
+
+MEMORY_EVERY_S = 0.2
 
 
 @dataclass(frozen=True)
@@ -63,28 +58,6 @@ class NodeRun:
     def followed(self) -> bool:
         """Whether as good as every image came back, so that the camera was the limit and not the node."""
         return self.frames_back >= SATURATED * self.frames_sent
-
-
-class _MemoryWatch:
-    """Samples a process's resident memory until stopped."""
-
-    def __init__(self, process_id: int):
-        self.course: list[float] = []
-        self._process_id = str(process_id)
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._watch, daemon=True)
-        self._thread.start()
-
-    def stop(self) -> None:
-        self._stop.set()
-        self._thread.join()
-
-    def _watch(self) -> None:
-        with suppress(OSError):  # the process has ended, which others tell
-            while True:
-                self.course.append(resident_mib(self._process_id))
-                if self._stop.wait(0.2):
-                    return
 
 
 def benchmark_node(
@@ -143,14 +116,13 @@ def _run(settings: RuntimeSettings, weights: str, size: tuple[int, int], frames:
         try:
             with running_node(parameters, log) as process:
                 player.wait_until_ready(process, log)
-                memory = _MemoryWatch(process.pid)
 
                 def progress(_: int) -> None:
                     check_runs(process, log)
                     sent.append(time.perf_counter())
 
-                player.play([images[n % len(images)] for n in range(frames)], camera, rate, progress)
-                memory.stop()
+                with sampled_memory(process.pid, MEMORY_EVERY_S) as memory:
+                    player.play([images[n % len(images)] for n in range(frames)], camera, rate, progress)
                 check_runs(process, log)
         finally:
             player.close()
@@ -175,9 +147,9 @@ def _run(settings: RuntimeSettings, weights: str, size: tuple[int, int], frames:
         overhead_median_ms=round(sum(medians[s] for s in STAGES if s not in ("inference", "total")), 3),
         age_first_half_ms=round(float(np.median(ages[:half])), 2),
         age_second_half_ms=round(float(np.median(ages[-half:])), 2),
-        memory_start_mib=round(memory.course[0], 1),
-        memory_end_mib=round(memory.course[-1], 1),
-        memory_peak_mib=round(max(memory.course), 1),
+        memory_start_mib=round(memory[0], 1),
+        memory_end_mib=round(memory[-1], 1),
+        memory_peak_mib=round(max(memory), 1),
         backend=runtime.get(BACKEND, "unknown"),
         precision=runtime.get(PRECISION, "unknown"),
     )

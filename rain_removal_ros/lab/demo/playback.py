@@ -10,6 +10,7 @@ import subprocess
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -21,8 +22,8 @@ from std_msgs.msg import Header
 from rain_removal_ros.lab.scenes import CameraModel
 from rain_removal_ros.ros.client import NODE, NodeClient
 from rain_removal_ros.ros.messages import image_message
-from rain_removal_ros.ros.process import wait_until_ready
-from rain_removal_ros.ros.status import ACTIVE, RUNTIME, STATE
+from rain_removal_ros.ros.process import fate_of, showing_end_of
+from rain_removal_ros.ros.status import RUNTIME
 
 CAMERA = "camera"
 RUNTIME_STATUS, CAMERA_STATUS = f"{NODE}: {RUNTIME}", f"{NODE}: {CAMERA}"
@@ -71,13 +72,10 @@ class Player:
 
         Raises RainRemovalError, with the end of the node's log, where that does not come about.
         """
-
-        def ready() -> bool:
-            status = self._client.runtime()
-            active = status is not None and status.level == "ok" and status.values.get(STATE) == ACTIVE
-            return active and self._found()
-
-        wait_until_ready(self._client.wait_for, ready, self._client.runtime, process, log)
+        with showing_end_of(log):
+            self._client.wait_until_ready(
+                lambda: self._client.is_ready() and self._found(), partial(fate_of, process)
+            )
 
     def play(
         self,

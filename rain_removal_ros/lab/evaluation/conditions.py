@@ -124,7 +124,9 @@ def _toned(table: np.ndarray) -> Callable[[Example], Observed]:
     return observe
 
 
-def _damaged(damage: Callable[[np.ndarray, int], np.ndarray], reference_too: bool = False):
+def _damaged(
+    damage: Callable[[np.ndarray, int], np.ndarray], reference_too: bool = False
+) -> Callable[[Example], Observed]:
     """The camera damages the rainy image; the reference only where nobody asks the network to undo it."""
 
     def observe(example: Example) -> Observed:
@@ -167,7 +169,9 @@ def _night(example: Example) -> Observed:
     return Observed(_render(example, parameters, dark), dark)
 
 
-def _streaks(change: Callable[[StreakLayer], StreakLayer], bend: float = 0.0):
+def _streaks(
+    change: Callable[[StreakLayer], StreakLayer], bend: float = 0.0
+) -> Callable[[Example], Observed]:
     """Streaks of another shape in the fog of the level."""
 
     def observe(example: Example) -> Observed:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from typing import TypeAlias
 
 import cv2
 import numpy as np
@@ -20,8 +21,14 @@ from rain_removal_ros.lab.evaluation import metrics, probes
 from rain_removal_ros.lab.evaluation.conditions import LEVELS, STREAKLESS, fog_of, rain_on
 from rain_removal_ros.lab.evaluation.probes import Part, with_parts
 from rain_removal_ros.lab.evaluation.protocols import PROTOCOLS
-from rain_removal_ros.lab.evaluation.summary import CLEAN, DRY, MEAN, RAINY, Record, summarise
+from rain_removal_ros.lab.evaluation.summary import CLEAN, DRY, MEAN, RAINY, Figures, Record, summarise
 from rain_removal_ros.lab.evaluation.testbed import Answer, Testbed
+
+Labels: TypeAlias = dict[str, np.ndarray]
+"""What every judge sees in one image, by judge."""
+
+_Add: TypeAlias = Callable[[str, str, dict[str, float], Labels], None]
+"""Told a level, a source, the figures and the labels of one image."""
 
 RECORDED = "recorded"
 """Level of a dataset's own rainy images where it does not name their strength."""
@@ -102,7 +109,7 @@ class _Truth:
     below: np.ndarray | None  # bool (H, W): what is not sky; None: unknown, or nothing
     sky: np.ndarray | None  # bool (H, W); None: unknown, or too little of it
     labels: np.ndarray | None  # folded train ids by a person's hand; None: nobody's
-    seen: dict[str, np.ndarray]  # what every judge sees in the clean image
+    seen: Labels  # in the clean image
     inverse_depth: np.ndarray | None  # float32 (H, W), 1/m
 
 
@@ -140,7 +147,7 @@ class Evaluation:
             groups.setdefault(outline_of(self.dataset, index).group, []).append(index)
         return sorted(index for members in groups.values() for index in _spread(members, per_group))
 
-    def run(self) -> dict:
+    def run(self) -> Figures:
         """Everything, as JSON-able data: `sources` (figures by source, level and group, see `summarise`),
         `networks` (what is measured of each besides), and `counts` of images behind.
         """
@@ -206,7 +213,7 @@ class Evaluation:
         scored = Scored(index, group)
         truth: _Truth | None = None
 
-        def add(level: str, source: str, figures: dict, labels: dict[str, np.ndarray]) -> None:
+        def add(level: str, source: str, figures: dict[str, float], labels: Labels) -> None:
             assert truth is not None  # it comes with the first view
             known = truth.labels
             confusions = {}
@@ -240,7 +247,7 @@ class Evaluation:
         seen = self.testbed.judged_before(clean)
         return _Truth(clean, below, sky, labels, seen, example.inverse_depth)
 
-    def _dry(self, example: Example, truth: _Truth) -> dict[str, tuple[dict, dict]]:
+    def _dry(self, example: Example, truth: _Truth) -> dict[str, tuple[dict[str, float], Labels]]:
         """Figures and labels of the dry image, by network."""
         results = {}
         for name in self.testbed.networks:
@@ -251,14 +258,14 @@ class Evaluation:
             results[name] = figures, labels
         return results
 
-    def _score_view(self, view: View, example: Example, truth: _Truth, add) -> None:
+    def _score_view(self, view: View, example: Example, truth: _Truth, add: _Add) -> None:
         before = _likeness(view.rainy, truth)
         bounds = {}
         if truth.sky is not None and truth.below is not None:
             image = np.where(truth.below[..., None], truth.clean, view.rainy)
             bounds["psnr_gain_sky_kept"] = metrics.psnr(image, truth.clean) - before["psnr"]
 
-        def compared(image: np.ndarray, labels: dict, whole: bool = True) -> dict[str, float]:
+        def compared(image: np.ndarray, labels: Labels, whole: bool = True) -> dict[str, float]:
             figures = _likeness(image, truth, whole)
             gains = {
                 f"{name}_gain": value - before[name] for name, value in figures.items() if name in _GAINING
@@ -366,7 +373,7 @@ def _harm(image: np.ndarray, observed: np.ndarray, truth: _Truth) -> dict[str, f
     return figures
 
 
-def _agreements(labels: dict[str, np.ndarray], truth: _Truth) -> dict[str, float]:
+def _agreements(labels: Labels, truth: _Truth) -> dict[str, float]:
     return {
         f"agreement/{judge}": metrics.agreement(seen, truth.seen[judge])
         for judge, seen in labels.items()

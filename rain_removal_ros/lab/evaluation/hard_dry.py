@@ -13,6 +13,7 @@ from rain_removal_ros.cityscapes import UNLABELLED
 from rain_removal_ros.errors import DatasetError
 from rain_removal_ros.lab.data.examples import Dataset, Example
 from rain_removal_ros.lab.evaluation import metrics
+from rain_removal_ros.lab.evaluation.summary import Figures
 from rain_removal_ros.lab.evaluation.testbed import Testbed
 from rain_removal_ros.lab.weather.lookalikes import HELD_OUT, LOOKALIKES
 
@@ -50,7 +51,7 @@ def hard_dry_image(example: Example, kind: str) -> np.ndarray:
 
 def measure_hard_dry(
     dataset: Dataset, images_per_kind: int, testbed: Testbed
-) -> tuple[dict, list[HardDryScore]]:
+) -> tuple[dict[str, Figures], list[HardDryScore]]:
     """{network: {kind, ALL or ALL_HELD_OUT: figures}}: `psnr`, `psnr_worst`, `changed`, `changed_worst`,
     `rain_worst` where the network says, `images`; and the scores behind them.
     """
@@ -73,7 +74,7 @@ def measure_hard_dry(
             moved = metrics.distance_from(restored.image, image) > metrics.HARM
             psnr = metrics.psnr(restored.image, image)
             changed = float(moved.mean())
-            scores.append(HardDryScore(kind, index, example.name, network, psnr, changed, restored.rain))
+            scores.append(HardDryScore(kind, index, example.name, network, psnr, changed, restored.rain_gate))
         return scores
 
     scores = [one for of_image in testbed.in_workers(score, items, "hard dry set") for one in of_image]

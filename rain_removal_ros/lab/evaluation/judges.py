@@ -12,9 +12,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
+from torch import nn
 
 from rain_removal_ros.errors import OutputError, ParameterError, WeightsError
 from rain_removal_ros.files.images import write_image
@@ -237,7 +239,7 @@ def padded(image: np.ndarray) -> np.ndarray:
     return cv2.copyMakeBorder(image, 0, -height % STRIDE, 0, -width % STRIDE, cv2.BORDER_REPLICATE)
 
 
-def openvino_function(network) -> Callable[[np.ndarray], np.ndarray]:
+def openvino_function(network: nn.Module) -> Callable[[np.ndarray], np.ndarray]:
     """A torch network of one input and one output as a function of float32 arrays, compiled in float32 for
     every size that it meets: the very answers of PyTorch, four times as fast.
     """
@@ -245,7 +247,7 @@ def openvino_function(network) -> Callable[[np.ndarray], np.ndarray]:
 
     from rain_removal_ros.runtime.without_telemetry import openvino
 
-    def convert(batch: np.ndarray):
+    def convert(batch: np.ndarray) -> Any:
         example = torch.from_numpy(batch)
         if not isinstance(network, torch.jit.ScriptModule):
             with TRACING, torch.inference_mode():
@@ -264,7 +266,8 @@ def _fingerprint(path: Path) -> str:
     return hashlib.sha256(f"{sha256_of(path)} {sha256_of(weights)}".encode()).hexdigest()
 
 
-def _compiled_for_every_size(convert: Callable) -> Callable[[np.ndarray], np.ndarray]:
+def _compiled_for_every_size(convert: Callable[[np.ndarray], Any]) -> Callable[[np.ndarray], np.ndarray]:
+    """`convert` makes an OpenVINO model of an example of what it will take."""
     from rain_removal_ros.runtime.without_telemetry import openvino
 
     core = openvino.Core()

@@ -13,6 +13,7 @@ from rain_removal_ros.cityscapes import TrainId
 from rain_removal_ros.errors import DatasetError
 from rain_removal_ros.lab.data.datasets import FolderDataset
 from rain_removal_ros.lab.evaluation import metrics
+from rain_removal_ros.lab.evaluation.summary import Figures
 from rain_removal_ros.lab.evaluation.testbed import Testbed
 
 
@@ -46,7 +47,9 @@ def open_weather(root: Path) -> dict[str, FolderDataset]:
     return datasets
 
 
-def measure_weather(datasets: dict[str, FolderDataset], testbed: Testbed) -> tuple[dict, list[WeatherView]]:
+def measure_weather(
+    datasets: dict[str, FolderDataset], testbed: Testbed
+) -> tuple[dict[str, Figures], list[WeatherView]]:
     """{network: {weather: figures}} and the views behind them.
 
     Figures: `miou_before/JUDGE`, `miou/JUDGE`, and `right_before/JUDGE`, `right/JUDGE`, the share of labelled

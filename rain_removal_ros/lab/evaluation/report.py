@@ -8,7 +8,7 @@ from itertools import product
 
 from rain_removal_ros.lab.evaluation.evaluate import FOG_LEFT, STREAKS_ALONE
 from rain_removal_ros.lab.evaluation.metrics import BANDS, HARM, SKY, SSIM_DESCRIPTION
-from rain_removal_ros.lab.evaluation.summary import CLEAN, DRY, MEAN, OVERALL, RAINY
+from rain_removal_ros.lab.evaluation.summary import CLEAN, DRY, MEAN, OVERALL, RAINY, Figures
 from rain_removal_ros.lab.evaluation.testbed import MASK
 from rain_removal_ros.tables import markdown
 
@@ -36,7 +36,7 @@ def _percent(value: float) -> str:
     return f"{100 * value:.1f} %"
 
 
-def _cell(figures: dict, column: Column) -> str:
+def _cell(figures: Figures, column: Column) -> str:
     return column.write(figures[column.figure]) if column.figure in figures else ""
 
 
@@ -79,7 +79,7 @@ def _judgement(judge: str) -> tuple[Column, ...]:
     )
 
 
-def render_markdown(report: dict) -> str:
+def render_markdown(report: Figures) -> str:
     """What an evaluation gave, as Markdown."""
     conditions, results = report["conditions"], report["results"]
     parts = ["# Evaluation\n", _conditions(conditions, results)]
@@ -91,7 +91,7 @@ def render_markdown(report: dict) -> str:
     return "\n".join(part for part in parts if part)
 
 
-def _conditions(conditions: dict, results: dict) -> str:
+def _conditions(conditions: Figures, results: Figures) -> str:
     machine = conditions["machine"]
     lines = []
     if dataset := conditions.get("dataset"):
@@ -126,12 +126,12 @@ def _conditions(conditions: dict, results: dict) -> str:
     return "\n".join(lines)
 
 
-def _judges(results: dict) -> list[str]:
+def _judges(results: Figures) -> list[str]:
     dry = results["sources"].get(RAINY, {}).get(OVERALL, {}).get(MEAN, {})
     return [name.removeprefix("agreement/") for name in dry if name.startswith("agreement/")]
 
 
-def _comparison(results: dict) -> str:
+def _comparison(results: Figures) -> str:
     """Everything in a row a source, mean over groups, the levels of OVERALL together."""
     sources = results["sources"]
     judges = _judges(results)
@@ -166,7 +166,7 @@ def _comparison(results: dict) -> str:
     return f"{text}\n{table(header, rows)}{note}"
 
 
-def _labelled_groups(results: dict, judge: str) -> str:
+def _labelled_groups(results: Figures, judge: str) -> str:
     """What groups a judge's mIoU is the mean of."""
     groups = results["sources"][RAINY][OVERALL]
     counts = {
@@ -178,7 +178,7 @@ def _labelled_groups(results: dict, judge: str) -> str:
     return f"mIoU of {judge}: {named}; the other groups have no labels by hand.\n" if counts else ""
 
 
-def _groups(results: dict) -> str:
+def _groups(results: Figures) -> str:
     """A row a group: the levels of OVERALL, the streak stage alone, dry images."""
     sources, parts = results["sources"], []
     for name in results["networks"]:
@@ -210,7 +210,7 @@ def _groups(results: dict) -> str:
     return "\n".join(parts)
 
 
-def _levels_table(results: dict) -> str:
+def _levels_table(results: Figures) -> str:
     sources, parts = results["sources"], []
     judges = _judges(results)
     for name in results["networks"]:
@@ -244,7 +244,7 @@ def _levels_table(results: dict) -> str:
     return "\n".join(parts)
 
 
-def _distances(results: dict) -> str:
+def _distances(results: Figures) -> str:
     """A row a source: the error that is left of what lies near, farther and farthest."""
     sources = {
         source: levels[OVERALL][MEAN] for source, levels in results["sources"].items() if OVERALL in levels
@@ -259,7 +259,7 @@ def _distances(results: dict) -> str:
     return f"## Error by distance\n\n{table(header, rows)}{note}"
 
 
-def _sky_bounds(results: dict) -> str:
+def _sky_bounds(results: Figures) -> str:
     """A row a group: what gain the sky leaves room for."""
     rainy = results["sources"].get(RAINY, {}).get(OVERALL, {})
     kept, calm = "psnr_gain_sky_kept", "psnr_gain_sky_calm"
@@ -289,7 +289,7 @@ Fog is rendered by the very depth that is then the truth, so it shows the distan
 """
 
 
-def _depth(results: dict) -> str:
+def _depth(results: Figures) -> str:
     rows = []
     for name in results["networks"]:
         for level, groups in results["sources"][name].items():
@@ -312,7 +312,7 @@ def _depth(results: dict) -> str:
     return "\n".join(parts)
 
 
-def _classes(results: dict) -> str:
+def _classes(results: Figures) -> str:
     parts = []
     for judge, sources in results["class_iou"].items():
         names = list(sources.get(CLEAN, {}))
@@ -324,7 +324,7 @@ def _classes(results: dict) -> str:
     return "## IoU by class, all groups together\n\n" + "\n".join(parts) if parts else ""
 
 
-def _robustness(results: dict) -> str:
+def _robustness(results: Figures) -> str:
     networks = {name: n["robustness"] for name, n in results["networks"].items() if "robustness" in n}
     if not networks:
         return ""
@@ -341,7 +341,7 @@ def _robustness(results: dict) -> str:
     return f"## Robustness\n\nMedium rain on {count} images; PSNR in dB.\n\n{table(header, rows)}"
 
 
-def _weather(results: dict) -> str:
+def _weather(results: Figures) -> str:
     if "real_weather" not in results:
         return ""
     parts = [
@@ -374,7 +374,7 @@ def _weather(results: dict) -> str:
     return "\n".join(parts)
 
 
-def _hard_dry(results: dict) -> str:
+def _hard_dry(results: Figures) -> str:
     if "hard_dry" not in results:
         return ""
     parts = ["## Hard dry set: look-alikes, to which nothing should be done\n"]

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from typing import Any, TypeAlias
 
 import numpy as np
 
 from rain_removal_ros import cityscapes
 from rain_removal_ros.lab.evaluation import metrics
 from rain_removal_ros.lab.weather import PAPER_LEVELS
+
+Figures: TypeAlias = dict[str, Any]
+"""Figures by name, and tables of them by source, level, group, judge: JSON-able."""
 
 CLEAN, RAINY = "clean", "rainy"
 """Sources: the image without rain, and as the camera saw it. The others are networks."""
@@ -40,7 +44,7 @@ class Record:
     confusions: dict[str, np.ndarray] = field(default_factory=dict)  # by judge
 
 
-def summarise(records: Iterable[Record]) -> dict:
+def summarise(records: Iterable[Record]) -> Figures:
     """`sources`: {source: {level: {group or MEAN: figures}}}; `levels`, `overall` (the levels that are
     OVERALL), `groups`, `counts`; `class_iou`: {judge: {source: {class: IoU}}}, all groups and the levels of
     OVERALL together.
@@ -58,7 +62,7 @@ def summarise(records: Iterable[Record]) -> dict:
     )
     levels = {level: (level,) for level in rainy_levels} | {OVERALL: tuple(overall), DRY: (DRY,)}
 
-    figures: dict[str, dict] = {}
+    figures: dict[str, Figures] = {}
     for source in sources:
         for level, parts in levels.items():
             chosen = [r for r in records if r.source == source and r.level in parts]
@@ -113,7 +117,7 @@ def _mean(groups: Iterable[dict[str, float]]) -> dict[str, float]:
     return result
 
 
-def _add_won_back(figures: dict[str, dict]) -> None:
+def _add_won_back(figures: dict[str, Figures]) -> None:
     """Adds won_back/miou/JUDGE and won_back/agreement/JUDGE to what is neither clean nor rainy."""
 
     def clean(group: str, name: str) -> float:
@@ -134,14 +138,14 @@ def _add_won_back(figures: dict[str, dict]) -> None:
                         groups[group][f"won_back/{name}"] = float(share)
 
 
-def _class_iou(records: list[Record], overall: list[str]) -> dict[str, dict]:
+def _class_iou(records: list[Record], overall: list[str]) -> dict[str, Figures]:
     matrices: dict[tuple[str, str], np.ndarray] = {}
     for record in records:
         if record.level in overall or record.source == CLEAN:
             for judge, matrix in record.confusions.items():
                 key = judge, record.source
                 matrices[key] = matrices.get(key, 0) + matrix
-    result: dict[str, dict] = {}
+    result: dict[str, Figures] = {}
     for (judge, source), matrix in matrices.items():
         iou = metrics.class_iou(matrix)
         result.setdefault(judge, {})[source] = {

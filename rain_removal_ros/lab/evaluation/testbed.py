@@ -10,6 +10,7 @@ import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from typing import Any, TypeVar
 
 import cv2
 import numpy as np
@@ -20,7 +21,10 @@ from rain_removal_ros.runtime import Output, Restorer
 
 JudgeFunction = Callable[[np.ndarray], np.ndarray]  # uint8 (H, W, 3) RGB -> uint8 (H, W) train ids
 ImageFunction = Callable[[np.ndarray], np.ndarray]  # uint8 (H, W, 3) RGB -> the like
-Track = Callable[[Iterable, int, str], Iterable]
+Track = Callable[[Iterable[Any], int, str], Iterable[Any]]
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 MASK = "mask"
 """The judge's name under which the labels that a network itself publishes are judged."""
@@ -35,14 +39,14 @@ class Answer:
     image: np.ndarray  # uint8 (H, W, 3) RGB
     inverse_depth: np.ndarray  # float32 (H, W), 1/m
     labels: np.ndarray | None  # uint8 (H, W), train ids; None: the restorer gives none
-    rain: float | None  # its own opinion of whether it rains, 0-1; None: it has none
+    rain_gate: float | None  # its own opinion of whether it rains, 0-1; None: it has none
     extinction: float | None = None  # of the fog that it sees, 1/m; 0: none, so nothing of it is taken off
 
     @property
     def opinion(self) -> dict[str, float]:
         """`rain` and `foggy`, 1 where it sees fog at all, as figures among others, where there are any."""
         fog = {} if self.extinction is None else {"foggy": float(self.extinction > 0)}
-        return fog if self.rain is None else {"rain": self.rain} | fog
+        return fog if self.rain_gate is None else {"rain": self.rain_gate} | fog
 
 
 @dataclass
@@ -88,7 +92,7 @@ class Testbed:
         if restored.image is None or restored.inverse_depth is None:
             raise RainRemovalError(f"{network} gave no image or no inverse depth, which were asked for")
         return Answer(
-            restored.image, restored.inverse_depth, restored.labels, restored.rain, restored.extinction
+            restored.image, restored.inverse_depth, restored.labels, restored.rain_gate, restored.extinction
         )
 
     def without_streaks(self, network: str, image: np.ndarray) -> np.ndarray:
@@ -118,7 +122,9 @@ class Testbed:
             labels[MASK] = self.fold(restored.labels)
         return labels
 
-    def in_workers(self, function: Callable, items: Sequence, what: str) -> list:
+    def in_workers(
+        self, function: Callable[[Item], Result], items: Sequence[Item], what: str
+    ) -> list[Result]:
         """function of every item, by `workers` threads, in order."""
         threads = cv2.getNumThreads()
         cv2.setNumThreads(1)  # the workers and the networks share the cores

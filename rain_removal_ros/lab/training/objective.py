@@ -6,8 +6,10 @@ import torch
 from torch import Tensor, nn
 
 from rain_removal_ros.lab.training import losses
+from rain_removal_ros.lab.training.samples import Sample
 from rain_removal_ros.lab.training.settings import TrainingSettings, restores
-from rain_removal_ros.network.presets import DerainPreset
+from rain_removal_ros.network.fast import FastDerainNetwork
+from rain_removal_ros.network.segmentation import SegmentationNetwork
 
 
 class Objective(nn.Module):
@@ -17,44 +19,45 @@ class Objective(nn.Module):
     features of its trunk the perceptual.
     """
 
-    def __init__(self, network: nn.Module, settings: TrainingSettings, segmentation: nn.Module | None):
+    def __init__(
+        self, network: nn.Module, settings: TrainingSettings, segmentation: SegmentationNetwork | None
+    ):
         super().__init__()
         self.network, self.settings = network, settings
         self._frozen = [segmentation]  # in a list: no part of what is trained, saved or averaged
 
-    def forward(self, batch: dict[str, Tensor]) -> tuple[dict[str, Tensor], Tensor, Tensor | None]:
+    def forward(self, batch: Sample) -> tuple[dict[str, Tensor], Tensor, Tensor | None]:
         """Loss terms (weighted), and for looking at: the restored images or logits, and pixels per metre."""
-        settings = self.settings
+        settings, network = self.settings, self.network
         if not restores(settings):
-            logits = self.network(batch["clean"].float() / 255)
+            logits = network(batch["clean"].float() / 255)
             loss = losses.segmentation_cross_entropy(logits, batch["labels"], settings.class_balance)
-            terms = {"cross_entropy": loss}
-            return terms, logits, None
+            return {"cross_entropy": loss}, logits, None
         rainy = batch["rainy"].float() / 255
-        if settings.part == "streaks":
-            return self._streaks(rainy, batch)
+        if isinstance(network, FastDerainNetwork) and settings.part == "streaks":
+            return self._streaks(network, rainy, batch)
         clean = batch["clean"].float() / 255
         weights = settings.weights
         terms: dict[str, Tensor] = {}
-        if isinstance(settings.preset, DerainPreset):
+        if isinstance(network, FastDerainNetwork):
             if settings.part in ("fog", "depth"):
                 streaks = batch["streaks"].float() * (1 - batch["leftover"][:, None, None, None])
             else:
-                streaks, rain_logit = self.network.find_streaks(rainy)
+                streaks, rain_logit = network.find_streaks(rainy)
                 terms |= self._streak_terms(streaks, rain_logit, batch)
             seen = rainy - streaks
             came = rainy if settings.part == "all" else seen
             if settings.part == "depth":
-                depth = self.network.find_depth(seen)
+                depth = network.find_depth(seen)
                 return self._depth_terms(depth, batch), seen, depth
-            correction, depth, fog = self.network.clear_fog(seen)
+            correction, depth, fog = network.clear_fog(seen)
             restored = seen + correction
             of_fog = weights.presence * losses.presence(fog.logit, batch["fog"])
             terms["presence"] = terms.get("presence", 0) + of_fog
             terms["extinction"] = weights.extinction * losses.extinction_l1(fog.root, batch["extinction"])
             terms["airlight"] = weights.airlight * losses.airlight_l1(fog.airlight, batch["airlight"])
         else:
-            correction, depth, _ = self.network(rainy)
+            correction, depth, _ = network(rainy)
             came, restored = rainy, rainy + correction.float()
         terms |= {
             "image": weights.image * losses.image_l1(restored, clean),
@@ -67,15 +70,17 @@ class Objective(nn.Module):
         }
         return terms, restored, depth
 
-    def _depth_terms(self, depth: Tensor, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+    def _depth_terms(self, depth: Tensor, batch: Sample) -> dict[str, Tensor]:
         weights, truth = self.settings.weights, (batch["pixels_per_metre"], batch["depth_weight"])
         return {
             "depth": weights.depth * losses.depth_l1(depth, *truth),
             "distance": weights.distance * losses.distance_error(depth, *truth),
         }
 
-    def _streaks(self, rainy: Tensor, batch: dict[str, Tensor]) -> tuple[dict[str, Tensor], Tensor, None]:
-        light, rain_logit = self.network.find_streaks(rainy)
+    def _streaks(
+        self, network: FastDerainNetwork, rainy: Tensor, batch: Sample
+    ) -> tuple[dict[str, Tensor], Tensor, None]:
+        light, rain_logit = network.find_streaks(rainy)
         restored, without = rainy - light, rainy - torch.nan_to_num(batch["streaks"].float())
         terms = {
             **self._streak_terms(light, rain_logit, batch),
@@ -84,7 +89,7 @@ class Objective(nn.Module):
         }
         return terms, restored, None
 
-    def _streak_terms(self, light: Tensor, rain_logit: Tensor, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+    def _streak_terms(self, light: Tensor, rain_logit: Tensor, batch: Sample) -> dict[str, Tensor]:
         weights = self.settings.weights
         return {
             "streaks": weights.streaks * losses.streaks_l1(light, batch["streaks"].float()),
@@ -106,6 +111,6 @@ class Objective(nn.Module):
         }
 
 
-def _knowable(batch: dict[str, Tensor]) -> Tensor:
+def _knowable(batch: Sample) -> Tensor:
     """Where what is behind the weather can be known, bool (N, H, W): everywhere but in a sky behind fog."""
     return (batch["pixels_per_metre"] != 0) | (batch["fog"] == 0)[:, None, None]

@@ -237,7 +237,9 @@ def run_recipe(
                 workers=workers,
                 checkpoint_every=checkpoint_every,
                 stop_after=left,
-                **sources,
+                start_from=sources["start_from"],
+                streaks_from=sources["streaks_from"],
+                segmentation_weights=sources["segmentation_weights"],
             )
             if finished_steps(folder) < settings.steps:
                 return None

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from rain_removal_ros.files.images import write_image
+from rain_removal_ros.lab.training.samples import Sample
 from rain_removal_ros.network import MAX_PIXELS_PER_METRE
 from rain_removal_ros.output import appearing, write_text
 
@@ -21,7 +22,7 @@ SHOWN = 6
 """Samples of a sheet, at most."""
 
 
-def sample_sheet(batch: dict[str, Tensor], restored: Tensor, depth: Tensor | None) -> np.ndarray:
+def sample_sheet(batch: Sample, restored: Tensor, depth: Tensor | None) -> np.ndarray:
     """uint8 (H, W, 3) RGB: a row each of rainy, restored and clean samples and, where there is one, of their
     estimated pixels per metre.
     """
@@ -39,7 +40,7 @@ def sample_sheet(batch: dict[str, Tensor], restored: Tensor, depth: Tensor | Non
     return np.vstack([*rows, cv2.cvtColor(coloured, cv2.COLOR_BGR2RGB)])
 
 
-def write_sheet(path: Path, batch: dict[str, Tensor], restored: Tensor, depth: Tensor | None) -> None:
+def write_sheet(path: Path, batch: Sample, restored: Tensor, depth: Tensor | None) -> None:
     """Write the sheet of a batch. Raises OutputError."""
     write_image(path, sample_sheet(batch, restored, depth))
 

@@ -11,10 +11,12 @@ import hashlib
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypedDict
 
 import cv2
 import numpy as np
 import torch
+from torch import Tensor
 from torch.utils.data import Dataset as TorchDataset
 
 from rain_removal_ros.cityscapes import UNLABELLED
@@ -114,14 +116,25 @@ LOOKALIKES_DRY = 0.6
 """Share of the look-alikes that stay dry whatever weather other samples get; the rest gets it too."""
 
 
-class RainySamples(TorchDataset):
+class Sample(TypedDict):
+    """One sample, or a batch of samples, whose tensors have a first dimension more."""
+
+    rainy: Tensor  # uint8 (3, H, W) RGB
+    clean: Tensor  # uint8 (3, H, W) RGB
+    streaks: Tensor  # float16 (3, H, W): the light they add, in [0, 1]; NaN: the dataset has its own rain
+    leftover: Tensor  # float32: the share of it that a sample for the fog alone keeps
+    pixels_per_metre: Tensor  # float16 (H, W); NaN: unknown
+    depth_weight: Tensor  # float32
+    rain: Tensor  # float32: 1, 0, NaN unknown
+    fog: Tensor  # float32: 1, 0, NaN unknown
+    extinction: Tensor  # float32, 1/m times focal length; NaN: unknown
+    airlight: Tensor  # float32 in [0, 1]; NaN: unknown
+    labels: Tensor  # uint8 (H, W); 255: unlabelled
+
+
+class RainySamples(TorchDataset[Sample]):
     """Samples for restoration and for segmentation.
 
-    Each is a dict: rainy and clean uint8 (3, H, W) RGB, streaks float16 (3, H, W), the light that streaks
-    add, in [0, 1], NaN where the dataset has rain of its own, leftover float32, the share of it that a
-    sample for the fog alone keeps, pixels_per_metre float16 (H, W) with NaN where unknown, depth_weight
-    float32, rain and fog float32 (1, 0, NaN unknown), extinction float32 in 1/m times focal length and
-    airlight float32 in [0, 1], both NaN where unknown, labels uint8 (H, W) with 255 where unlabelled.
     Examples are drawn in proportion to the square root of how many their source has (a source is what stands
     before the first underscore of a name), so that one long sequence does not outweigh the rest, and by
     `measured_weight`. `digest` tells their names and order.
@@ -162,7 +175,7 @@ class RainySamples(TorchDataset):
     def __len__(self) -> int:
         return self.count
 
-    def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
+    def __getitem__(self, index: int) -> Sample:
         cv2.setNumThreads(0)
         settings = self.settings
         generator = np.random.default_rng([self.seed, index])
@@ -187,7 +200,7 @@ class RainySamples(TorchDataset):
                 weathered = _dry(clean, settings, generator)
         leftover = generator.uniform(0, 0.35) if generator.random() < settings.leftover_share else 0.0
 
-        def planes(image: np.ndarray) -> torch.Tensor:
+        def planes(image: np.ndarray) -> Tensor:
             return torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))
 
         return {
@@ -373,12 +386,14 @@ SIZED = 8
 
 def _size_of(dataset: Dataset) -> float:
     """Bytes that the examples of a dataset take in memory, about."""
-    spread = np.unique(np.linspace(0, len(dataset) - 1, SIZED).round().astype(int)) if len(dataset) else []
+    if not len(dataset):
+        return 0.0
+    spread = np.unique(np.linspace(0, len(dataset) - 1, SIZED).round().astype(int))
     sizes = [
         sum(part.nbytes for part in vars(dataset[int(index)]).values() if isinstance(part, np.ndarray))
         for index in spread
     ]
-    return len(dataset) * float(np.mean(sizes)) if sizes else 0.0
+    return len(dataset) * float(np.mean(sizes))
 
 
 def _plausible_depth(shape: tuple[int, int], generator: np.random.Generator) -> np.ndarray:
@@ -414,10 +429,10 @@ def _other_light(image: np.ndarray, generator: np.random.Generator) -> np.ndarra
 def _camera_faults(image: np.ndarray, settings: SampleSettings, generator: np.random.Generator) -> np.ndarray:
     """Sensor noise, sharpening and JPEG artefacts, each in its share of the samples."""
     if generator.random() < settings.noise_share:
-        noise = generator.standard_normal(image.shape, dtype=np.float32)
+        noise: np.ndarray = generator.standard_normal(image.shape, dtype=np.float32)
         if generator.random() < 0.4:  # what a camera's interpolation and smoothing leave of it is coarser
             noise = cv2.GaussianBlur(noise, (0, 0), generator.uniform(0.5, 1))
-            noise /= noise.std()
+            noise = noise / noise.std()
         strength = np.exp(generator.uniform(np.log(0.5), np.log(12)))
         noise *= np.float32(strength)
         if generator.random() < 0.3:  # of whole columns or rows, as a sensor's amplifiers differ

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from dataclasses import dataclass, field
+from typing import Any
 
 from rain_removal_ros.lab.training.samples import SampleSettings
 from rain_removal_ros.network.presets import Preset, SegmentationPreset
@@ -78,6 +79,6 @@ def restores(settings: TrainingSettings) -> bool:
     return not isinstance(settings.preset, SegmentationPreset)
 
 
-def plain_settings(settings: TrainingSettings) -> dict:
+def plain_settings(settings: TrainingSettings) -> dict[str, Any]:
     """The settings as plain values: what a checkpoint and a weights file keep."""
     return dataclasses.asdict(settings)

@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import broadcast
+from accelerate.utils import broadcast, send_to_device
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Subset
 from tqdm import tqdm
@@ -29,7 +29,7 @@ from rain_removal_ros.lab.data.examples import Dataset
 from rain_removal_ros.lab.training.imagenet import load_imagenet
 from rain_removal_ros.lab.training.objective import Objective
 from rain_removal_ros.lab.training.run_files import LogFile, Meter, Reading, write_sheet
-from rain_removal_ros.lab.training.samples import RainySamples
+from rain_removal_ros.lab.training.samples import RainySamples, Sample
 from rain_removal_ros.lab.training.settings import (
     FIND_DEPTH,
     PARTS,
@@ -38,9 +38,18 @@ from rain_removal_ros.lab.training.settings import (
     plain_settings,
     restores,
 )
-from rain_removal_ros.network import build_network, load_network, require_layers, save_network, sha256_of
+from rain_removal_ros.network import (
+    build_network,
+    load_network,
+    preset_of,
+    require_layers,
+    save_network,
+    sha256_of,
+)
+from rain_removal_ros.network.fast import FastDerainNetwork
 from rain_removal_ros.network.presets import DerainPreset
 from rain_removal_ros.network.quantisation import calibrate
+from rain_removal_ros.network.segmentation import SegmentationNetwork
 from rain_removal_ros.output import write_bytes
 
 CALIBRATION = 64
@@ -49,13 +58,16 @@ CALIBRATION = 64
 LOGGED_EVERY = 50
 """Steps."""
 
+CLOCK_EVERY = 10
+"""Steps from one look at the clock to the next, where a run has only so much time."""
+
 
 class AveragedWeights:
     """Exponential moving average of a network's weights and running statistics, itself a network."""
 
     def __init__(self, network: nn.Module, decay: float):
         self.decay = decay
-        self.network = build_network(network.preset).to(next(network.parameters()).device).eval()
+        self.network = build_network(preset_of(network)).to(next(network.parameters()).device).eval()
         self.network.load_state_dict(network.state_dict())
 
     @torch.no_grad()
@@ -79,8 +91,8 @@ def start_with(network: nn.Module, trained: nn.Module, layers: Sequence[str] | N
             network.get_submodule(layer).load_state_dict(trained.get_submodule(layer).state_dict())
     except (RuntimeError, AttributeError) as error:
         raise WeightsError(
-            f"the weights to start from, of preset {trained.preset.name}, do not fit preset "
-            f"{network.preset.name}: {error}"
+            f"the weights to start from, of preset {preset_of(trained).name}, do not fit preset "
+            f"{preset_of(network).name}: {error}"
         ) from error
 
 
@@ -121,7 +133,7 @@ def freeze(network: nn.Module, layers: Sequence[str]) -> None:
         raise PresetError(f"nothing is left to train when {', '.join(layers)} are frozen")
 
 
-def parameter_groups(network: nn.Module, settings: TrainingSettings) -> list[dict]:
+def parameter_groups(network: nn.Module, settings: TrainingSettings) -> list[dict[str, Any]]:
     """What learns, for the optimizer: biases without weight decay, a trunk at its share of the learning
     rate.
     """
@@ -157,10 +169,11 @@ def train(
     `start_from` gives first weights, `streaks_from` those of the streak stage; else a trunk begins with what
     ImageNet taught it. The weights that come out name those files, the segmentation network's, and their
     SHA-256. Raises WeightsError where `output` holds a run with other settings, other images, other first
-    weights, another segmentation network, or without the gradients' scale that this one needs, or where the
-    first weights do not fit, DatasetError where there is nothing to train on, PresetError where a part is to
-    be trained that the preset has not, or terms weigh that need a segmentation network and none is given,
-    RainRemovalError where the loss grows beyond all bounds.
+    weights, another segmentation network, or without the gradients' scale that this one needs, where the
+    first weights do not fit, or where `segmentation_weights` are of no segmentation network, DatasetError
+    where there is nothing to train on, PresetError where a part is to be trained that the preset has not, or
+    terms weigh that need a segmentation network and none is given, RainRemovalError where the loss grows
+    beyond all bounds.
     """
     began = time.monotonic()
     sources = {
@@ -216,13 +229,14 @@ class _Run:
         network = build_network(self.settings.preset)
         if start_from is not None:
             start_with(network, load_network(start_from)[0])
-        elif hasattr(network, "trunk"):
-            load_imagenet(network.trunk, self.settings.preset.trunk)
+        elif isinstance(network, FastDerainNetwork | SegmentationNetwork):
+            load_imagenet(network.trunk, network.preset.trunk)
         if streaks_from is not None:
             start_with(network, load_network(streaks_from)[0], ("streaks",))
-        return network.to(self.accelerator.device, memory_format=torch.channels_last)
+        _move(network, self.accelerator.device)
+        return network
 
-    def _segmentation(self, weights: Path | None) -> nn.Module | None:
+    def _segmentation(self, weights: Path | None) -> SegmentationNetwork | None:
         terms = self.settings.weights
         if weights is None and (terms.semantic or terms.perceptual):
             raise PresetError(
@@ -232,7 +246,13 @@ class _Run:
         if weights is None:
             return None
         segmentation = load_network(weights)[0].requires_grad_(False)
-        return segmentation.to(self.accelerator.device, memory_format=torch.channels_last)
+        if not isinstance(segmentation, SegmentationNetwork):
+            raise WeightsError(
+                f"{weights} holds preset {preset_of(segmentation).name}; the semantic and perceptual terms "
+                "need a segmentation network"
+            )
+        _move(segmentation, self.accelerator.device)
+        return segmentation
 
     def _take_up(self, optimizer: torch.optim.Optimizer, sources: Mapping[str, Path | None]) -> None:
         """Go on from the checkpoint. Raises WeightsError where it is of another run."""
@@ -262,7 +282,7 @@ class _Run:
         optimizer.load_state_dict(checkpoint["optimizer"])
         self.step, self.origin = checkpoint["step"], checkpoint["origin"]
 
-    def _loader(self, workers: int) -> DataLoader:
+    def _loader(self, workers: int) -> DataLoader[Sample]:
         """The samples that are left."""
         left = range(self.step * self.samples_a_step, len(self.samples))
         return self.accelerator.prepare_data_loader(
@@ -293,14 +313,14 @@ class _Run:
         log = LogFile(self.output / "log.csv", self.step) if accelerator.is_main_process else None
         meter = Meter(self.step)
         self.objective.train()
-        for batch in self._loader(workers):
-            batch = {name: tensor.to(accelerator.device, non_blocking=True) for name, tensor in batch.items()}
+        for loaded in self._loader(workers):
+            batch: Sample = send_to_device(loaded, accelerator.device, non_blocking=True)
             terms, norm, prediction, depth = self._learn(batch)
             meter.add(terms, norm)
             progress.update()
             out_of_time = (
                 stop_after is not None
-                and self.step % 10 == 0
+                and self.step % CLOCK_EVERY == 0
                 and _agreed(time.monotonic() - began > stop_after, accelerator)
             )
             ends = out_of_time or self.step == settings.steps
@@ -330,7 +350,7 @@ class _Run:
             samples_a_second = seen.steps_a_second * self.samples_a_step
             log.write(self.step, rate, samples_a_second, seen.gradient_norm, seen.terms)
 
-    def _learn(self, batch: dict[str, Tensor]) -> tuple[dict[str, Tensor], Tensor, Tensor, Tensor | None]:
+    def _learn(self, batch: Sample) -> tuple[dict[str, Tensor], Tensor, Tensor, Tensor | None]:
         """One step: the terms of its loss, the norm of its gradient, and what the network gave."""
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate_at(self.step, self.settings) * group["rate"]
@@ -366,7 +386,7 @@ class _Run:
         if self.step == settings.steps and isinstance(settings.preset, DerainPreset):
             drawn = (samples[i]["rainy"] for i in range(min(CALIBRATION, len(samples))))
             images = (image[None].to(self.accelerator.device) / 255 for image in drawn)
-            network.input_ranges = calibrate(network, images)
+            network.__dict__["input_ranges"] = calibrate(network, images)
         save_network(network, self.output / "weights.safetensors", training)
         # the checkpoint last: what it says is finished must be there
         scaler = self.accelerator.scaler
@@ -384,6 +404,11 @@ class _Run:
         content = io.BytesIO()  # on a full disk PyTorch's own writer says nothing of it
         torch.save(state, content)
         write_bytes(self.checkpoint_path, content.getvalue())
+
+
+def _move(network: nn.Module, device: torch.device) -> None:
+    """To a device, its weights in the order that convolutions are fastest in."""
+    network.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]  # missing in its stubs
 
 
 def _require_finite(terms: Mapping[str, float], step: int) -> None:

@@ -1,68 +1,25 @@
-"""What is done with what comes back of a replay: it is recorded into a bag, or shown in the browser."""
+"""Shows what is played, and what comes back of it, in the browser."""
 
 from __future__ import annotations
 
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 import numpy as np
 
-from rain_removal_ros.bags.messages import CAMERA_INFO, IMAGE, parse, plane, read_picture, stamp_ns
-from rain_removal_ros.bags.storage import Record, Topic
+from rain_removal_ros.bags.messages import IMAGE, parse, plane, read_picture, stamp_ns
+from rain_removal_ros.bags.storage import Record
 from rain_removal_ros.bags.viewer import Shown, Viewer
-from rain_removal_ros.bags.writing import BagWriter
 from rain_removal_ros.colours import colour_inverse_depth
-from rain_removal_ros.errors import BagError, ImageError
-from rain_removal_ros.ros.played_topics import PlayedCamera, absolute
-from rain_removal_ros.ros.replay import Player
+from rain_removal_ros.errors import ImageError
+from rain_removal_ros.replay.player import Player
+from rain_removal_ros.replay.topics import absolute
 
 STATUS_EVERY_S = 0.3
 STAMPS_KEPT = 100
-
-
-@contextmanager
-def recording(
-    player: Player, cameras: Sequence[PlayedCamera], path: Path, segmentation: bool
-) -> Iterator[None]:
-    """Record the node's outputs and its diagnostics into the bag `path` while the block lasts.
-
-    Times are the bag's own. Raises BagError.
-    """
-    outputs = {"derained/image": IMAGE, "derained/camera_info": CAMERA_INFO, "depth/inverse_depth": IMAGE}
-    if segmentation:
-        outputs["segmentation/mask"] = IMAGE
-    topics = {
-        f"/{camera.name}/{name}": Topic(f"/{camera.name}/{name}", type_name)
-        for camera in cameras
-        for name, type_name in outputs.items()
-    }
-    topics["/diagnostics"] = Topic("/diagnostics", "diagnostic_msgs/msg/DiagnosticArray")
-    with BagWriter(path, topics.values()) as writer:
-        lock, open_ = threading.Lock(), [True]
-        failure: list[BagError] = []
-
-        def write(name: str, data: bytes) -> None:
-            with lock:
-                if open_[0] and not failure:
-                    try:
-                        writer.write(topics[name], player.now, data)
-                    except BagError as error:  # raised again where the recording ends
-                        failure.append(error)
-                        player.stop()
-
-        for name, topic in topics.items():
-            player.watch(name, topic.type, write)
-        try:
-            yield
-        finally:
-            with lock:
-                open_[0] = False
-        if failure:
-            raise failure[0]
 
 
 @contextmanager

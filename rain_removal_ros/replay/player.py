@@ -23,9 +23,8 @@ from rain_removal_ros.bags.lanes import Lane, guarded
 from rain_removal_ros.bags.messages import IMAGE
 from rain_removal_ros.bags.storage import Bag, Record, Topic
 from rain_removal_ros.errors import BagError, RainRemovalError
-from rain_removal_ros.ros.client import NODE, NodeClient
-from rain_removal_ros.ros.pace import Pace
-from rain_removal_ros.ros.played_topics import (
+from rain_removal_ros.replay.pace import Pace
+from rain_removal_ros.replay.topics import (
     EVERY_QUEUE,
     PlayedCamera,
     absolute,
@@ -33,7 +32,8 @@ from rain_removal_ros.ros.played_topics import (
     message_class,
     why_not_played,
 )
-from rain_removal_ros.ros.status import ACTIVE, BUILDING, IMAGE_SIZES, STATE, Status
+from rain_removal_ros.ros.client import NODE, READY_WITHIN_S, Fate, NodeClient, unknown
+from rain_removal_ros.ros.status import Status
 
 CLOCK_EVERY_S = 0.01
 """Of real time; a message's own time is published just before it."""
@@ -99,11 +99,6 @@ class _Item:
 
 
 Watcher = Callable[[str, Record], None]  # told a topic and its message
-Fate = Callable[[], str | None]  # what became of the node where it ended
-
-
-def _nothing() -> None:
-    return None
 
 
 class Player:
@@ -120,11 +115,11 @@ class Player:
         say: Callable[[str], None] = lambda text: None,
         node_name: str = NODE,
     ):
-        self._bag, self.cameras, self._options, self._node_name = bag, cameras, options, node_name
+        self._bag, self.cameras, self._options = bag, cameras, options
         self.played = Played(derained={camera.name: 0 for camera in cameras})
-        self._client = NodeClient("derain_replay")
+        self._client = NodeClient("derain_replay", node_name)
         self._stopped = threading.Event()
-        self._fate: Fate = _nothing
+        self._fate: Fate = unknown
         self._asked = 0.0  # when it was last asked
         self.position = 0.0, 0.0  # seconds into the bag, and of how many
         self._came = False  # an output, since it was last asked
@@ -172,43 +167,30 @@ class Player:
 
     # -- before it begins --------------------------------------------------------------------------
 
-    def wait_until_ready(self, fate: Fate = _nothing, timeout: float = 600.0) -> None:
+    def wait_until_ready(self, fate: Fate = unknown, timeout: float = READY_WITHIN_S) -> None:
         """Wait until the node is active, compiled for the bag's sizes, and connected.
 
-        fate: what became of the node where it ended. Raises RainRemovalError where it does not come about.
+        Raises RainRemovalError where it does not come about.
         """
-        deadline = time.monotonic() + timeout
         begin = self._span()[0] or self._bag.bounds[0]
-        while not self._client.wait_for(lambda: self._stopped.is_set() or self._ready(), timeout=0.5):
-            self._publish_time(begin)  # a clock that stands still is better than none
-            status = self._runtime()
-            ended = fate()
-            if ended is not None:
-                raise RainRemovalError(f"the node {ended} before the replay could begin")
-            if status is not None and status.is_error:
-                raise RainRemovalError(f"the node says: {status.message}")
-            if time.monotonic() > deadline:
-                said = f"it says: {status.message}" if status is not None else "it says nothing"
-                raise RainRemovalError(f"the node was not ready after {timeout:.0f} s; {said}")
-
-    def _runtime(self) -> Status | None:
-        return self._client.runtime(self._node_name)
+        self._client.wait_until_ready(
+            lambda: self._stopped.is_set() or self._ready(),
+            fate,
+            timeout,
+            meanwhile=lambda: self._publish_time(begin),  # a clock that stands still is better than none
+        )
 
     def _ready(self) -> bool:
-        status = self._runtime()
-        if status is None or status.is_error or status.message.startswith(BUILDING):
-            return False
-        compiled = set(status.values.get(IMAGE_SIZES, "").split(", "))
-        wanted = {f"{c.camera.width}x{c.camera.height}" for c in self.cameras}
         connected = all(self._publishers[c.camera.topic].get_subscription_count() for c in self.cameras)
-        return status.values.get(STATE) == ACTIVE and wanted <= compiled and connected
+        sizes = [f"{c.camera.width}x{c.camera.height}" for c in self.cameras]
+        return connected and self._client.is_ready(sizes)
 
     # -- playing -----------------------------------------------------------------------------------
 
     def play(
         self,
         on_time: Callable[[float, float], None] = lambda seconds, total: None,
-        fate: Fate = _nothing,
+        fate: Fate = unknown,
     ) -> Played:
         """Play until the bag or `stop` ends it.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from rain_removal_ros.ros.played_topics import PlayedCamera, absolute
+from rain_removal_ros.replay.topics import PlayedCamera, absolute
 from rain_removal_ros.share import share_file
 
 LAYOUTS = {"rviz": "config/replay.rviz", "foxglove": "config/replay_foxglove.json"}

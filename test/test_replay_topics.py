@@ -6,7 +6,7 @@ import pytest
 
 from rain_removal_ros.bags.cameras import Camera
 from rain_removal_ros.bags.storage import Topic
-from rain_removal_ros.ros.played_topics import PlayedCamera, why_not_played
+from rain_removal_ros.replay.topics import PlayedCamera, why_not_played
 
 IMAGE, INFO = "sensor_msgs/msg/Image", "sensor_msgs/msg/CameraInfo"
 FRONT = PlayedCamera(

@@ -1,0 +1,1 @@
+"""Plays a bag to the live node, and records or shows what comes back."""
