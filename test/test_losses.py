@@ -12,7 +12,7 @@ import torch
 from rain_removal_ros.lab.data.datasets import Example
 from rain_removal_ros.lab.training import losses
 from rain_removal_ros.lab.training.objective import Objective
-from rain_removal_ros.lab.training.settings import FIND_DEPTH, PARTS, LossWeights, TrainingSettings
+from rain_removal_ros.lab.training.settings import PARTS, LossWeights, TrainingSettings
 from rain_removal_ros.lab.training.trainer import choose_part
 from rain_removal_ros.network import build_network, get_preset
 
@@ -191,7 +191,13 @@ def test_every_term_of_a_part_teaches_it_and_leaves_the_rest_and_the_frozen_netw
     terms, _, _ = objective(batch())
     named = {term.name for term in dataclasses.fields(LossWeights)}
     own = {"streaks", "structural", "presence", "semantic", "perceptual"}
-    of_part = {"streaks": own, "fog": named - {"streaks"}, "depth": {"depth", "distance"}, "all": named}
+    of_part = {
+        "streaks": own,
+        "fog": named - {"streaks"},
+        "depth": {"depth", "distance"},
+        "readouts": {"depth", "distance", "presence"},
+        "all": named,
+    }
     assert set(terms) == of_part[part]
     of_parts = {}
     for name, term in terms.items():
@@ -208,7 +214,9 @@ def test_every_term_of_a_part_teaches_it_and_leaves_the_rest_and_the_frozen_netw
     if part == "streaks":
         assert reached == {"streaks"}
     elif part == "depth":
-        assert reached == set(FIND_DEPTH)
+        assert reached == {"trunk", "context", "depth_head"}
+    elif part == "readouts":
+        assert reached == {"streaks", "atmosphere", "depth_head"}
     else:
         assert {"trunk", "output", "atmosphere", "depth_head"} <= reached
         assert ("streaks" in reached) is (part == "all")

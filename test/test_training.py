@@ -30,7 +30,6 @@ from rain_removal_ros.lab.training.fog import CALM_BELOW, apparent_extinction, c
 from rain_removal_ros.lab.training.recipe import Stage
 from rain_removal_ros.lab.training.samples import LOOKALIKES_DRY, RainySamples, SampleSettings, _size_of
 from rain_removal_ros.lab.training.settings import (
-    FIND_DEPTH,
     PARTS,
     LossWeights,
     TrainingSettings,
@@ -52,6 +51,7 @@ PLAIN = dataclasses.replace(
     sharpened_share=0,
     jpeg_share=0,
     exposure_share=0,
+    rendered_share=0,
 )
 """As a camera without faults takes it, in the light that it came in."""
 
@@ -117,8 +117,8 @@ def test_a_sample_draws_in_the_order_that_it_always_did(street: FolderDataset, m
         samples[index]
         following.append(int(made[0].integers(1000)))
     assert following == [
-        *(263, 355, 647, 225, 407, 641, 579, 297, 718, 358, 252, 622),
-        *(292, 144, 484, 629, 638, 422, 2, 14, 781, 252, 804, 470),
+        *(388, 355, 979, 579, 284, 641, 53, 297, 271, 268, 728, 739),
+        *(231, 766, 430, 513, 638, 506, 623, 618, 193, 365, 80, 299),
     ]
 
 
@@ -200,6 +200,17 @@ def test_a_dataset_pair_keeps_its_own_rain() -> None:
     assert RainySamples([seen], SMALL, seed=0, count=1)[0]["fog"] == 1  # depth is what fog was rendered by
 
 
+def test_of_pairs_the_stated_share_is_dry_or_a_network_would_forget_what_is() -> None:
+    clean = np.full((80, 80, 3), 50, np.uint8)
+    pair = [Example("pair_0", clean, rainy=clean + 100)]
+    samples = RainySamples([pair], dataclasses.replace(PLAIN, dry_share=0.3), seed=0, count=120)
+    dry = [sample for sample in map(samples.__getitem__, range(120)) if sample["rain"] == 0]
+    assert 20 <= len(dry) <= 52  # 36 expected, standard deviation 5
+    for sample in dry:
+        assert torch.equal(sample["rainy"], sample["clean"])
+        assert sample["fog"] == 0 and not sample["streaks"].any()
+
+
 def test_the_light_of_streaks_is_what_rain_adds_to_fog(street) -> None:
     quiet = dataclasses.replace(PLAIN, dry_share=0, fog_only_share=0)
     streaks_only = RainySamples([street], dataclasses.replace(quiet, streaks_only_share=1), seed=1, count=8)
@@ -217,14 +228,15 @@ def test_a_closer_crop_of_a_view_has_more_pixels_per_metre_at_the_same_distance(
         dataclasses.replace(street[0], inverse_depth=np.full((96, 128), 0.1, np.float32), focal_px=100.0)
     ]
     for scale in (1.0, 1.5):
-        samples = RainySamples([level], dataclasses.replace(SMALL, scales=(scale, scale)), seed=0, count=1)
+        fixed = dataclasses.replace(SMALL, scales=(scale, scale), small_zoom=1)
+        samples = RainySamples([level], fixed, seed=0, count=1)
         assert float(samples[0]["pixels_per_metre"].median()) == pytest.approx(10 * scale, rel=0.02)
 
 
 def test_an_image_smaller_than_a_crop_may_be_seen_at_its_own_size(street) -> None:
     image = np.random.default_rng(0).integers(0, 256, (50, 40, 3)).astype(np.uint8)
     small = [Example("small_0", image, inverse_depth=np.full((50, 40), 0.1, np.float32), focal_px=100.0)]
-    quiet = dataclasses.replace(PLAIN, scales=(0.9, 0.9), dry_share=1)
+    quiet = dataclasses.replace(PLAIN, scales=(0.9, 0.9), small_zoom=1, dry_share=1)
     enlarged = RainySamples([small], quiet, seed=0, count=1)[0]
     assert float(enlarged["pixels_per_metre"].median()) == pytest.approx(10 * 64 / 40, rel=0.02)
     mirrored = RainySamples([small], dataclasses.replace(quiet, mirrored_share=1), seed=0, count=8)
@@ -235,8 +247,18 @@ def test_an_image_smaller_than_a_crop_may_be_seen_at_its_own_size(street) -> Non
         assert shown == {tuple(pixel) for pixel in image.reshape(-1, 3).tolist()}  # all of it, and no more
 
 
+def test_small_images_are_seen_at_many_scales_too(street) -> None:
+    image = np.full((50, 40, 3), 90, np.uint8)
+    small = [Example("small_0", image, inverse_depth=np.full((50, 40), 0.1, np.float32), focal_px=100.0)]
+    many = dataclasses.replace(PLAIN, scales=(0.4, 1.3), small_zoom=2, dry_share=1)
+    samples = RainySamples([small], many, seed=0, count=60)
+    scales = [float(samples[i]["pixels_per_metre"].median()) / 10 for i in range(60)]
+    assert 64 / 40 - 0.1 < min(scales) < 1.8
+    assert 2.8 < max(scales) < 3.3  # twice what fills the crop
+
+
 def test_a_crop_may_be_wider_than_high_and_shows_its_pixels_as_they_are(street) -> None:
-    wide = dataclasses.replace(PLAIN, size=32, width=96, scales=(1, 1), dry_share=1)
+    wide = dataclasses.replace(PLAIN, size=32, width=96, scales=(1, 1), small_zoom=1, dry_share=1)
     places = {tuple(pixel) for example in street for pixel in example.clean.reshape(-1, 3).tolist()}
     dry = RainySamples([street], wide, seed=1, count=4)
     rainy = RainySamples([street], dataclasses.replace(wide, dry_share=0, fog_only_share=0), seed=1, count=4)
@@ -280,6 +302,38 @@ def test_a_scene_taken_darker_is_asked_for_as_dark(street, kind) -> None:
         *(["airlight"] if kind == "foggy" else []),
     ):  # 0.4 to 0.9 of the light, 0.65 in the mean
         assert 0.5 < means[1.0][name] / means[0.0][name] < 0.8, name
+
+
+@pytest.mark.parametrize("fog_only", [0, 1])
+def test_another_cameras_rendering_is_asked_for_as_it_renders_the_weather(street, fog_only) -> None:
+    """Scene, fog and streaks alike: what is behind the weather has the same tones as the weather."""
+    kind = dataclasses.replace(PLAIN, dry_share=0, fog_only_share=fog_only, streaks_only_share=1 - fog_only)
+    other = 0
+    for index in range(12):
+        plain, rendered = (
+            RainySamples([street], dataclasses.replace(kind, rendered_share=share), seed=3, count=12)[index]
+            for share in (0.0, 1.0)
+        )
+        other += not torch.equal(plain["clean"], rendered["clean"])
+        added = (rendered["rainy"].float() - rendered["clean"].float()) / 255
+        if not fog_only:
+            assert (rendered["streaks"].float() - added).abs().max() < 1.5 / 255
+            continue
+        # where little of the scene is left, it shows the fog's light
+        thick = added.mean(dim=0) > 0.6
+        if thick.any():
+            seen = rendered["rainy"].float().mean(dim=0)[thick].mean() / 255
+            assert float(seen) == pytest.approx(float(rendered["airlight"]), abs=0.2)
+        assert float(rendered["extinction"]) > 0
+    assert other >= 10
+
+
+def test_a_fog_that_nobody_sees_is_not_said_to_be_there(street) -> None:
+    near = [dataclasses.replace(street[0], inverse_depth=np.full((96, 128), 2.0, np.float32))]
+    foggy = dataclasses.replace(PLAIN, dry_share=0, fog_only_share=1, paper_fog_share=1)
+    samples = RainySamples([near], foggy, seed=0, count=8)
+    for index in range(8):
+        assert math.isnan(float(samples[index]["fog"]))  # half a metre of it
 
 
 def test_sharpening_comes_after_the_weather(street) -> None:
@@ -432,14 +486,22 @@ def test_a_layer_that_cannot_be_frozen_is_named(street, tmp_path) -> None:
         train(settings(frozen=parts), [street], tmp_path, workers=0, show_progress=False)
 
 
+READOUTS = ("streaks.rain", "atmosphere.presence", "depth_head.output")
+
+
 @pytest.mark.parametrize("part", PARTS)
 def test_only_the_part_that_is_trained_changes(part: str, street, tmp_path) -> None:
     first = train(settings(steps=1), [street], tmp_path / "first", workers=0, show_progress=False)
     changed = changed_by(settings(part=part, learning_rate=3e-3), first, street, tmp_path / "next")
     names = {name.split(".")[0] for name in changed}
-    assert ("streaks" in names) is (part in ("all", "streaks"))
-    alone = {"streaks": {"streaks"}, "depth": set(FIND_DEPTH)}
-    assert names == alone[part] if part in alone else {"trunk", "depth_head", "output"} <= names
+    assert ("streaks" in names) is (part in ("all", "streaks", "readouts"))
+    alone = {"streaks": {"streaks"}, "depth": {"trunk", "context", "depth_head"}}
+    if part == "readouts":
+        layers = {name.rpartition(".")[0] for name in changed}
+        assert {"depth_head.output", "streaks.rain.output", "atmosphere.presence.output"} <= layers
+        assert all(layer.startswith(READOUTS) for layer in layers)
+    else:
+        assert names == alone[part] if part in alone else {"trunk", "depth_head", "output"} <= names
     assert (tmp_path / "next" / "sheet_0000006.jpg").is_file()
 
 

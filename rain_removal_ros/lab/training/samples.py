@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TypedDict
 
@@ -47,6 +47,9 @@ class SampleSettings:
     width: int | None = None  # likewise; None: as wide as high
     measured_weight: float = 1.0  # how much more often an example is drawn whose depth sensors measured
     scales: tuple[float, float] = (0.4, 1.3)  # how much an example is resized, log-uniform
+    small_zoom: float = (
+        2.0  # likewise, of what is too small for `scales`: from filling a crop to so much more
+    )
     mirrored_share: float = 0.0  # of images smaller than a crop: continued by a mirror image, not enlarged
     dry_share: float = 0.14  # neither streaks nor fog
     fog_only_share: float = 0.16
@@ -63,6 +66,7 @@ class SampleSettings:
     sharpened_share: float = 0.1  # by the camera, after the weather
     blur_share: float = 0.1
     exposure_share: float = 0.12  # taken darker, scene and weather alike
+    rendered_share: float = 0.25  # of weather: seen through another camera's tone curve and white balance
     leftover_share: float = 0.5  # where streaks were taken off by rendering, not by a network: some is left
     pictures: int = 320  # of streaks, in the bank
 
@@ -71,6 +75,9 @@ class SampleSettings:
         """Height and width of a crop."""
         return self.size, self.width or self.size
 
+
+LEAST_FOG = 1 / 255
+"""What fog must change a crop by, on average, to be asked for: where it is thinner nobody sees any."""
 
 HELD_BYTES = 8 << 30
 """Datasets of more than this, decoded, are read from their files each time instead of held in memory."""
@@ -97,7 +104,7 @@ class Weathered:
     target: np.ndarray  # uint8: clean, and calm where fog left nothing
     streaks: np.ndarray  # the light that streaks add; NaN: unknown
     rain: float  # 1 streaks fall, 0 they do not, NaN too few to say
-    fog: float  # 1 there is some, 0 there is none, NaN nobody says
+    fog: float  # 1 there is some, 0 there is none, NaN too little to say, or nobody says
     extinction: float  # 1/m; NaN: unknown
     airlight: float = float("nan")  # of the fog, in [0, 1]; NaN: unknown, or no fog
 
@@ -181,7 +188,10 @@ class RainySamples(TorchDataset[Sample]):
         generator = np.random.default_rng([self.seed, index])
         view = _crop(self._draw(generator), settings, generator)
         clean = view.clean
-        if view.rainy is not None:
+        if view.rainy is not None and generator.random() < settings.dry_share:
+            # taught nothing but rain, a network forgets what is dry
+            weathered = _dry(clean, settings, generator)
+        elif view.rainy is not None:
             unknown = np.full(clean.shape, np.nan, np.float32)
             # rain of its own with depth was rendered with fog by it; of any other nobody says
             fog = float("nan") if np.isnan(view.inverse_depth).all() else 1.0
@@ -245,18 +255,27 @@ class RainySamples(TorchDataset[Sample]):
         scene = (clean if fog is None else fog.clean).astype(np.float32) / 255
         light = streaks[..., None] * (glow - scene)
         foggy = scene if fog is None else self._behind(fog, scene, generator)
-        rainy = (np.clip(255 * (foggy + light), 0, 255) + 0.5).astype(np.uint8)
+        seen = np.clip(foggy + light, 0, 1)
+        target = clean if fog is None else fog.target
+        airlight = None if fog is None else fog.airlight
+        if generator.random() < settings.rendered_share:
+            render = _random_rendering(generator)
+            scene, foggy, seen = render(scene), render(foggy), render(seen)
+            light = seen - foggy
+            target = (255 * render(target.astype(np.float32) / 255) + np.float32(0.5)).astype(np.uint8)
+            airlight = None if airlight is None else render(airlight)
         rain = 0.0
         if has_streaks:
             rain = float("nan") if float(streaks.mean()) < 0.004 else 1.0
+        foggier = float(np.abs(foggy - scene).mean())
         return Weathered(
-            rainy=_camera_faults(rainy, settings, generator),
-            target=clean if fog is None else fog.target,
+            rainy=_camera_faults((255 * seen + np.float32(0.5)).astype(np.uint8), settings, generator),
+            target=target,
             streaks=light,
             rain=rain,
-            fog=0.0 if fog is None else 1.0,
-            extinction=0.0 if fog is None else apparent_extinction(scene, foggy, fog.airlight, distance),
-            airlight=float("nan") if fog is None else float(fog.airlight.mean()),
+            fog=0.0 if airlight is None else float("nan") if foggier < LEAST_FOG else 1.0,
+            extinction=0.0 if airlight is None else apparent_extinction(scene, foggy, airlight, distance),
+            airlight=float("nan") if airlight is None else float(airlight.mean()),
         )
 
     def _fog(
@@ -325,12 +344,13 @@ class RainySamples(TorchDataset[Sample]):
 def _crop(example: Example, settings: SampleSettings, generator: np.random.Generator) -> _View:
     whole = _clean_of(example)
     height, width = whole.shape[:2]
-    scale = np.exp(generator.uniform(*np.log(settings.scales)))
     # the scale at which the image is as large as a crop
     least = max(wanted / side for wanted, side in zip(settings.shape, (height, width), strict=True))
     if least > 1 and generator.random() < settings.mirrored_share:
         least = max(1.0, least / 2)  # no pixel is mirrored twice
-    scale = max(scale, least)
+    low, high = settings.scales
+    # with one scale for all small images a network learns how far away things of so many pixels are in them
+    scale = np.exp(generator.uniform(*np.log((max(low, least), max(high, settings.small_zoom * least)))))
     window = [round(side / scale) for side in settings.shape]
     rows, columns = (_placed(*each, generator) for each in zip((height, width), window, strict=True))
     flip = generator.random() < 0.5
@@ -424,6 +444,25 @@ def _other_light(image: np.ndarray, generator: np.random.Generator) -> np.ndarra
     overexposed = np.clip((image.min(axis=2).astype(np.float32) - 215) / 40, 0, 1)[..., None]
     headroom = 1 + generator.uniform(0, 0.5) * overexposed
     return np.clip(changed * headroom + np.float32(0.5), 0, 255).astype(np.uint8)
+
+
+def _random_rendering(generator: np.random.Generator) -> Callable[[np.ndarray], np.ndarray]:
+    """What another camera makes of the same light, float32 (H, W, 3) in [0, 1] -> the same: a gamma, more or
+    less contrast about the middle, and a white balance.
+
+    Rendered after the weather, of scene, fog and streaks alike, as a camera does it. Where fog is added to
+    grey levels that were rendered before, no fog is ever brightened or made harder.
+    """
+    gamma = np.float32(np.exp(generator.uniform(np.log(0.65), np.log(1.5))))
+    contrast = np.float32(generator.uniform(-0.35, 0.5))
+    balance = generator.normal(1, 0.015, 3).astype(np.float32)
+
+    def render(image: np.ndarray) -> np.ndarray:
+        level = np.clip(image * balance, 0, 1) ** gamma
+        curve = level * level * (3 - 2 * level)  # an S; what is taken off instead of added flattens
+        return np.clip(level + contrast * (curve - level), 0, 1)
+
+    return render
 
 
 def _camera_faults(image: np.ndarray, settings: SampleSettings, generator: np.random.Generator) -> np.ndarray:

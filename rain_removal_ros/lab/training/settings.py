@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -30,14 +31,20 @@ class LossWeights:
     airlight: float = 0.2
 
 
-PARTS = ("all", "streaks", "fog", "depth")
-"""What of the network `fast` a run trains: all of it, where the whole restoration teaches the streak stage
-too; the streak stage alone; all but the streak stage, on samples whose streaks were taken off, all but a
-little, by rendering; on the same, what finds depth.
+PARTS: dict[str, Callable[[str], bool]] = {
+    "all": lambda layer: True,
+    "streaks": lambda layer: layer.startswith("streaks."),
+    "fog": lambda layer: not layer.startswith("streaks."),
+    "depth": lambda layer: layer.startswith(("trunk.", "context.", "depth_head.")),
+    "readouts": lambda layer: layer.startswith(
+        ("streaks.rain.", "atmosphere.presence.", "depth_head.output.")
+    ),
+}
+"""What of the network `fast` a run trains, by the names of its weights: all of it, where the whole
+restoration teaches the streak stage too; the streak stage alone; all but the streak stage, on samples whose
+streaks were taken off, all but a little, by rendering; on the same, what finds depth; the layers that nothing
+else leans on, which say how far away things are and whether there is rain and fog, behind all others.
 """
-
-FIND_DEPTH = ("trunk", "context", "depth_head")
-"""Parts of the network `fast` that depth is found with."""
 
 
 @dataclass(frozen=True)

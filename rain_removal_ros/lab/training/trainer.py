@@ -31,7 +31,6 @@ from rain_removal_ros.lab.training.objective import Objective
 from rain_removal_ros.lab.training.run_files import LogFile, Meter, Reading, write_sheet
 from rain_removal_ros.lab.training.samples import RainySamples, Sample
 from rain_removal_ros.lab.training.settings import (
-    FIND_DEPTH,
     PARTS,
     TrainingSettings,
     learning_rate_at,
@@ -111,14 +110,8 @@ def choose_part(network: nn.Module, settings: TrainingSettings, datasets: Sequen
         raise DatasetError(
             f"the part {settings.part!r} learns from rendered rain alone, and a dataset has its own"
         )
-    learns = {
-        "all": lambda name: True,
-        "streaks": lambda name: name == "streaks",
-        "fog": lambda name: name != "streaks",
-        "depth": lambda name: name in FIND_DEPTH,
-    }[settings.part]
-    for name, part in network.named_children():
-        part.requires_grad_(learns(name))
+    for name, parameter in network.named_parameters():
+        parameter.requires_grad_(PARTS[settings.part](name))
 
 
 def freeze(network: nn.Module, layers: Sequence[str]) -> None:
