@@ -329,11 +329,11 @@ def test_another_cameras_rendering_is_asked_for_as_it_renders_the_weather(street
 
 
 def test_a_fog_that_nobody_sees_is_not_said_to_be_there(street) -> None:
-    near = [dataclasses.replace(street[0], inverse_depth=np.full((96, 128), 2.0, np.float32))]
+    near = [dataclasses.replace(street[0], inverse_depth=np.full((96, 128), 5.0, np.float32))]
     foggy = dataclasses.replace(PLAIN, dry_share=0, fog_only_share=1, paper_fog_share=1)
     samples = RainySamples([near], foggy, seed=0, count=8)
     for index in range(8):
-        assert math.isnan(float(samples[index]["fog"]))  # half a metre of it
+        assert math.isnan(float(samples[index]["fog"]))  # 0.2 m of it
 
 
 def test_sharpening_comes_after_the_weather(street) -> None:
