@@ -304,6 +304,31 @@ def test_a_dataset_too_large_to_hold_gives_the_same_samples(street, monkeypatch)
             assert torch.equal(tensor.nan_to_num(), lazy[index][name].nan_to_num()), name
 
 
+@pytest.mark.parametrize(("processes", "held"), [(None, True), ("1", True), ("2", False)])
+def test_the_processes_of_a_machine_share_the_memory_for_datasets(
+    street, monkeypatch, processes, held
+) -> None:
+    """Each holds a copy of its own."""
+    read = []
+
+    class Counted:
+        def __len__(self) -> int:
+            return len(street)
+
+        def __getitem__(self, index: int) -> Example:
+            read.append(index)
+            return street[index]
+
+    monkeypatch.delenv("LOCAL_WORLD_SIZE", raising=False)
+    if processes is not None:
+        monkeypatch.setenv("LOCAL_WORLD_SIZE", processes)
+    monkeypatch.setattr("rain_removal_ros.lab.training.samples.HELD_BYTES", 1.5 * _size_of(street))
+    samples = RainySamples([Counted()], SMALL, seed=0, count=1)
+    read.clear()
+    samples[0]
+    assert (len(read) == 0) is held
+
+
 def test_what_a_dataset_takes_is_told_by_examples_of_every_kind() -> None:
     small, large = (Example("view", np.zeros((side, side, 3), np.uint8)) for side in (10, 100))
     assert _size_of([small, large]) == 3 * (10**2 + 100**2)
