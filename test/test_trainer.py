@@ -11,14 +11,15 @@ import pytest
 import torch
 from accelerate import Accelerator
 from runtime_fixtures import TINY, TINY_SEGMENTATION, write_weights
+from torch import nn
 from training_fixtures import PLAIN, settings
 
 from rain_removal_ros.errors import DatasetError, OutputError, PresetError, RainRemovalError, WeightsError
 from rain_removal_ros.lab.data.datasets import Example, FolderDataset
 from rain_removal_ros.lab.training import trainer
 from rain_removal_ros.lab.training.settings import PARTS, LossWeights, TrainingSettings, learning_rate_at
-from rain_removal_ros.lab.training.trainer import train
-from rain_removal_ros.network import build_network, get_preset, load_network, sha256_of
+from rain_removal_ros.lab.training.trainer import parameter_groups, train
+from rain_removal_ros.network import PRESETS, build_network, get_preset, load_network, sha256_of
 from rain_removal_ros.network.quantisation import convolutions, ranges_of
 
 
@@ -166,6 +167,20 @@ def test_only_the_part_that_is_trained_changes(part: str, street, tmp_path) -> N
     else:
         assert names == alone[part] if part in alone else {"trunk", "depth_head", "output"} <= names
     assert (tmp_path / "next" / "sheet_0000006.jpg").is_file()
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_the_weights_of_layers_decay_and_biases_norms_and_scales_do_not(preset) -> None:
+    network = build_network(preset)
+    names = {id(parameter): name for name, parameter in network.named_parameters()}
+    groups = parameter_groups(network, settings(preset=get_preset(preset), weight_decay=0.5))
+    decays = {names[id(p)]: group["weight_decay"] for group in groups for p in group["params"]}
+    assert decays.keys() == set(names.values())
+    for name, module in network.named_modules():
+        layer = isinstance(module, nn.Conv2d | nn.ConvTranspose2d | nn.Linear)
+        for own, parameter in module.named_parameters(prefix=name, recurse=False):
+            weighs = layer and own.endswith(".weight")
+            assert decays[own] == (0.5 if weighs else 0.0), f"{own} {tuple(parameter.shape)}"
 
 
 def test_a_finished_run_is_calibrated_for_8_bit_integers_and_one_under_way_is_not(street, tmp_path) -> None:

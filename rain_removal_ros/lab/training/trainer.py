@@ -61,6 +61,10 @@ CLOCK_EVERY = 10
 """Steps from one look at the clock to the next, where a run has only so much time."""
 
 
+WEIGHING = (nn.Conv2d, nn.ConvTranspose2d, nn.Linear)
+"""Layers whose weights decay."""
+
+
 class AveragedWeights:
     """Exponential moving average of a network's weights and running statistics, itself a network."""
 
@@ -127,20 +131,21 @@ def freeze(network: nn.Module, layers: Sequence[str]) -> None:
 
 
 def parameter_groups(network: nn.Module, settings: TrainingSettings) -> list[dict[str, Any]]:
-    """What learns, for the optimizer: biases without weight decay, a trunk at its share of the learning
-    rate.
+    """What learns, for the optimizer: the weights of convolutions and linear layers with weight decay,
+    biases, norms and scales without, whatever their shape; a trunk at its share of the learning rate.
     """
+    decayed = {id(module.weight) for module in network.modules() if isinstance(module, WEIGHING)}
     groups: dict[tuple[bool, bool], list[Tensor]] = {}
     for name, parameter in network.named_parameters():
         if parameter.requires_grad:
-            groups.setdefault((name.startswith("trunk."), parameter.ndim > 1), []).append(parameter)
+            groups.setdefault((name.startswith("trunk."), id(parameter) in decayed), []).append(parameter)
     return [
         {
             "params": parameters,
-            "weight_decay": settings.weight_decay if decayed else 0.0,
+            "weight_decay": settings.weight_decay if decays else 0.0,
             "rate": settings.trunk_rate if trunk else 1.0,
         }
-        for (trunk, decayed), parameters in groups.items()
+        for (trunk, decays), parameters in groups.items()
     ]
 
 
