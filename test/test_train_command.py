@@ -32,6 +32,7 @@ def test_a_cpu_without_bfloat16_is_told_of(street, tmp_path, monkeypatch, capsys
         (("--steps", "100"), "--steps"),
         (("--scales", "0.5", "1"), "--scales"),
         (("--harm-weight", "3"), "--harm-weight"),
+        (("--freeze", "trunk"), "--freeze"),
     ],
 )
 def test_an_option_that_a_recipe_would_ignore_is_refused(street, tmp_path, capsys, options, named) -> None:
@@ -39,6 +40,87 @@ def test_an_option_that_a_recipe_would_ignore_is_refused(street, tmp_path, capsy
     assert main([*run, *options]) == 1
     assert f"{named} is settled by --recipe fine-tune" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
+
+
+def test_settings_are_not_mixed_into_a_recipe(street, tmp_path, capsys) -> None:
+    run = ("train", "--recipe", "fine-tune", "--data", str(street.root), "--output", str(tmp_path / "run"))
+    for options in (("--set", "weights.harm=3"), ("--settings", "mine.toml")):
+        assert main([*run, *options]) == 1
+        assert f"{options[0]} does not go with --recipe fine-tune" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+def settings_printed(capsys, *options: str) -> str:
+    assert main(["train", *options, "--print-settings"]) == 0
+    return capsys.readouterr().out
+
+
+def test_printed_settings_are_what_a_run_is_made_with_and_resumed_by(street, tmp_path, capsys) -> None:
+    quick = ("--preset", "segmentation", "--steps", "2", "--batch", "2", "--precision", "no")
+    printed = settings_printed(capsys, *quick, "--crop", "64", "--set", "samples.noise_share=0.5")
+    (tmp_path / "mine.toml").write_text(printed)
+    assert settings_printed(capsys, "--settings", str(tmp_path / "mine.toml")) == printed
+    run = ("train", "--data", str(street.root), "--output", str(tmp_path / "run"), "--workers", "0")
+    assert main([*run, *quick, "--crop", "64", "--set", "samples.noise_share=0.5"]) == 0
+    assert main([*run, "--settings", str(tmp_path / "mine.toml")]) == 0  # the same run
+    capsys.readouterr()
+    assert main([*run, "--settings", str(tmp_path / "mine.toml"), "--set", "samples.noise_share=0.4"]) == 1
+    assert "a run with other settings" in capsys.readouterr().err
+
+
+def test_options_win_over_a_file_and_no_key_is_given_twice(tmp_path, capsys) -> None:
+    (tmp_path / "mine.toml").write_text("steps = 5\nbatch = 3\n[weights]\nharm = 4\n")
+    file = ("--settings", str(tmp_path / "mine.toml"))
+    printed = settings_printed(capsys, *file, "--steps", "7", "--set", "weights.depth=1", "seed=2")
+    for line in ("steps = 7", "batch = 3", "harm = 4.0", "depth = 1.0", "seed = 2"):
+        assert line in printed.splitlines()
+    for twice in (("--steps", "7", "--set", "steps=8"), ("--set", "steps=8", "steps=9")):
+        assert main(["train", *twice, "--print-settings"]) == 1
+        assert "steps is given twice" in capsys.readouterr().err
+
+
+def test_a_segmentation_network_gives_the_terms_of_meaning_weights_unless_they_have_some(capsys) -> None:
+    plain = settings_printed(capsys)
+    given = settings_printed(capsys, "--segmentation", "mask.safetensors")
+    own = settings_printed(
+        capsys,
+        "--segmentation",
+        "mask.safetensors",
+        "--set",
+        "weights.semantic=0",
+        "--perceptual-weight",
+        "3",
+    )
+    weights = {"plain": (0.0, 0.0), "given": (0.04, 0.1), "own": (0.0, 3.0)}
+    for name, printed in (("plain", plain), ("given", given), ("own", own)):
+        semantic, perceptual = weights[name]
+        assert f"semantic = {semantic}\nperceptual = {perceptual}\n" in printed, name
+
+
+def test_the_settings_of_a_stage_are_printed_to_begin_with(tmp_path, capsys) -> None:
+    stage = ("--recipe", "fast", "--stage", "together")
+    printed = settings_printed(capsys, *stage, "--batch", "16", "--seed", "5")
+    assert "# --streaks-from: the weights of streaks-refined" in printed
+    for line in ("steps = 3500", "batch = 16", "learning_rate = 0.001", "seed = 8", "width = 512"):
+        assert line in printed.splitlines()
+    (tmp_path / "mine.toml").write_text(printed)
+    settings = settings_printed(capsys, "--settings", str(tmp_path / "mine.toml"))
+    assert settings == "".join(line for line in printed.splitlines(True) if not line.startswith("#"))
+    for options, said in (
+        (("--recipe", "fast", "--print-settings"), "--stage says which of recipe fast; its stages are segme"),
+        ((*stage[:3], "last", "--print-settings"), "there is no stage 'last' of recipe fast; its stages are"),
+        (stage, "give --recipe and --print-settings with it"),
+    ):
+        assert main(["train", *options]) == 1
+        assert said in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("lacking", ["data", "output"])
+def test_a_run_needs_data_and_a_folder(lacking, street, tmp_path, capsys) -> None:
+    given = {"data": str(street.root), "output": str(tmp_path / "run")}
+    options = [text for name, value in given.items() if name != lacking for text in (f"--{name}", value)]
+    assert main(["train", *options]) == 1
+    assert f"nothing is trained without --{lacking}" in capsys.readouterr().err
 
 
 def test_the_train_command_trains_a_segmentation_network(street, tmp_path, capsys) -> None:

@@ -38,7 +38,7 @@ class Stage:
 
 _LABELLED = SampleSettings(size=192, scales=(0.5, 1.3))
 _SEGMENTATION = TrainingSettings(
-    get_preset("segmentation"), steps=1500, samples=_LABELLED, frozen=EARLY, class_balance=0
+    get_preset("segmentation"), steps=1500, samples=_LABELLED, frozen=EARLY, class_balance=0.0
 )
 _FOG_SAMPLES = SampleSettings(
     dry_share=0.18, fog_only_share=0.2, streaks_only_share=0.07, lookalike_share=0.2, overcast_share=0.3
@@ -191,6 +191,22 @@ def scaled(stage: Stage, batch: int) -> Stage:
     )
 
 
+def settings_of(
+    stage: Stage, seed: int = 0, batch: int | None = None, precision: str | None = None
+) -> TrainingSettings:
+    """The settings that a stage runs with in each process; parameters as of `run_recipe`. Raises PresetError
+    for a batch that the processes cannot share.
+    """
+    settings = (scaled(stage, batch) if batch else stage).settings
+    return replace(
+        settings,
+        seed=settings.seed + seed,
+        batch=_share(settings.batch, int(os.environ.get("WORLD_SIZE", 1))),
+        precision=precision or settings.precision,
+        segmentation=stage.teacher,
+    )
+
+
 def run_recipe(
     name: str,
     datasets: Sequence[Dataset],
@@ -212,20 +228,14 @@ def run_recipe(
     if name not in RECIPES:
         raise PresetError(f"unknown recipe {name!r}; the recipes are {', '.join(RECIPES)}")
     began = time.monotonic()
-    processes = int(os.environ.get("WORLD_SIZE", 1))
     weights = {name: packaged_weights(name.removeprefix("packaged ")) for name in PACKAGED}
     for stage in RECIPES[name]:
-        stage = scaled(stage, batch) if batch else stage
-        settings = replace(stage.settings, seed=stage.settings.seed + seed)
-        settings = replace(
-            settings, batch=_share(settings.batch, processes), precision=precision or settings.precision
-        )
+        settings = settings_of(stage, seed, batch, precision)
         taught = [data for data in datasets if _can_teach(data, settings)]
         if not taught:
             what = "depth" if restores(settings) else "labels"
             raise DatasetError(f"stage {stage.name} needs images with {what}; none of the datasets has any")
         teacher = weights[stage.teacher] if stage.teacher else None
-        settings = replace(settings, segmentation=stage.teacher)
         folder = output / stage.name
         path = folder / "weights.safetensors"
         sources = {
