@@ -61,9 +61,13 @@ sys.path.insert(0, {tests!r})
 import test_recipe
 from rain_removal_ros.lab.data.datasets import FolderDataset
 from rain_removal_ros.lab.training import recipe
+from rain_removal_ros.lab.training.validation import Validation
 
 recipe.RECIPES = test_recipe.SHORT
-path = recipe.run_recipe("two", [FolderDataset(Path({street!r}))], Path({output!r}), workers=0)
+street = FolderDataset(Path({street!r}))
+path = recipe.run_recipe(
+    "two", [street], Path({output!r}), workers=0, checkpoint_every=1, validation=Validation(street, 1)
+)
 assert path is not None, "this process took a stage for unfinished"
 """
 
@@ -83,6 +87,10 @@ def test_processes_share_the_batches_of_a_recipe(street, tmp_path, monkeypatch) 
     training = load_network(tmp_path / "fog" / "weights.safetensors")[1]
     assert training["processes"] == 2
     assert training["batch"] == 1  # half of the recipe's each
+    for stage in ("streaks", "fog"):  # one of them measures while the other waits
+        rows = (tmp_path / stage / "validation.csv").read_text().splitlines()
+        assert [row.split(",")[0] for row in rows] == ["step", "1", "2"]
+    assert not (tmp_path / "mask" / "validation.csv").exists()  # restores nothing
     monkeypatch.setattr(recipe, "RECIPES", SHORT)
     monkeypatch.setenv("WORLD_SIZE", "3")
     with pytest.raises(PresetError, match="3 processes cannot share batches of 2"):

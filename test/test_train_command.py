@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import resource
+import shutil
 import signal
 
 import cv2
@@ -121,6 +122,33 @@ def test_a_run_needs_data_and_a_folder(lacking, street, tmp_path, capsys) -> Non
     options = [text for name, value in given.items() if name != lacking for text in (f"--{name}", value)]
     assert main(["train", *options]) == 1
     assert f"nothing is trained without --{lacking}" in capsys.readouterr().err
+
+
+def test_what_is_trained_on_is_no_validation(street, tmp_path, capsys) -> None:
+    run = ("train", "--data", str(street.root), "--output", str(tmp_path / "run"))
+    for options, said in (
+        (
+            ("--validate", f"{street.root}/../{street.root.name}"),
+            "is trained on; give images of another split",
+        ),
+        (("--validate-images", "3"), "--validate-images counts images of --validate, which is not given"),
+    ):
+        assert main([*run, *options]) == 1
+        assert said in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_train_command_validates(street, tmp_path, monkeypatch) -> None:
+    taken = {}
+    monkeypatch.setattr("rain_removal_ros.commands.train.train", lambda *_, **options: taken.update(options))
+    monkeypatch.setattr(
+        "rain_removal_ros.commands.train.run_recipe", lambda *_, **options: taken.update(options)
+    )
+    other = shutil.copytree(street.root, tmp_path / "other")
+    run = ("train", "--data", str(street.root), "--output", str(tmp_path / "run"), "--validate", str(other))
+    for options, images in (((), 8), (("--recipe", "fast", "--validate-images", "2"), 2)):
+        assert main([*run, *options]) == 0
+        assert (taken["validation"].dataset.root, taken["validation"].images) == (other, images)
 
 
 def test_the_train_command_trains_a_segmentation_network(street, tmp_path, capsys) -> None:

@@ -44,7 +44,7 @@ def test_a_resumed_run_ends_with_the_very_weights_of_an_uninterrupted_one(street
 class ScalingAccelerator(Accelerator):
     """Scales gradients as half precision on a GPU does, and without one."""
 
-    def __init__(self, mixed_precision: str, cpu: bool):
+    def __init__(self, mixed_precision: str, cpu: bool, **_):
         super().__init__(mixed_precision="no", cpu=cpu)
         self.scaler = torch.amp.GradScaler("cpu", growth_interval=2)
 

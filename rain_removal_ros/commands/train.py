@@ -26,6 +26,7 @@ from rain_removal_ros.lab.training.settings_text import (
     to_toml,
 )
 from rain_removal_ros.lab.training.trainer import train
+from rain_removal_ros.lab.training.validation import Validation
 from rain_removal_ros.network import PRESETS, get_preset
 
 OF_MEANING = {"semantic": 0.04, "perceptual": 0.1}
@@ -119,6 +120,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="steps between checkpoints (%(default)s)",
     )
     parser.add_argument(
+        "--validate",
+        type=Path,
+        metavar="DATA",
+        help="a dataset of the same kind, but another split, on which every checkpoint's averaged weights "
+        "are measured; changes nothing of the training",
+    )
+    parser.add_argument(
+        "--validate-images",
+        type=whole_number(1),
+        metavar="N",
+        help=f"measure on so many of its images, spread over its groups ({Validation.images})",
+    )
+    parser.add_argument(
         "--minutes", type=positive, help="checkpoint and stop after this time; can be resumed"
     )
 
@@ -207,6 +221,7 @@ def run(arguments: argparse.Namespace) -> int:
         open_dataset(arguments.dataset, root, split, depth_scale=arguments.depth_scale)
         for root in arguments.data
     ]
+    validation = _validation(arguments)
     stop_after = 60 * arguments.minutes if arguments.minutes else None
     if settings is None:
         path = run_recipe(
@@ -219,6 +234,7 @@ def run(arguments: argparse.Namespace) -> int:
             workers=arguments.workers,
             checkpoint_every=arguments.checkpoint_every,
             stop_after=stop_after,
+            validation=validation,
         )
         print(f"weights: {path}" if path else "the time is over; the same command goes on")
         return 0
@@ -235,9 +251,23 @@ def run(arguments: argparse.Namespace) -> int:
         stop_after=stop_after,
         start_from=arguments.start_from,
         streaks_from=arguments.streaks_from,
+        validation=validation,
     )
     print(f"weights: {path}")
     return 0
+
+
+def _validation(arguments: argparse.Namespace) -> Validation | None:
+    """What the run is measured on. Raises ParameterError, and DatasetError."""
+    if arguments.validate is None:
+        if arguments.validate_images is not None:
+            raise ParameterError("--validate-images counts images of --validate, which is not given")
+        return None
+    whole = arguments.dataset != "raincityscapes"  # which has splits of its own in one folder
+    if whole and any(arguments.validate.resolve() == root.resolve() for root in arguments.data):
+        raise ParameterError(f"--validate {arguments.validate} is trained on; give images of another split")
+    dataset = open_dataset(arguments.dataset, arguments.validate, depth_scale=arguments.depth_scale)
+    return Validation(dataset, arguments.validate_images or Validation.images)
 
 
 def _settings(arguments: argparse.Namespace) -> TrainingSettings:

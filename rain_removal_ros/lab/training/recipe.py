@@ -16,6 +16,7 @@ from rain_removal_ros.lab.data.examples import Dataset
 from rain_removal_ros.lab.training.samples import SampleSettings
 from rain_removal_ros.lab.training.settings import LossWeights, TrainingSettings, restores
 from rain_removal_ros.lab.training.trainer import finished_steps, load_checkpoint, require_same_run, train
+from rain_removal_ros.lab.training.validation import Validation
 from rain_removal_ros.network.presets import get_preset
 from rain_removal_ros.share import packaged_weights
 
@@ -217,13 +218,15 @@ def run_recipe(
     workers: int = 2,
     checkpoint_every: int = 500,
     stop_after: float | None = None,
+    validation: Validation | None = None,
 ) -> Path | None:
     """Run, or go on with, every stage of a recipe in folders of `output`; the weights of the last stage.
 
     batch: samples a step of all processes together, of which each of those that `torchrun` started takes its
-    share. precision: instead of the stages' own. Datasets without depth teach the streak stage alone. None:
-    the time was over first; call it again to go on. Raises PresetError for a recipe that there is not, or a
-    batch that the processes cannot share, and what `train` raises.
+    share. precision: instead of the stages' own. validation: what stages that restore are measured on.
+    Datasets without depth teach the streak stage alone. None: the time was over first; call it again to go
+    on. Raises PresetError for a recipe that there is not, or a batch that the processes cannot share, and
+    what `train` raises.
     """
     if name not in RECIPES:
         raise PresetError(f"unknown recipe {name!r}; the recipes are {', '.join(RECIPES)}")
@@ -255,6 +258,7 @@ def run_recipe(
                 start_from=sources["start_from"],
                 streaks_from=sources["streaks_from"],
                 segmentation_weights=sources["segmentation_weights"],
+                validation=validation,
             )
             if finished_steps(folder) < settings.steps:
                 return None
