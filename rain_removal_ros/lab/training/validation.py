@@ -104,7 +104,8 @@ class Validator:
         return {name: _mean_over_groups(by_group) for name, by_group in measured.items()}
 
     def _restored(self, network: nn.Module, image: np.ndarray) -> np.ndarray:
-        graph = FrameGraph(network, None, *image.shape[:2], (Output.IMAGE,))
+        height, width = image.shape[:2]
+        graph = FrameGraph(network, None, height, width, (Output.IMAGE,))
         return graph(torch.from_numpy(image[None]).to(self._device))[0][0].cpu().numpy()
 
 
