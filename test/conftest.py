@@ -55,6 +55,14 @@ def networks():
     return network
 
 
+@pytest.fixture(scope="module")
+def street(tmp_path_factory):
+    """A tiny dataset to train on."""
+    from training_fixtures import write_street
+
+    return write_street(tmp_path_factory.mktemp("street"))
+
+
 @pytest.fixture
 def as_in_a_terminal() -> Iterator[None]:
     """Signals that do what they do by default, for the test and what it starts: nohup, and a shell's `&`,

@@ -107,7 +107,7 @@ def test_test_files_are_left_out_for_want_of_what_they_import(monkeypatch):
     monkeypatch.setattr(modules, "is_installed", lambda name: name not in ("av", "accelerate"))
     left_out = {path.name: modules.missing_modules(path) for path in (ROOT / "test").glob("test_*.py")}
     assert left_out["test_files.py"] == {"av"}
-    assert "accelerate" in left_out["test_training.py"]  # by way of the trainer
+    assert "accelerate" in left_out["test_recipe.py"]  # by way of the trainer
     assert left_out["test_cache.py"] == set()
 
 

@@ -231,11 +231,7 @@ class Evaluation:
         return scored
 
     def _truth(self, example: Example) -> _Truth:
-        sky = None
-        if example.labels is not None:
-            sky = example.labels == TrainId.SKY
-        if example.inverse_depth is not None:
-            sky = (example.inverse_depth == 0) if sky is None else sky | (example.inverse_depth == 0)
+        sky = sky_of(example)
         below = None if sky is None or sky.all() else ~sky
         if sky is not None and sky.mean() < LEAST_SKY:
             sky = None
@@ -313,6 +309,14 @@ class Evaluation:
 
 
 _GAINING = ("psnr", "ssim", "psnr_below", "ssim_below")
+
+
+def sky_of(example: Example) -> np.ndarray | None:
+    """Where an example's labels or depth say sky, bool (H, W); None: it has neither."""
+    sky = None if example.labels is None else example.labels == TrainId.SKY
+    if example.inverse_depth is not None:
+        sky = (example.inverse_depth == 0) if sky is None else sky | (example.inverse_depth == 0)
+    return sky
 
 
 def _spread(indices: Sequence[int], count: int | None) -> list[int]:

@@ -16,6 +16,7 @@ from rain_removal_ros.lab.data.examples import Dataset
 from rain_removal_ros.lab.training.samples import SampleSettings
 from rain_removal_ros.lab.training.settings import LossWeights, TrainingSettings, restores
 from rain_removal_ros.lab.training.trainer import finished_steps, load_checkpoint, require_same_run, train
+from rain_removal_ros.lab.training.validation import Validation
 from rain_removal_ros.network.presets import get_preset
 from rain_removal_ros.share import packaged_weights
 
@@ -38,7 +39,7 @@ class Stage:
 
 _LABELLED = SampleSettings(size=192, scales=(0.5, 1.3))
 _SEGMENTATION = TrainingSettings(
-    get_preset("segmentation"), steps=1500, samples=_LABELLED, frozen=EARLY, class_balance=0
+    get_preset("segmentation"), steps=1500, samples=_LABELLED, frozen=EARLY, class_balance=0.0
 )
 _FOG_SAMPLES = SampleSettings(
     dry_share=0.18, fog_only_share=0.2, streaks_only_share=0.07, lookalike_share=0.2, overcast_share=0.3
@@ -191,6 +192,22 @@ def scaled(stage: Stage, batch: int) -> Stage:
     )
 
 
+def settings_of(
+    stage: Stage, seed: int = 0, batch: int | None = None, precision: str | None = None
+) -> TrainingSettings:
+    """The settings that a stage runs with in each process; parameters as of `run_recipe`. Raises PresetError
+    for a batch that the processes cannot share.
+    """
+    settings = (scaled(stage, batch) if batch else stage).settings
+    return replace(
+        settings,
+        seed=settings.seed + seed,
+        batch=_share(settings.batch, int(os.environ.get("WORLD_SIZE", 1))),
+        precision=precision or settings.precision,
+        segmentation=stage.teacher,
+    )
+
+
 def run_recipe(
     name: str,
     datasets: Sequence[Dataset],
@@ -201,31 +218,27 @@ def run_recipe(
     workers: int = 2,
     checkpoint_every: int = 500,
     stop_after: float | None = None,
+    validation: Validation | None = None,
 ) -> Path | None:
     """Run, or go on with, every stage of a recipe in folders of `output`; the weights of the last stage.
 
     batch: samples a step of all processes together, of which each of those that `torchrun` started takes its
-    share. precision: instead of the stages' own. Datasets without depth teach the streak stage alone. None:
-    the time was over first; call it again to go on. Raises PresetError for a recipe that there is not, or a
-    batch that the processes cannot share, and what `train` raises.
+    share. precision: instead of the stages' own. validation: what stages that restore are measured on.
+    Datasets without depth teach the streak stage alone. None: the time was over first; call it again to go
+    on. Raises PresetError for a recipe that there is not, or a batch that the processes cannot share, and
+    what `train` raises.
     """
     if name not in RECIPES:
         raise PresetError(f"unknown recipe {name!r}; the recipes are {', '.join(RECIPES)}")
     began = time.monotonic()
-    processes = int(os.environ.get("WORLD_SIZE", 1))
     weights = {name: packaged_weights(name.removeprefix("packaged ")) for name in PACKAGED}
     for stage in RECIPES[name]:
-        stage = scaled(stage, batch) if batch else stage
-        settings = replace(stage.settings, seed=stage.settings.seed + seed)
-        settings = replace(
-            settings, batch=_share(settings.batch, processes), precision=precision or settings.precision
-        )
+        settings = settings_of(stage, seed, batch, precision)
         taught = [data for data in datasets if _can_teach(data, settings)]
         if not taught:
             what = "depth" if restores(settings) else "labels"
             raise DatasetError(f"stage {stage.name} needs images with {what}; none of the datasets has any")
         teacher = weights[stage.teacher] if stage.teacher else None
-        settings = replace(settings, segmentation=stage.teacher)
         folder = output / stage.name
         path = folder / "weights.safetensors"
         sources = {
@@ -245,6 +258,7 @@ def run_recipe(
                 start_from=sources["start_from"],
                 streaks_from=sources["streaks_from"],
                 segmentation_weights=sources["segmentation_weights"],
+                validation=validation,
             )
             if finished_steps(folder) < settings.steps:
                 return None

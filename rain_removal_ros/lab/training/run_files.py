@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -80,8 +81,8 @@ class Meter:
         return Reading(dict(zip(self._names, means, strict=True)), norm, steps_a_second)
 
 
-class LogFile:
-    """Loss terms by step in a CSV file, which grows when a run is resumed, and their plot."""
+class StepTable:
+    """Figures by step in a CSV file, which grows when a run is resumed."""
 
     def __init__(self, path: Path, step: int):
         """Rows after `step` are of a run that was cut off and is now repeated from its checkpoint: they
@@ -97,6 +98,27 @@ class LogFile:
             )
             write_text(path, kept.getvalue())
 
+    def append(self, row: Mapping[str, object]) -> None:
+        """Add a row, the step among its columns."""
+        fresh = not self.path.exists()
+        with open(self.path, "a", newline="") as file:
+            writer = csv.DictWriter(file, list(row))
+            if fresh:
+                writer.writeheader()
+            writer.writerow(row)
+
+    def columns(self) -> dict[str, list[float]]:
+        """What was written so far, by column; none where nothing was."""
+        if not self.path.exists():
+            return {}
+        with open(self.path, newline="") as file:
+            rows = list(csv.DictReader(file))
+        return {name: [float(row[name]) for row in rows] for name in rows[0]} if rows else {}
+
+
+class LogFile(StepTable):
+    """Loss terms by step, and their plot."""
+
     def write(
         self,
         step: int,
@@ -111,31 +133,37 @@ class LogFile:
             "samples_per_second": f"{samples_per_second:.1f}",
             "gradient_norm": f"{gradient_norm:.4g}",
         } | {k: f"{v:.6g}" for k, v in terms.items()}
-        fresh = not self.path.exists()
-        with open(self.path, "a", newline="") as file:
-            writer = csv.DictWriter(file, row)
-            if fresh:
-                writer.writeheader()
-            writer.writerow(row)
+        self.append(row)
 
-    def plot(self, path: Path) -> None:
-        """Draw every term over the steps, on a logarithmic scale. Raises OutputError."""
-        if not self.path.exists():
+    def plot(self, path: Path, validation: StepTable | None = None) -> None:
+        """Draw every term over the steps, on a logarithmic scale, and below it what was validated: gains, and
+        what has no gain in its name, for itself. Raises OutputError.
+        """
+        terms = self.columns()
+        if not terms:
             return
+        measured = validation.columns() if validation else {}
         import matplotlib
 
         matplotlib.use("Agg")
         from matplotlib import pyplot
 
-        with open(self.path, newline="") as file:
-            rows = list(csv.DictReader(file))
-        figure, axes = pyplot.subplots(figsize=(9, 5))
         beside = ("step", "learning_rate", "samples_per_second", "gradient_norm")
-        for name in [key for key in rows[0] if key not in beside]:
-            axes.plot([int(row["step"]) for row in rows], [float(row[name]) for row in rows], label=name)
-        axes.set(xlabel="step", ylabel="loss (weighted)")
-        axes.set_yscale("symlog", linthresh=1e-3)
-        axes.legend()
+        panels = [(terms, [name for name in terms if name not in beside], "loss (weighted)")]
+        if measured:
+            gains = [name for name in measured if "gain" in name]
+            rest = [name for name in measured if name not in ("step", *gains)]
+            panels += [(measured, gains, "validation, dB"), (measured, rest, "validation, dB")]
+        figure, grid = pyplot.subplots(
+            len(panels), sharex=True, squeeze=False, figsize=(9, 5 + 2.5 * (len(panels) - 1))
+        )
+        for axes, (table, names, label) in zip(grid[:, 0], panels, strict=True):
+            for name in names:
+                axes.plot(table["step"], table[name], label=name, marker="." if table is measured else None)
+            axes.set(ylabel=label)
+            axes.legend()
+        grid[0, 0].set_yscale("symlog", linthresh=1e-3)
+        grid[-1, 0].set(xlabel="step")
         figure.tight_layout()
         with appearing(path) as partial:
             figure.savefig(partial, dpi=110)

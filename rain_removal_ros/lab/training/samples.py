@@ -8,6 +8,7 @@ draw, or moves one, gives other samples to the same seed.
 from __future__ import annotations
 
 import hashlib
+import os
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -80,7 +81,9 @@ LEAST_FOG = 1 / 255
 """What fog must change a crop by, on average, to be asked for: where it is thinner nobody sees any."""
 
 HELD_BYTES = 8 << 30
-"""Datasets of more than this, decoded, are read from their files each time instead of held in memory."""
+"""Datasets of more than this, decoded, are read from their files each time instead of held in memory. The
+processes of one machine, which hold a copy each, share it.
+"""
 
 
 @dataclass(frozen=True)
@@ -155,7 +158,7 @@ class RainySamples(TorchDataset[Sample]):
         if not self._places:
             raise DatasetError("no examples to train on; give at least one dataset with images")
         self._held: list[Example] | None = None
-        if sum(_size_of(dataset) for dataset in datasets) <= HELD_BYTES:
+        if sum(_size_of(dataset) for dataset in datasets) <= _held_bytes():
             self._held = [_trainable(dataset[index]) for dataset, index in self._places]
         known = self._held or [outline_of(dataset, index) for dataset, index in self._places]
         self.digest = hashlib.sha256("\n".join(example.name for example in known).encode()).hexdigest()
@@ -402,6 +405,11 @@ def _trainable(example: Example) -> Example:
 
 SIZED = 8
 """So many examples of a dataset, spread evenly, tell how much memory all of it takes."""
+
+
+def _held_bytes() -> float:
+    """What this process may hold of HELD_BYTES; torchrun and accelerate say how many the machine has."""
+    return HELD_BYTES / int(os.environ.get("LOCAL_WORLD_SIZE", 1))
 
 
 def _size_of(dataset: Dataset) -> float:

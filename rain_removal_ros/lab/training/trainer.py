@@ -3,7 +3,7 @@ accelerate).
 
 A run lives in one folder: checkpoint.pt (everything that resuming needs, its settings inside),
 weights.safetensors (the averaged weights; of a finished run, calibrated for 8-bit integers), log.csv,
-log.png, and sheets of sample pictures.
+log.png, sheets of sample pictures, and validation.csv where it is validated.
 """
 
 from __future__ import annotations
@@ -12,13 +12,14 @@ import io
 import math
 import time
 from collections.abc import Mapping, Sequence
+from datetime import timedelta
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import broadcast, send_to_device
+from accelerate.utils import InitProcessGroupKwargs, broadcast, send_to_device
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Subset
 from tqdm import tqdm
@@ -28,7 +29,7 @@ from rain_removal_ros.errors import DatasetError, PresetError, RainRemovalError,
 from rain_removal_ros.lab.data.examples import Dataset
 from rain_removal_ros.lab.training.imagenet import load_imagenet
 from rain_removal_ros.lab.training.objective import Objective
-from rain_removal_ros.lab.training.run_files import LogFile, Meter, Reading, write_sheet
+from rain_removal_ros.lab.training.run_files import LogFile, Meter, Reading, StepTable, write_sheet
 from rain_removal_ros.lab.training.samples import RainySamples, Sample
 from rain_removal_ros.lab.training.settings import (
     PARTS,
@@ -37,6 +38,7 @@ from rain_removal_ros.lab.training.settings import (
     plain_settings,
     restores,
 )
+from rain_removal_ros.lab.training.validation import Validation, Validator
 from rain_removal_ros.network import (
     build_network,
     load_network,
@@ -59,6 +61,13 @@ LOGGED_EVERY = 50
 
 CLOCK_EVERY = 10
 """Steps from one look at the clock to the next, where a run has only so much time."""
+
+
+PATIENCE = timedelta(hours=2)
+"""How long processes wait for each other: the main one measures and writes while the others wait."""
+
+WEIGHING = (nn.Conv2d, nn.ConvTranspose2d, nn.Linear)
+"""Layers whose weights decay."""
 
 
 class AveragedWeights:
@@ -127,20 +136,21 @@ def freeze(network: nn.Module, layers: Sequence[str]) -> None:
 
 
 def parameter_groups(network: nn.Module, settings: TrainingSettings) -> list[dict[str, Any]]:
-    """What learns, for the optimizer: biases without weight decay, a trunk at its share of the learning
-    rate.
+    """What learns, for the optimizer: the weights of convolutions and linear layers with weight decay,
+    biases, norms and scales without, whatever their shape; a trunk at its share of the learning rate.
     """
+    decayed = {id(module.weight) for module in network.modules() if isinstance(module, WEIGHING)}
     groups: dict[tuple[bool, bool], list[Tensor]] = {}
     for name, parameter in network.named_parameters():
         if parameter.requires_grad:
-            groups.setdefault((name.startswith("trunk."), parameter.ndim > 1), []).append(parameter)
+            groups.setdefault((name.startswith("trunk."), id(parameter) in decayed), []).append(parameter)
     return [
         {
             "params": parameters,
-            "weight_decay": settings.weight_decay if decayed else 0.0,
+            "weight_decay": settings.weight_decay if decays else 0.0,
             "rate": settings.trunk_rate if trunk else 1.0,
         }
-        for (trunk, decayed), parameters in groups.items()
+        for (trunk, decays), parameters in groups.items()
     ]
 
 
@@ -155,18 +165,20 @@ def train(
     start_from: Path | None = None,
     streaks_from: Path | None = None,
     show_progress: bool = True,
+    validation: Validation | None = None,
 ) -> Path:
     """Train (or resume what lies in `output`) and return the path of the averaged weights.
 
     `stop_after` seconds the run is checkpointed and left, to be resumed; with less than none nothing is done.
     `start_from` gives first weights, `streaks_from` those of the streak stage; else a trunk begins with what
-    ImageNet taught it. The weights that come out name those files, the segmentation network's, and their
-    SHA-256. Raises WeightsError where `output` holds a run with other settings, other images, other first
-    weights, another segmentation network, or without the gradients' scale that this one needs, where the
-    first weights do not fit, or where `segmentation_weights` are of no segmentation network, DatasetError
-    where there is nothing to train on, PresetError where a part is to be trained that the preset has not, or
-    terms weigh that need a segmentation network and none is given, RainRemovalError where the loss grows
-    beyond all bounds.
+    ImageNet taught it. On `validation` the averaged weights of a derain network are measured at every
+    checkpoint, which changes nothing else. The weights that come out name the files above, the segmentation
+    network's, and their SHA-256. Raises WeightsError where `output` holds a run with other settings, other
+    images, other first weights, another segmentation network, or without the gradients' scale that this one
+    needs, where the first weights do not fit, or where `segmentation_weights` are of no segmentation network,
+    DatasetError where there is nothing to train on, PresetError where a part is to be trained that the preset
+    has not, or terms weigh that need a segmentation network and none is given, RainRemovalError where the
+    loss grows beyond all bounds.
     """
     began = time.monotonic()
     sources = {
@@ -174,7 +186,7 @@ def train(
         "streaks_from": streaks_from,
         "segmentation_weights": segmentation_weights,
     }
-    run = _Run(settings, datasets, Path(output), sources)
+    run = _Run(settings, datasets, Path(output), sources, validation)
     return run.go_on(workers, checkpoint_every, began, stop_after, show_progress)
 
 
@@ -187,13 +199,18 @@ class _Run:
         datasets: Sequence[Dataset],
         output: Path,
         sources: Mapping[str, Path | None],
+        validation: Validation | None,
     ):
         """Begins a run, or takes up the one in the folder. Raises as `train` does."""
         output.mkdir(parents=True, exist_ok=True)
         torch.manual_seed(settings.seed)
         self.settings, self.output = settings, output
         self.checkpoint_path = output / "checkpoint.pt"
-        self.accelerator = Accelerator(mixed_precision=settings.precision, cpu=not torch.cuda.is_available())
+        self.accelerator = Accelerator(
+            mixed_precision=settings.precision,
+            cpu=not torch.cuda.is_available(),
+            kwargs_handlers=[InitProcessGroupKwargs(timeout=PATIENCE)],
+        )
         self.network = self._first_network(sources["start_from"], sources["streaks_from"])
         segmentation = self._segmentation(sources["segmentation_weights"])
         self.origin = {role: _named(file) for role, file in sources.items() if file is not None}
@@ -213,6 +230,11 @@ class _Run:
             settings.steps * self.samples_a_step,
             rain=restores(settings),
         )
+        self.validator = None
+        if validation is not None and restores(settings) and self.accelerator.is_main_process:
+            self.validator = Validator(validation, settings.part, self.accelerator.device)
+        self.reported: Mapping[str, float] = {}  # terms of the loss, and figures, as they were read last
+        self.validated: Mapping[str, float] = {}
         self.step = 0
         if self.checkpoint_path.is_file():
             self._take_up(optimizer, sources)
@@ -304,6 +326,7 @@ class _Run:
             mininterval=2,
         )
         log = LogFile(self.output / "log.csv", self.step) if accelerator.is_main_process else None
+        validations = StepTable(self.output / "validation.csv", self.step) if self.validator else None
         meter = Meter(self.step)
         self.objective.train()
         for loaded in self._loader(workers):
@@ -324,11 +347,17 @@ class _Run:
                 self._save()
                 if restores(settings):
                     write_sheet(self.output / f"sheet_{self.step:07d}.jpg", batch, prediction, depth)
+                if self.validator is not None and validations is not None:
+                    self.validated = self.validator.measure(self.average.network)
+                    validations.append(
+                        {"step": self.step} | {name: f"{value:.4f}" for name, value in self.validated.items()}
+                    )
+                    self._show(progress)
             if out_of_time:
                 break
         progress.close()
         if log is not None:
-            log.plot(self.output / "log.png")
+            log.plot(self.output / "log.png", validations)
         accelerator.wait_for_everyone()  # the next stage begins with what the main process wrote
         return self.output / "weights.safetensors"
 
@@ -337,11 +366,17 @@ class _Run:
         more.
         """
         _require_finite(seen.terms, self.step)
-        progress.set_postfix({name: f"{value:.4f}" for name, value in seen.terms.items()})
+        self.reported = seen.terms
+        self._show(progress)
         if log is not None:
             rate = learning_rate_at(self.step, self.settings)
             samples_a_second = seen.steps_a_second * self.samples_a_step
             log.write(self.step, rate, samples_a_second, seen.gradient_norm, seen.terms)
+
+    def _show(self, progress: tqdm) -> None:
+        """Put the terms of the loss, and what was validated last, on the progress bar."""
+        shown = {name: f"{value:.4f}" for name, value in self.reported.items()}
+        progress.set_postfix(shown | {name: f"{value:.2f} dB" for name, value in self.validated.items()})
 
     def _learn(self, batch: Sample) -> tuple[dict[str, Tensor], Tensor, Tensor, Tensor | None]:
         """One step: the terms of its loss, the norm of its gradient, and what the network gave."""
