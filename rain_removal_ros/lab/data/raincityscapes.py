@@ -181,6 +181,7 @@ class RainCityscapesDataset:
             label_kind=None if view.labels is None else "human",
             depth_kind="stereo" if view.depth is not None and metric else None,
             number=self._numbers[index],
+            clean_name=view.clean.stem,
         )
 
     def _inverse_depth(self, view: RainyView, camera: Camera | None) -> np.ndarray | None:

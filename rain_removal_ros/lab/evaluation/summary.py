@@ -37,6 +37,7 @@ class Record:
 
     index: int
     name: str
+    scene: str  # the clean image's name, which several views may share
     group: str
     level: str
     source: str
