@@ -4,6 +4,7 @@ to end.
 
 from __future__ import annotations
 
+import csv
 import errno
 import json
 import os
@@ -39,11 +40,12 @@ from rain_removal_ros.lab.evaluation.hard_dry import (
     hard_dry_image,
     measure_hard_dry,
 )
+from rain_removal_ros.lab.evaluation.intervals import intervals
 from rain_removal_ros.lab.evaluation.judges import Judge, JudgeSpecification, KeptJudge
 from rain_removal_ros.lab.evaluation.real_weather import measure_weather, open_weather
 from rain_removal_ros.lab.evaluation.results import ResultFolder, open_results
 from rain_removal_ros.lab.evaluation.streak_stage import StreakStageAlone
-from rain_removal_ros.lab.evaluation.summary import MEAN, Record, summarise
+from rain_removal_ros.lab.evaluation.summary import MEAN, Record, as_csv, summarise
 from rain_removal_ros.lab.evaluation.testbed import MASK, Testbed
 from rain_removal_ros.lab.evaluation.views import in_turns
 from rain_removal_ros.lab.weather.lookalikes import LOOKALIKES
@@ -770,6 +772,9 @@ def test_the_command_compares_networks_and_writes_a_report(tmp_path, judge_files
     for heading in (
         "Mean over groups",
         "Rain: heavy.",
+        "How certain",
+        "| one - two ",
+        "agreement won back: other, %",
         "one by group",
         "two by level",
         "Error by distance",
@@ -800,7 +805,10 @@ def test_the_command_compares_networks_and_writes_a_report(tmp_path, judge_files
     printed = capsys.readouterr().out
     assert "Mean over groups" in printed
     (written,) = [line for line in printed.splitlines() if line.startswith("Written to ")]
-    assert "report.json, report.md, weather_one.jpg" in written and "left_by_another_run.jpg" not in written
+    assert (
+        "images.csv, report.json, report.md, weather_one.jpg" in written
+        and "left_by_another_run.jpg" not in written
+    )
 
 
 def exported(dataset: Dataset, networks: dict, folder: Path, **settings) -> dict:
@@ -1013,6 +1021,92 @@ def test_the_command_writes_inputs_alone_and_measures_what_comes_back(tmp_path, 
     assert "--results is about a dataset, and none is given" in capsys.readouterr().err
     with pytest.raises(SystemExit):
         main([*data, "--export-inputs", str(inputs), "--output", str(output)])
+
+
+def gains(values: dict[str, dict[str, list[float]]], views: int = 1) -> list[Record]:
+    """Records of every source, group and image with a gain each, the same in so many views."""
+    return [
+        Record(0, f"{image}_{view}", f"{image}", group, "heavy", source, {"psnr_gain": gain})
+        for source, groups in values.items()
+        for group, of_images in groups.items()
+        for image, gain in enumerate(of_images)
+        for view in range(views)
+    ]
+
+
+def test_an_interval_is_about_as_wide_as_the_standard_error_says():
+    generator = np.random.default_rng(1)
+    north, south = generator.normal(4, 1, 200), generator.normal(2, 3, 50)
+    found = intervals(gains({"a": {"north": list(north), "south": list(south)}}), ["a"], ["heavy"])
+    gain = found["of"]["a"]["psnr_gain"]
+    assert gain["value"] == pytest.approx((north.mean() + south.mean()) / 2)  # every group once
+    error = np.sqrt(north.var() / 200 + south.var() / 50) / 2
+    assert gain["low"] == pytest.approx(gain["value"] - 1.96 * error, abs=0.1 * error)
+    assert gain["high"] == pytest.approx(gain["value"] + 1.96 * error, abs=0.1 * error)
+    assert found["differences"] == {}
+
+
+def test_a_difference_is_taken_image_by_image():
+    values = [float(value) for value in np.random.default_rng(2).normal(4, 2, 30)]
+    better = [value + 0.5 for value in values]
+    found = intervals(gains({"b": {"all": better}, "a": {"all": values}}), ["b", "a"], ["heavy"])
+    of_b = found["of"]["b"]["psnr_gain"]
+    assert of_b["high"] - of_b["low"] > 1
+    assert set(found["differences"]) == {"a"}
+    assert list(found["differences"]["a"]["psnr_gain"].values()) == pytest.approx([0.5] * 3)
+
+
+def test_views_of_one_clean_image_make_no_interval_narrower():
+    values = {"a": {"all": [1.0, 2.0, 5.0, 6.0]}}
+    once, often = (intervals(gains(values, views), ["a"], ["heavy"]) for views in (1, 36))
+    assert once["of"]["a"]["psnr_gain"] == pytest.approx(often["of"]["a"]["psnr_gain"])
+
+
+def test_a_group_of_one_image_has_no_interval():
+    found = intervals(gains({"a": {"north": [1.0, 2.0], "south": [3.0]}}), ["a"], ["heavy"])
+    assert found["of"] == {"a": {}}
+
+
+def test_intervals_are_of_the_levels_and_of_what_the_summary_says():
+    def records(source: str, agreements: list[float], level: str = "heavy") -> list[Record]:
+        return [
+            Record(0, str(n), str(n), "ab"[n // 3], level, source, {"agreement/j": value, "ssim": value})
+            for n, value in enumerate(agreements)
+        ]
+
+    measured_ones = [
+        *records("clean", [1.0] * 6, "dry"),
+        *records("rainy", [0.1, 0.2, 0.3, 0.5, 0.6, 0.4]),
+        *records("net", [0.5, 0.3, 0.9, 0.9, 0.8, 0.9]),
+        *records("net", [0.0] * 6, "fog"),
+        *records("rainy", [0.0] * 6, "fog"),
+    ]
+    summary = summarise(measured_ones)
+    found = intervals(measured_ones, ["net"], summary["overall"])["of"]["net"]
+    mean = summary["sources"]["net"]["overall"][MEAN]
+    for name in ("ssim", "won_back/agreement/j"):
+        assert found[name]["value"] == pytest.approx(mean[name])
+        assert found[name]["low"] < found[name]["value"] < found[name]["high"]
+    assert "agreement/j" not in found
+
+
+def test_every_figure_of_every_image_is_a_cell_of_a_table():
+    street = Street()
+    evaluation = Evaluation(
+        street, Testbed({"near": Oracle(street, error=3)}), EvaluationSettings(**QUICK | NO_PROBES)
+    )
+    summary = evaluation.run()
+    rows = list(csv.DictReader(as_csv(evaluation.records).splitlines()))
+    assert len(rows) == 3 * (2 * len(LEVELS) + 1)  # rainy and near at every level, near on the dry image
+    chosen = [row for row in rows if (row["source"], row["level"]) == ("near", "heavy")]
+    assert {(row["image"], row["clean_image"], row["group"]) for row in chosen} == {
+        (f"view_{n}", f"view_{n}", "north" if n else "south") for n in range(3)
+    }
+    north = [row for row in chosen if row["group"] == "north"]
+    for name, value in summary["sources"]["near"]["heavy"]["north"].items():
+        if not name.endswith("_worst") and not name.startswith(("miou/", "classes/", "won_back/")):
+            assert np.mean([float(row[name]) for row in north]) == pytest.approx(value), name
+    assert next(row for row in rows if row["source"] == "rainy")["psnr_gain"] == ""
 
 
 class Unlabelled(Street):

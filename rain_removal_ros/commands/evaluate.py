@@ -39,6 +39,7 @@ from rain_removal_ros.lab.evaluation.real_weather import measure_weather, open_w
 from rain_removal_ros.lab.evaluation.report import render_markdown
 from rain_removal_ros.lab.evaluation.results import ResultFolder, open_results
 from rain_removal_ros.lab.evaluation.streak_stage import streak_stage_of
+from rain_removal_ros.lab.evaluation.summary import as_csv
 from rain_removal_ros.lab.evaluation.testbed import MASK, Testbed
 from rain_removal_ros.output import make_folder, write_text
 from rain_removal_ros.runtime import Restorer, create_restorer
@@ -122,7 +123,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add_runtime_arguments(parser)
     aim = parser.add_mutually_exclusive_group(required=True)
-    aim.add_argument("--output", type=Path, help="folder for report.md, report.json and the sheets")
+    aim.add_argument(
+        "--output", type=Path, help="folder for report.md, report.json, images.csv and the sheets"
+    )
     aim.add_argument(
         "--export-inputs",
         type=Path,
@@ -181,6 +184,8 @@ def run(arguments: argparse.Namespace) -> int:
     try:
         if evaluation is not None:
             results |= evaluation.run()
+            write_text(arguments.output / "images.csv", as_csv(evaluation.records))
+            written.append("images.csv")
             _write_report(arguments.output, conditions, results)
             for name in networks if arguments.sheet > 0 else ():
                 rows = pictures.worst_rows(evaluation, name, arguments.sheet)

@@ -76,3 +76,24 @@ def judgement(judge: str) -> tuple[Column, ...]:
         Column("mIoU", f"miou/{judge}", percent),
         Column("won back", f"won_back/miou/{judge}", percent),
     )
+
+
+UNCERTAIN = (
+    Column("gain", "psnr_gain", gain),
+    Column("below sky", "psnr_below_gain", gain),
+    Column("SSIM", "ssim", ratio),
+)
+"""Figures of which intervals are given, beside the agreement won back of every judge."""
+
+
+def interval(figures: Figures, column: Column) -> str:
+    """A figure with its interval; nothing where there is none."""
+    if column.figure not in figures:
+        return ""
+    value, low, high = (column.write(figures[column.figure][key]) for key in ("value", "low", "high"))
+    return f"{value} [{low}, {high}]"
+
+
+def signed_percent(value: float) -> str:
+    """A difference of shares, in percent points."""
+    return f"{100 * value:+.1f}"

@@ -27,6 +27,7 @@ from rain_removal_ros.lab.evaluation.figures import (
     likeness,
     measured_depth,
 )
+from rain_removal_ros.lab.evaluation.intervals import intervals
 from rain_removal_ros.lab.evaluation.probes import Part, with_parts
 from rain_removal_ros.lab.evaluation.protocols import PROTOCOLS
 from rain_removal_ros.lab.evaluation.results import ResultFolder
@@ -115,20 +116,30 @@ class Evaluation:
 
     def run(self) -> Figures:
         """Everything, as JSON-able data: `sources` (figures by source, level and group, see `summarise`),
-        `networks` (what is measured of each besides), `methods` (names), and `counts` of images behind.
+        `networks` (what is measured of each besides), `methods` (names), `intervals` (see
+        `intervals`), and `counts` of images behind.
 
         Raises DatasetError, before anything is measured, where a method's images are not those of the views.
         """
         self.plan = plan_of(self.dataset, self.indices, self.settings.levels)
         self._check_methods()
         self.scores = self.testbed.in_workers(self._score_image, self.indices, "images")
-        records = [record for score in self.scores for record in score.records]
+        records = self.records
         if not any(record.source == RAINY for record in records):
             raise DatasetError(
                 f"the dataset has no rainy image of the levels {', '.join(self.settings.levels)}"
             )
         results = summarise(records) | {"networks": {name: {} for name in self.testbed.networks}}
-        return with_parts(results | {"methods": list(self.methods)}, self._probe())
+        results |= {
+            "methods": list(self.methods),
+            "intervals": intervals(records, [*self.testbed.networks, *self.methods], results["overall"]),
+        }
+        return with_parts(results, self._probe())
+
+    @property
+    def records(self) -> list[Record]:
+        """All that has been measured of views and dry images."""
+        return [record for score in self.scores for record in score.records]
 
     def _check_methods(self) -> None:
         """Raises DatasetError for a file that is missing, too much, damaged or of another size."""
@@ -168,7 +179,7 @@ class Evaluation:
     def worst(self, network: str, count: int) -> list[Record]:
         """The rainy views of which a network harmed most, every group in turn, no clean image twice."""
         of_scene: dict[str, list[Record]] = {}
-        for record in (record for score in self.scores for record in score.records):
+        for record in self.records:
             if record.source == network and record.level not in (DRY, *STREAKLESS):
                 of_scene.setdefault(record.scene, []).append(record)
         by_group: dict[str, list[Record]] = {}

@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import product
 
 from rain_removal_ros.lab.evaluation.columns import (
     DEPTH,
     DRY_COLUMNS,
     RESTORATION,
+    UNCERTAIN,
     Column,
     cell,
     decibels,
     gain,
     grey_levels,
+    interval,
     judgement,
     percent,
     ratio,
     signed_grey_levels,
+    signed_percent,
     table,
 )
 from rain_removal_ros.lab.evaluation.evaluate import FOG_LEFT, STREAKS_ALONE
@@ -30,7 +34,13 @@ def render_markdown(report: Figures) -> str:
     conditions, results = report["conditions"], report["results"]
     parts = ["# Evaluation\n", _conditions(conditions, results)]
     if "sources" in results:
-        parts += [_comparison(results), _groups(results), _levels_table(results), _distances(results)]
+        parts += [
+            _comparison(results),
+            _intervals(results),
+            _groups(results),
+            _levels_table(results),
+            _distances(results),
+        ]
         parts += [_sky_bounds(results), _depth(results)]
         parts += [_robustness(results), _classes(results)]
     parts += [_weather(results), _hard_dry(results)]
@@ -130,6 +140,34 @@ def _labelled_groups(results: Figures, judge: str) -> str:
     }
     named = ", ".join(f"{group} ({count} classes)" for group, count in counts.items())
     return f"mIoU of {judge}: {named}; the other groups have no labels by hand.\n" if counts else ""
+
+
+def _intervals(results: Figures) -> str:
+    """A row a source, then a row a pair: what other images of the same groups would change."""
+    found = results["intervals"]
+    judges = [name for name in _judges(results) if name != MASK]
+    won = [f"won_back/agreement/{judge}" for judge in judges]
+    columns = [*UNCERTAIN, *(Column(f"{name}, %", name, signed_percent) for name in won)]
+    columns = [column for column in columns if any(column.figure in of for of in found["of"].values())]
+    title = "## How certain\n\n"
+    if not columns:
+        return f"{title}A group has a single image: there is nothing to draw others from.\n"
+    titles = [column.title.replace("won_back/agreement/", "agreement won back: ") for column in columns]
+    rows = [[name, *(interval(of, column) for column in columns)] for name, of in found["of"].items()]
+    first = next(iter(found["of"]))
+    signed = [replace(column, write=_signed_ratio) if column.write is ratio else column for column in columns]
+    for name, of in found["differences"].items():
+        rows.append([f"{first} - {name}", *(interval(of, column) for column in signed)])
+    rain = ", ".join(results["overall"])
+    note = (
+        f"\nMean over groups [{100 * found['share']:g} % bootstrap interval]; {rain}. {found['resamples']} "
+        "draws of every group's images, the same ones in all rows, tell what other images of the same places "
+        "would change, not other places.\n"
+    )
+    return f"{title}{table(['image', *titles], rows)}{note}"
+
+
+_signed_ratio = "{:+.3f}".format
 
 
 def _groups(results: Figures) -> str:
