@@ -52,6 +52,7 @@ RESTORATION = (
     Column("sky off", "sky_brightness", grey_levels),
     Column("its hue", "sky_hue", grey_levels),
 )
+LUMA = (Column("PSNR of Y", "psnr_y", decibels), Column("SSIM of Y", "ssim_y", ratio))
 DRY_COLUMNS = (
     Column("PSNR", "psnr", decibels),
     Column("worst", "psnr_worst", decibels),

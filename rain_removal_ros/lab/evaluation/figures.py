@@ -93,6 +93,7 @@ def likeness(image: np.ndarray, truth: Truth, whole: bool = True) -> dict[str, f
         return figures
     similarity = metrics.ssim_map(image, truth.clean)
     figures["ssim"] = float(similarity.mean(dtype=np.float64))
+    figures["psnr_y"], figures["ssim_y"] = metrics.luma_likeness(image, truth.clean)
     if truth.below is not None:
         inside = metrics.inside_border(truth.below)
         if inside.any():

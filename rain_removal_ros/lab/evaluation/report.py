@@ -8,6 +8,7 @@ from itertools import product
 from rain_removal_ros.lab.evaluation.columns import (
     DEPTH,
     DRY_COLUMNS,
+    LUMA,
     RESTORATION,
     UNCERTAIN,
     Column,
@@ -98,8 +99,8 @@ def _comparison(results: Figures) -> str:
     """Everything in a row a source, mean over groups, the levels of OVERALL together."""
     sources = results["sources"]
     judges = _judges(results)
-    columns = [*RESTORATION, *(column for judge in judges for column in judgement(judge))]
-    titles = [column.title for column in RESTORATION]
+    columns = [*RESTORATION, *LUMA, *(column for judge in judges for column in judgement(judge))]
+    titles = [column.title for column in (*RESTORATION, *LUMA)]
     titles += [f"{judge}: {column.title}" for judge in judges for column in judgement(judge)]
     rows = []
     for source, levels in sources.items():
