@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import cv2
@@ -85,7 +86,7 @@ def test_an_outline_is_an_example_without_what_has_to_be_read(kind, request, tmp
         dataset = FolderDataset(root / "val") if kind == "folder" else RainCityscapesDataset(root, "test")
     whole, outline = dataset[len(dataset) - 1], outline_of(dataset, len(dataset) - 1)
     assert outline.clean is None and outline.inverse_depth is None and outline.labels is None
-    for told in ("name", "level", "label_kind", "depth_kind", "group", "number"):
+    for told in ("name", "scene", "level", "label_kind", "depth_kind", "group", "number"):
         assert getattr(outline, told) == getattr(whole, told), told
 
 
@@ -369,11 +370,39 @@ def test_raincityscapes_of_the_cityscapes_site_is_metric_and_labelled(cityscapes
     assert example.inverse_depth[1, 1] == pytest.approx(47 / (0.2 * 2350))
     assert np.isnan(example.inverse_depth[0, 0])
     assert example.focal_px == 2350
+    assert example.scene == dataset[1].scene == "munster_000000_000019_leftImg8bit"
     assert example.labels[1, 1] == 13 and example.labels[0, 0] == 255
     assert (example.label_kind, example.depth_kind) == ("human", "stereo")
     assert example.depth_measured
     assert {view.city for view in RainCityscapesDataset(cityscapes, "val").views} == {"ulm"}
     assert {view.city for view in RainCityscapesDataset(cityscapes, "train").views} == {"aachen"}
+
+
+def test_a_sky_by_its_label_that_stereo_did_not_match_is_far_and_nothing_else_is(cityscapes):
+    labels, disparity = field(23), field(1 + 256 * 47, np.uint16)
+    labels[:, :8] = 26
+    disparity[:6] = 0  # no match, in the sky and on the car beside it
+    for part, ending, content in (
+        ("gtFine", "gtFine_labelIds", labels),
+        ("disparity", "disparity", disparity),
+    ):
+        write(cityscapes / part / "val" / "munster" / f"munster_000000_000019_{ending}.png", content)
+    depth = RainCityscapesDataset(cityscapes, "test")[0].inverse_depth
+    assert depth.dtype == np.float32
+    assert (depth[:6, 8:] == 0).all() and np.isnan(depth[:6, :8]).all()
+    assert depth[6:] == pytest.approx(47 / (0.2 * 2350))  # what stereo matched stays, sky or not
+    shutil.rmtree(cityscapes / "gtFine")
+    assert np.isnan(RainCityscapesDataset(cityscapes, "test")[0].inverse_depth[:6]).all()
+
+
+@pytest.mark.parametrize("layout", ["lists", "cityscapes"])
+def test_views_without_a_camera_file_have_the_focal_length_of_cityscapes_camera(layout, request):
+    root = request.getfixturevalue(layout)
+    if layout == "cityscapes":
+        for folder in ("camera", "disparity"):
+            shutil.rmtree(root / folder)
+    focal_px = RainCityscapesDataset(root, "test")[0].focal_px
+    assert focal_px == pytest.approx(2262 / 2048 * WIDTH, rel=1e-3)
 
 
 def test_raincityscapes_of_the_cityscapes_site_names_what_is_missing(cityscapes):

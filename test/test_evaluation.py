@@ -4,10 +4,12 @@ to end.
 
 from __future__ import annotations
 
+import csv
 import errno
 import json
 import os
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -29,8 +31,8 @@ from rain_removal_ros.lab.evaluation.evaluate import (
     STREAKS_ALONE,
     Evaluation,
     EvaluationSettings,
-    in_turns,
 )
+from rain_removal_ros.lab.evaluation.export import export_image, export_inputs
 from rain_removal_ros.lab.evaluation.hard_dry import (
     ALL,
     ALL_HELD_OUT,
@@ -38,11 +40,14 @@ from rain_removal_ros.lab.evaluation.hard_dry import (
     hard_dry_image,
     measure_hard_dry,
 )
+from rain_removal_ros.lab.evaluation.intervals import intervals
 from rain_removal_ros.lab.evaluation.judges import Judge, JudgeSpecification, KeptJudge
 from rain_removal_ros.lab.evaluation.real_weather import measure_weather, open_weather
+from rain_removal_ros.lab.evaluation.results import ResultFolder, open_results
 from rain_removal_ros.lab.evaluation.streak_stage import StreakStageAlone
-from rain_removal_ros.lab.evaluation.summary import MEAN, Record, summarise
+from rain_removal_ros.lab.evaluation.summary import MEAN, Record, as_csv, summarise
 from rain_removal_ros.lab.evaluation.testbed import MASK, Testbed
+from rain_removal_ros.lab.evaluation.views import in_turns
 from rain_removal_ros.lab.weather.lookalikes import LOOKALIKES
 from rain_removal_ros.network import save_network
 from rain_removal_ros.runtime import Restored
@@ -179,7 +184,7 @@ def results() -> dict:
 
 def test_a_perfect_restorer_gets_perfect_figures(results):
     overall = results["sources"]["oracle"]["overall"][MEAN]
-    assert overall["psnr"] == overall["psnr_below"] == metrics.MAX_PSNR
+    assert overall["psnr"] == overall["psnr_below"] == overall["psnr_y"] == metrics.MAX_PSNR
     assert overall["ssim"] == pytest.approx(1) and overall["ssim_below"] == pytest.approx(1)
     assert overall["harmed"] == overall["sky_brightness"] == overall["sky_hue"] == 0
     assert overall["won_back/miou/shy"] == overall["won_back/agreement/shy"] == 1
@@ -489,7 +494,7 @@ def test_what_cannot_be_evaluated_is_refused():
 
 def test_what_rain_took_and_what_came_back_is_a_ratio_of_means_over_groups():
     def record(group: str, source: str, level: str, agreement: float) -> Record:
-        return Record(0, "a", group, level, source, {"agreement/j": agreement})
+        return Record(0, "a", "a", group, level, source, {"agreement/j": agreement})
 
     records = []
     for group, before, after in (("a", 0.0, 0.8), ("b", 0.9, 0.9)):
@@ -504,7 +509,7 @@ def test_what_rain_took_and_what_came_back_is_a_ratio_of_means_over_groups():
 def test_what_was_measured_at_some_levels_alone_is_not_held_against_all_of_them():
     def record(source: str, level: str, agreement: float) -> Record:
         confusions = {"j": np.eye(19, dtype=np.int64)}
-        return Record(0, "a", "a", level, source, {"agreement/j": agreement}, confusions)
+        return Record(0, "a", "a", "a", level, source, {"agreement/j": agreement}, confusions)
 
     records = [record("clean", "dry", 1), record("rainy", "dense", 0.2), record("rainy", "fog", 0.8)]
     records += [record("net", "dense", 0.6), record("net", "fog", 0.9), record(FOG_LEFT, "dense", 0.6)]
@@ -767,6 +772,9 @@ def test_the_command_compares_networks_and_writes_a_report(tmp_path, judge_files
     for heading in (
         "Mean over groups",
         "Rain: heavy.",
+        "How certain",
+        "| one - two ",
+        "agreement won back: other, %",
         "one by group",
         "two by level",
         "Error by distance",
@@ -778,14 +786,16 @@ def test_the_command_compares_networks_and_writes_a_report(tmp_path, judge_files
         "Hard dry",
     ):
         assert heading in markdown
-    exported = {}
+    pictures, networks = {}, ("one", "two")
     for source in ("rainy", "clean", "one", "two"):
         files = sorted((tmp_path / "images" / source).iterdir())
-        assert [file.name for file in files] == ["view_0_heavy.png", "view_1_heavy.png"]
-        exported[source] = [cv2.imread(str(file))[..., ::-1] for file in files]
-    assert all(np.array_equal(exported["clean"][i], Street()[i].clean) for i in range(2))
+        views = [file for file in files if "dry" not in file.name]
+        assert [file.name for file in views] == ["view_0_heavy.png", "view_1_heavy.png"]
+        assert len(files) == len(views) + 2 * (source in networks)
+        pictures[source] = [cv2.imread(str(file))[..., ::-1] for file in views]
+    assert all(np.array_equal(pictures["clean"][i], Street()[i].clean) for i in range(2))
     for name in ("rainy", "one"):
-        means = [metrics.psnr(*pair) for pair in zip(exported[name], exported["clean"], strict=True)]
+        means = [metrics.psnr(*pair) for pair in zip(pictures[name], pictures["clean"], strict=True)]
         assert results["sources"][name]["heavy"]["all"]["psnr"] == pytest.approx(np.mean(means))
     for name in ("one", "two"):
         sheet = cv2.imread(str(tmp_path / "out" / f"worst_{name}.jpg"))
@@ -795,7 +805,308 @@ def test_the_command_compares_networks_and_writes_a_report(tmp_path, judge_files
     printed = capsys.readouterr().out
     assert "Mean over groups" in printed
     (written,) = [line for line in printed.splitlines() if line.startswith("Written to ")]
-    assert "report.json, report.md, weather_one.jpg" in written and "left_by_another_run.jpg" not in written
+    assert (
+        "images.csv, report.json, report.md, weather_one.jpg" in written
+        and "left_by_another_run.jpg" not in written
+    )
+
+
+def exported(dataset: Dataset, networks: dict, folder: Path, **settings) -> dict:
+    """What a run without judges measures, with every image that it compares written to a folder."""
+    evaluation = Evaluation(
+        dataset,
+        Testbed(networks),
+        EvaluationSettings(**QUICK | settings),
+        show=partial(export_image, folder),
+    )
+    return evaluation.run()
+
+
+def measured_beside(dataset: Dataset, folders: dict, judges: dict | None = None, **settings) -> dict:
+    """What a run measures of the images in some folders, beside a restorer that does nothing."""
+    testbed = Testbed({"idle": Idle(Street())}, judges or {}, class_set="camvid11")
+    methods = {name: ResultFolder(folder) for name, folder in folders.items()}
+    return Evaluation(dataset, testbed, EvaluationSettings(**QUICK | settings), methods=methods).run()
+
+
+NO_PROBES = {"robustness_images": 0, "flicker_scenes": 0, "consistency_images": 0}
+
+
+def test_a_methods_images_get_the_figures_of_a_network_that_made_the_same(tmp_path):
+    street = Street()
+    networks = {"near": Oracle(street, error=3)}
+    exported(street, networks, tmp_path, levels=("heavy", "fog"), **NO_PROBES)
+    summary = measured_beside(
+        street, {"copy": tmp_path / "near"}, {"shy": rain_shy_judge}, levels=("heavy", "fog"), **NO_PROBES
+    )
+    expected = measured(street, networks, {"shy": rain_shy_judge}, levels=("heavy", "fog"), **NO_PROBES)
+    assert summary["methods"] == ["copy"] and set(summary["networks"]) == {"idle"}
+    depth_and_mask = {"abs_rel", "abs_rel_80", "inverse_abs_rel", "delta_1.25"}
+    for level, groups in expected["sources"]["near"].items():
+        for group, figures in groups.items():
+            alone = {
+                name: value
+                for name, value in figures.items()
+                if name not in depth_and_mask and MASK not in name
+            }
+            assert summary["sources"]["copy"][level][group] == pytest.approx(alone), (level, group)
+    assert {"psnr_gain", "harmed", "won_back/miou/shy", "psnr_gain_sky_calm"} <= set(
+        summary["sources"]["copy"]["overall"][MEAN]
+    )
+    assert summary["class_iou"]["shy"]["copy"] == expected["class_iou"]["shy"]["near"]
+
+
+def test_a_method_without_dry_images_is_judged_on_rainy_ones_alone(tmp_path):
+    street = Street()
+    exported(street, {"near": Oracle(street, error=3)}, tmp_path, levels=("heavy",), **NO_PROBES)
+    for path in (tmp_path / "near").glob("*_dry.png"):
+        path.unlink()
+    summary = measured_beside(street, {"copy": tmp_path / "near"}, levels=("heavy",), **NO_PROBES)
+    assert set(summary["sources"]["copy"]) == {"heavy", "overall"}
+    dataset = {"kind": "folder", "name": "a", "split": None, "examples": 3, "images": 3}
+    conditions = {
+        "dataset": dataset,
+        "protocol": "full",
+        "protocol_description": "",
+        "rain": "",
+        "machine": {"cpu": "", "cores": 1, "memory_gib": 1},
+        "versions": {},
+        "networks": {},
+        "methods": {"copy": "results/near"},
+        "judges": {},
+        "command": "derain evaluate",
+    }
+    markdown = report.render_markdown({"conditions": conditions, "results": summary})
+    assert "`copy`: the images in results/near" in markdown
+    assert "## copy by group" in markdown and "## copy by level" in markdown
+
+
+class Unread(Idle):
+    """A restorer that must not be asked."""
+
+    def __call__(self, image, outputs, focal_px=None) -> Restored:
+        raise AssertionError("something was measured before the results were checked")
+
+
+def test_results_that_are_not_those_of_the_views_are_refused_before_anything_is_measured(tmp_path):
+    street = Street()
+    inputs = tmp_path / "inputs"
+    assert export_inputs(street, inputs, ("heavy",), "full") == 3
+    folder = inputs / "rainy"
+
+    def refusal() -> str:
+        settings = EvaluationSettings(**QUICK | {"levels": ("heavy",)})
+        testbed = Testbed({"unread": Unread(street)})
+        with pytest.raises(DatasetError) as refused:
+            Evaluation(street, testbed, settings, methods={"other": ResultFolder(folder)}).run()
+        return str(refused.value)
+
+    lost = folder / "view_1_heavy.png"
+    content = lost.read_bytes()
+    lost.unlink()
+    assert "rainy/view_1_heavy.png is missing; write the inputs with" in refusal()
+    lost.write_bytes(content)
+    (folder / "view_1_light.png").write_bytes(content)
+    assert "rainy/view_1_light.png is the result of no view that is measured; take it away" in refusal()
+    (folder / "view_1_light.png").rename(folder / "view_0_dry.png")
+    assert "rainy/view_1_dry.png is missing (and 1 others)" in refusal()
+    (folder / "view_0_dry.png").rename(folder / "view_1_heavy.jpg")
+    assert "view_1_heavy.png are results for one view" in refusal()
+    (folder / "view_1_heavy.jpg").unlink()
+    (folder / "notes.txt").touch()  # no image: nothing to say against it
+    assert cv2.imwrite(str(lost), np.zeros((HEIGHT // 2, WIDTH, 3), np.uint8))
+    assert "view_1_heavy.png has 96x32 pixels, its view 96x64" in refusal()
+    lost.write_bytes(content[:-20])
+    assert "view_1_heavy.png" in refusal()
+    lost.write_bytes(content)
+    settings = EvaluationSettings(**QUICK)
+    for name in ("rainy", "dry", "idle"):
+        with pytest.raises(ParameterError, match=f"no results can be called '{name}'"):
+            Evaluation(
+                street, Testbed({"idle": Idle(street)}), settings, methods={name: ResultFolder(folder)}
+            )
+
+
+@pytest.mark.parametrize(
+    ("texts", "error", "said"),
+    [
+        (["other"], ParameterError, "'other' is not NAME=DIR"),
+        (["=folder"], ParameterError, "'=folder' is not NAME=DIR"),
+        (["a=.", "a=."], DatasetError, "no images in"),
+        (["a=nowhere"], DatasetError, "nowhere is not a folder of restored images"),
+    ],
+)
+def test_what_are_no_results_is_refused(tmp_path, monkeypatch, texts, error, said):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(error, match=said):
+        open_results(texts)
+
+
+def test_two_results_of_one_name_are_refused(tmp_path):
+    assert cv2.imwrite(str(tmp_path / "a.png"), np.zeros((64, 64, 3), np.uint8))
+    with pytest.raises(ParameterError, match="two results are called 'a'"):
+        open_results([f"a={tmp_path}", f"a={tmp_path}"])
+
+
+class Shared(Recorded):
+    """Three rainy views, the last two of one clean image."""
+
+    def __getitem__(self, index: int) -> Example:
+        example = super().__getitem__(max(index, 1))
+        clean = super().__getitem__(min(index, 1))
+        levels = ("light", "light", "heavy")
+        return replace(
+            example,
+            name=f"rainy_{index}",
+            clean_name=clean.name,
+            clean=clean.clean,
+            rainy=np.clip(clean.clean.astype(int) + 10 * (1 + index), 0, 255).astype(np.uint8),
+            level=levels[index],
+            number=index,
+        )
+
+
+@pytest.mark.parametrize(
+    ("levels", "images", "views"), [(("light", "heavy"), 2, 3), (("light",), 2, 2), (("heavy",), 1, 1)]
+)
+def test_a_clean_image_that_views_share_is_counted_and_restored_once(tmp_path, levels, images, views):
+    summary = exported(Shared(), {"idle": Idle(Street())}, tmp_path, levels=levels)
+    assert (summary["counts"]["images"], summary["counts"]["views"]) == (images, views)
+    names = {"view_1_dry.png"} if images == 1 else {"view_0_dry.png", "view_1_dry.png"}
+    assert {path.name for path in (tmp_path / "dry").iterdir()} == names
+    assert {path.name for path in (tmp_path / "idle").glob("*_dry.png")} == names
+    assert len(list((tmp_path / "idle").iterdir())) == images + views
+    assert summary["groups"] == {"all": images}
+
+
+def test_worst_cases_show_no_clean_image_twice():
+    dark = Idle(Street())
+    dark.__class__ = type("Dark", (Idle,), {"__call__": darkened})
+    evaluation = Evaluation(Shared(), Testbed({"dark": dark}), EvaluationSettings(**QUICK))
+    evaluation.run()
+    assert {record.scene for record in evaluation.worst("dark", 9)} == {"view_0", "view_1"}
+    assert len(evaluation.worst("dark", 9)) == 2
+
+
+def test_the_command_writes_inputs_alone_and_measures_what_comes_back(tmp_path, capsys):
+    write_street(tmp_path / "data", 2)
+    data = ["evaluate", "--data", str(tmp_path / "data"), "--levels", "light"]
+    inputs = tmp_path / "inputs"
+    assert main([*data, "--export-inputs", str(inputs)]) == 0
+    assert "2 views in rainy/" in capsys.readouterr().out
+    written = {str(path.relative_to(inputs)) for path in inputs.rglob("*.png")}
+    assert written == {
+        *(f"{folder}/view_{index}_light.png" for folder in ("rainy", "clean") for index in range(2)),
+        *(f"dry/view_{index}_dry.png" for index in range(2)),
+    }
+    restored = tmp_path / "restored"
+    restored.mkdir()
+    for path in (*(inputs / "rainy").iterdir(), *(inputs / "dry").iterdir()):
+        path.rename(restored / path.name)
+    output = tmp_path / "out"
+    weights = str(write_weights(tmp_path / "w.safetensors"))
+    options = ["--weights", weights, "--backend", "torch-cpu", "--output", str(output), "--sheet", "0"]
+    options += ["--robustness", "0", "--flicker", "0", "--consistency", "0", "--latency-size", "96x64"]
+    assert main([*data, *options, "--results", f"nothing={restored}"]) == 0
+    sources = json.loads((output / "report.json").read_text())["results"]["sources"]
+    assert sources["nothing"]["light"][MEAN]["psnr_gain"] == sources["nothing"]["light"][MEAN]["harmed"] == 0
+    assert sources["nothing"]["light"][MEAN]["psnr"] == sources["rainy"]["light"][MEAN]["psnr"]
+    assert sources["nothing"]["dry"][MEAN]["psnr"] == metrics.MAX_PSNR
+    assert "## nothing by group" in (output / "report.md").read_text()
+
+    assert main([*data, "--export-inputs", str(inputs), "--weights", weights]) == 1
+    assert "--export-inputs measures nothing; leave --weights out" in capsys.readouterr().err
+    weather = ["evaluate", "--weather", str(write_weather(tmp_path / "weather")), "--output", str(output)]
+    assert main([*weather, "--results", f"nothing={restored}"]) == 1
+    assert "--results is about a dataset, and none is given" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main([*data, "--export-inputs", str(inputs), "--output", str(output)])
+
+
+def gains(values: dict[str, dict[str, list[float]]], views: int = 1) -> list[Record]:
+    """Records of every source, group and image with a gain each, the same in so many views."""
+    return [
+        Record(0, f"{image}_{view}", f"{image}", group, "heavy", source, {"psnr_gain": gain})
+        for source, groups in values.items()
+        for group, of_images in groups.items()
+        for image, gain in enumerate(of_images)
+        for view in range(views)
+    ]
+
+
+def test_an_interval_is_about_as_wide_as_the_standard_error_says():
+    generator = np.random.default_rng(1)
+    north, south = generator.normal(4, 1, 200), generator.normal(2, 3, 50)
+    found = intervals(gains({"a": {"north": list(north), "south": list(south)}}), ["a"], ["heavy"])
+    gain = found["of"]["a"]["psnr_gain"]
+    assert gain["value"] == pytest.approx((north.mean() + south.mean()) / 2)  # every group once
+    error = np.sqrt(north.var() / 200 + south.var() / 50) / 2
+    assert gain["low"] == pytest.approx(gain["value"] - 1.96 * error, abs=0.1 * error)
+    assert gain["high"] == pytest.approx(gain["value"] + 1.96 * error, abs=0.1 * error)
+    assert found["differences"] == {}
+
+
+def test_a_difference_is_taken_image_by_image():
+    values = [float(value) for value in np.random.default_rng(2).normal(4, 2, 30)]
+    better = [value + 0.5 for value in values]
+    found = intervals(gains({"b": {"all": better}, "a": {"all": values}}), ["b", "a"], ["heavy"])
+    of_b = found["of"]["b"]["psnr_gain"]
+    assert of_b["high"] - of_b["low"] > 1
+    assert set(found["differences"]) == {"a"}
+    assert list(found["differences"]["a"]["psnr_gain"].values()) == pytest.approx([0.5] * 3)
+
+
+def test_views_of_one_clean_image_make_no_interval_narrower():
+    values = {"a": {"all": [1.0, 2.0, 5.0, 6.0]}}
+    once, often = (intervals(gains(values, views), ["a"], ["heavy"]) for views in (1, 36))
+    assert once["of"]["a"]["psnr_gain"] == pytest.approx(often["of"]["a"]["psnr_gain"])
+
+
+def test_a_group_of_one_image_has_no_interval():
+    found = intervals(gains({"a": {"north": [1.0, 2.0], "south": [3.0]}}), ["a"], ["heavy"])
+    assert found["of"] == {"a": {}}
+
+
+def test_intervals_are_of_the_levels_and_of_what_the_summary_says():
+    def records(source: str, agreements: list[float], level: str = "heavy") -> list[Record]:
+        return [
+            Record(0, str(n), str(n), "ab"[n // 3], level, source, {"agreement/j": value, "ssim": value})
+            for n, value in enumerate(agreements)
+        ]
+
+    measured_ones = [
+        *records("clean", [1.0] * 6, "dry"),
+        *records("rainy", [0.1, 0.2, 0.3, 0.5, 0.6, 0.4]),
+        *records("net", [0.5, 0.3, 0.9, 0.9, 0.8, 0.9]),
+        *records("net", [0.0] * 6, "fog"),
+        *records("rainy", [0.0] * 6, "fog"),
+    ]
+    summary = summarise(measured_ones)
+    found = intervals(measured_ones, ["net"], summary["overall"])["of"]["net"]
+    mean = summary["sources"]["net"]["overall"][MEAN]
+    for name in ("ssim", "won_back/agreement/j"):
+        assert found[name]["value"] == pytest.approx(mean[name])
+        assert found[name]["low"] < found[name]["value"] < found[name]["high"]
+    assert "agreement/j" not in found
+
+
+def test_every_figure_of_every_image_is_a_cell_of_a_table():
+    street = Street()
+    evaluation = Evaluation(
+        street, Testbed({"near": Oracle(street, error=3)}), EvaluationSettings(**QUICK | NO_PROBES)
+    )
+    summary = evaluation.run()
+    rows = list(csv.DictReader(as_csv(evaluation.records).splitlines()))
+    assert len(rows) == 3 * (2 * len(LEVELS) + 1)  # rainy and near at every level, near on the dry image
+    chosen = [row for row in rows if (row["source"], row["level"]) == ("near", "heavy")]
+    assert {(row["image"], row["clean_image"], row["group"]) for row in chosen} == {
+        (f"view_{n}", f"view_{n}", "north" if n else "south") for n in range(3)
+    }
+    north = [row for row in chosen if row["group"] == "north"]
+    for name, value in summary["sources"]["near"]["heavy"]["north"].items():
+        if not name.endswith("_worst") and not name.startswith(("miou/", "classes/", "won_back/")):
+            assert np.mean([float(row[name]) for row in north]) == pytest.approx(value), name
+    assert next(row for row in rows if row["source"] == "rainy")["psnr_gain"] == ""
 
 
 class Unlabelled(Street):

@@ -21,6 +21,8 @@ from rain_removal_ros.lab.evaluation.metrics import (
     harmed,
     inside_border,
     light_shift,
+    luma,
+    luma_likeness,
     mean_iou,
     psnr,
     share_won_back,
@@ -119,6 +121,25 @@ def test_ssim_equals_scikit_images():
     assert ssim(image, image) == pytest.approx(1)
     with pytest.raises(ValueError, match="11x11"):
         ssim(image[:10], other[:10])
+
+
+def test_the_luma_is_that_of_bt_601():
+    colours = np.uint8([[[0, 0, 0], [255, 255, 255], [255, 0, 0], [0, 255, 0], [0, 0, 255]]])
+    assert luma(colours)[0] == pytest.approx([16, 235, 81.481, 144.553, 40.966], abs=1e-3)
+
+
+def test_likeness_of_the_luma_by_hand_and_by_scikit_image():
+    generator = np.random.default_rng(4)
+    image = cv2.GaussianBlur(generator.integers(0, 256, (40, 50, 3), dtype=np.uint8), (0, 0), 2)
+    other = np.clip(image + generator.normal(0, 12, image.shape), 0, 255).astype(np.uint8)
+    psnr_y, ssim_y = luma_likeness(other, image)
+    error = (other.astype(float) - image) @ np.array([65.481, 128.553, 24.966]) / 255
+    assert psnr_y == pytest.approx(10 * np.log10(255**2 / np.square(error).mean()), abs=1e-3)
+    settings = {"gaussian_weights": True, "sigma": 1.5, "use_sample_covariance": False}
+    expected = structural_similarity(luma(other), luma(image), data_range=255, **settings)
+    assert 0.2 < expected < 0.95
+    assert ssim_y == pytest.approx(expected, abs=2e-5)
+    assert luma_likeness(image, image) == (MAX_PSNR, pytest.approx(1))
 
 
 def test_depth_errors_by_hand():

@@ -10,7 +10,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from tqdm import tqdm
 
 import rain_removal_ros.lab.baselines  # noqa: F401  weights of the networks to compare with can be loaded
@@ -27,17 +26,20 @@ from rain_removal_ros.lab.data.datasets import (
     DriveDataset,
     open_dataset,
 )
-from rain_removal_ros.lab.data.examples import Dataset
+from rain_removal_ros.lab.data.examples import Dataset, outline_of
 from rain_removal_ros.lab.evaluation import pictures, sheet
 from rain_removal_ros.lab.evaluation.conditions import LEVELS, RAIN_DESCRIPTION
 from rain_removal_ros.lab.evaluation.evaluate import Evaluation, EvaluationSettings
+from rain_removal_ros.lab.evaluation.export import export_image, export_inputs
 from rain_removal_ros.lab.evaluation.hard_dry import measure_hard_dry
 from rain_removal_ros.lab.evaluation.judges import CLASS_SETS, Judge, JudgeSpecification, KeptJudge
 from rain_removal_ros.lab.evaluation.probes import with_parts
 from rain_removal_ros.lab.evaluation.protocols import PROTOCOLS
 from rain_removal_ros.lab.evaluation.real_weather import measure_weather, open_weather
 from rain_removal_ros.lab.evaluation.report import render_markdown
+from rain_removal_ros.lab.evaluation.results import ResultFolder, open_results
 from rain_removal_ros.lab.evaluation.streak_stage import streak_stage_of
+from rain_removal_ros.lab.evaluation.summary import as_csv
 from rain_removal_ros.lab.evaluation.testbed import MASK, Testbed
 from rain_removal_ros.output import make_folder, write_text
 from rain_removal_ros.runtime import Restorer, create_restorer
@@ -96,6 +98,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     networks.add_argument(
         "--preset", default="fast", help="whose packaged weights to use without --weights (%(default)s)"
     )
+    networks.add_argument(
+        "--results",
+        action="append",
+        default=[],
+        metavar="NAME=DIR",
+        help="another method's images of the same views, named as --export-inputs names them; may be given "
+        "several times",
+    )
     judges = parser.add_argument_group("downstream segmentation")
     judges.add_argument(
         "--judge",
@@ -112,14 +122,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="camvid11 merges train ids as CamVid does",
     )
     add_runtime_arguments(parser)
-    parser.add_argument(
-        "--output", type=Path, required=True, help="folder for report.md, report.json and the sheets"
+    aim = parser.add_mutually_exclusive_group(required=True)
+    aim.add_argument(
+        "--output", type=Path, help="folder for report.md, report.json, images.csv and the sheets"
+    )
+    aim.add_argument(
+        "--export-inputs",
+        type=Path,
+        metavar="DIR",
+        help="measure nothing, write what another method is given: DIR/rainy, DIR/dry, and DIR/clean",
     )
     parser.add_argument(
         "--export",
         type=Path,
         metavar="DIR",
-        help="also write every compared image as PNG: DIR/rainy, DIR/clean, and DIR/NETWORK for each network",
+        help="also write every compared image as PNG: DIR/rainy, DIR/dry, DIR/clean, and DIR/NETWORK for "
+        "each network",
     )
     for name, default, unit in (
         ("--robustness", defaults.robustness_images, "IMAGES"),
@@ -146,23 +164,28 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Evaluate, write the report, print the comparison."""
+    """Evaluate, write the report, print the comparison; or write the inputs alone."""
+    if arguments.export_inputs is not None:
+        return _export_inputs(arguments)
     weather = None if arguments.weather is None else open_weather(arguments.weather)
     dataset = _open_dataset(arguments)
+    methods = open_results(arguments.results)
     judges = _open_judges(arguments.judge)
     networks, files = _open_networks(arguments)
     testbed = _testbed(arguments, networks, files, judges)
     make_folder(arguments.output)
     results: dict[str, Any] = {}
     written = ["report.json", "report.md"]
-    conditions = _conditions(arguments, dataset, networks, judges)
+    conditions = _conditions(arguments, dataset, networks, methods, judges)
     evaluation = None
     if dataset is not None:
-        show = {} if arguments.export is None else {"show": partial(_export, arguments.export)}
-        evaluation = Evaluation(dataset, testbed, _settings(arguments), **show)
+        show = {} if arguments.export is None else {"show": partial(export_image, arguments.export)}
+        evaluation = Evaluation(dataset, testbed, _settings(arguments), methods=methods, **show)
     try:
         if evaluation is not None:
             results |= evaluation.run()
+            write_text(arguments.output / "images.csv", as_csv(evaluation.records))
+            written.append("images.csv")
             _write_report(arguments.output, conditions, results)
             for name in networks if arguments.sheet > 0 else ():
                 rows = pictures.worst_rows(evaluation, name, arguments.sheet)
@@ -190,10 +213,32 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _export(folder: Path, source: str, name: str, image: np.ndarray) -> None:
-    path = folder / source / f"{name}.png"
-    make_folder(path.parent)
-    write_image(path, image)
+def _export_inputs(arguments: argparse.Namespace) -> int:
+    for option in ("weights", "results", "judge", "weather", "hard_dry", "export"):
+        if getattr(arguments, option):
+            raise ParameterError(
+                f"--export-inputs measures nothing; leave --{option.replace('_', '-')} out, or give --output "
+                "instead"
+            )
+    dataset = _open_dataset(arguments)
+    assert dataset is not None  # which only weather and look-alikes go without
+    folder, settings = make_folder(arguments.export_inputs), _settings(arguments)
+    views = export_inputs(
+        dataset,
+        folder,
+        settings.levels,
+        settings.protocol,
+        settings.limit,
+        settings.limit_per_group,
+        arguments.workers,
+        _track,
+    )
+    print(
+        f"Written to {folder}: {views} views in rainy/, their truth in clean/, dry images in dry/. Run the "
+        "method on rainy/, and on dry/ if it is to be judged there, into one folder, and give that as "
+        "--results NAME=FOLDER"
+    )
+    return 0
 
 
 def _write_report(folder: Path, conditions: dict[str, Any], results: dict[str, Any]) -> str:
@@ -209,7 +254,15 @@ def _open_dataset(arguments: argparse.Namespace) -> Dataset | None:
     """The dataset, None where only real weather or the hard dry set of the drive was asked for."""
     others = arguments.weather is not None or arguments.hard_dry
     if arguments.data is None and arguments.dataset != "drive" and others:
-        for option in ("split", "select", "limit", "limit_per_group", "depth_scale"):
+        for option in (
+            "split",
+            "select",
+            "limit",
+            "limit_per_group",
+            "depth_scale",
+            "results",
+            "export",
+        ):
             if getattr(arguments, option):
                 raise ParameterError(
                     f"--{option.replace('_', '-')} is about a dataset, and none is given; give --data, or "
@@ -300,6 +353,7 @@ def _conditions(
     arguments: argparse.Namespace,
     dataset: Dataset | None,
     networks: dict[str, Restorer],
+    methods: dict[str, ResultFolder],
     judges: dict[str, Judge],
 ) -> dict[str, Any]:
     data = arguments.data
@@ -309,6 +363,7 @@ def _conditions(
         "split": arguments.split or USUAL_SPLIT.get(arguments.dataset),
         "select": arguments.select,
         "examples": 0 if dataset is None else len(dataset),
+        "images": 0 if dataset is None else len({outline_of(dataset, i).scene for i in range(len(dataset))}),
     }
     return {
         "command": arguments.command_line,
@@ -326,6 +381,7 @@ def _conditions(
             }
             for name, restorer in networks.items()
         },
+        "methods": {name: "/".join(folder.folder.resolve().parts[-2:]) for name, folder in methods.items()},
         "judges": {name: judge.description for name, judge in judges.items()},
     }
 

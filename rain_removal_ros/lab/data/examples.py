@@ -32,6 +32,12 @@ class Example:
     group: str | None = None  # the place or drive whose figures are taken together; None: unsaid
     focal_px: float | None = None  # the camera's focal length in pixels of this image; None: unsaid
     number: int = 0  # its place in the whole split, whatever was selected: it says which rain is rendered
+    clean_name: str | None = None  # the clean image's, where several examples share it; None: this one's
+
+    @property
+    def scene(self) -> str:
+        """What the clean image is called, by which it is known again."""
+        return self.clean_name or self.name
 
     @property
     def clean_image(self) -> np.ndarray:

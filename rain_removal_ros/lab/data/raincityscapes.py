@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from rain_removal_ros.cityscapes import UNLABELLED
+from rain_removal_ros.cityscapes import UNLABELLED, TrainId
 from rain_removal_ros.errors import DatasetError
 from rain_removal_ros.lab.data.examples import Example, check_sizes, read_image, read_map
 from rain_removal_ros.lab.weather import PAPER_LEVELS
@@ -29,6 +29,9 @@ TRAIN_IDS = {
 }
 """Cityscapes' label ids -> train ids; every other id is unlabelled."""
 LARGEST_LABEL_ID = 33
+
+FOCAL = 1.105
+"""Focal length over width of Cityscapes' camera, for views without a camera file: 2262 of 2048 pixels."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +68,8 @@ class RainCityscapesDataset:
     share its training cities: the last fifth of them by name, at least one, is held out for choosing. Inverse
     depth is metric where there are disparities with camera files; the 8-bit images of depth/ have no
     documented scale, so they are used only if `depth_scale`, the inverse depth in 1/m of their code 255, is
-    given. Raises DatasetError naming what is missing.
+    given. Where labels say sky and stereo found no match, inverse depth is 0. The focal length is the camera
+    file's, or FOCAL times the width. Raises DatasetError naming what is missing.
     """
 
     def __init__(
@@ -159,16 +163,21 @@ class RainCityscapesDataset:
         view = self.views[index]
         labels = None if view.labels is None else _train_ids(view.labels)
         camera = None if view.camera is None else _read_camera(view.camera)
-        return check_sizes(
+        clean = read_image(view.clean)
+        example = check_sizes(
             replace(
                 self.outline(index),
-                clean=read_image(view.clean),
+                clean=clean,
                 rainy=read_image(view.rainy),
                 inverse_depth=self._inverse_depth(view, camera),
                 labels=labels,
-                focal_px=None if camera is None else camera.focal_px,
+                focal_px=FOCAL * clean.shape[1] if camera is None else camera.focal_px,
             )
         )
+        if example.inverse_depth is None or labels is None:
+            return example
+        unmatched_sky = np.isnan(example.inverse_depth) & (labels == TrainId.SKY)
+        return replace(example, inverse_depth=np.where(unmatched_sky, np.float32(0), example.inverse_depth))
 
     def outline(self, index: int) -> Example:
         """What is known of an example without reading its files."""
@@ -181,10 +190,11 @@ class RainCityscapesDataset:
             label_kind=None if view.labels is None else "human",
             depth_kind="stereo" if view.depth is not None and metric else None,
             number=self._numbers[index],
+            clean_name=view.clean.stem,
         )
 
     def _inverse_depth(self, view: RainyView, camera: Camera | None) -> np.ndarray | None:
-        """float32 in 1/m. Where stereo found no match it is NaN: unknown, not far."""
+        """float32 in 1/m. Where stereo found no match it is NaN: by itself that is unknown, not far."""
         if view.depth is None:
             return None
         if camera is not None:

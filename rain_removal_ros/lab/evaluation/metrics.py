@@ -57,9 +57,13 @@ def ssim_map(image: np.ndarray, reference: np.ndarray) -> np.ndarray:
     gaussian_weights=True, sigma=1.5, use_sample_covariance=False).
     """
     _check_alike(image, reference)
-    if min(image.shape[:2]) <= 2 * _BORDER:
-        raise ValueError(f"SSIM needs images of at least 11x11 pixels, not {image.shape[1]}x{image.shape[0]}")
-    x, y = image.astype(np.float32), reference.astype(np.float32)
+    return _similarity(image.astype(np.float32), reference.astype(np.float32))
+
+
+def _similarity(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """`ssim_map` of float32 images of 0 to 255, (H, W) or (H, W, 3)."""
+    if min(x.shape[:2]) <= 2 * _BORDER:
+        raise ValueError(f"SSIM needs images of at least 11x11 pixels, not {x.shape[1]}x{x.shape[0]}")
 
     def mean(values: np.ndarray) -> np.ndarray:
         return cv2.GaussianBlur(values, (11, 11), 1.5)[_BORDER:-_BORDER, _BORDER:-_BORDER]
@@ -71,6 +75,25 @@ def ssim_map(image: np.ndarray, reference: np.ndarray) -> np.ndarray:
     variances = mean(x * x + y * y) - squares
     c1, c2 = np.float32((0.01 * 255) ** 2), np.float32((0.03 * 255) ** 2)
     return (2 * product + c1) * (2 * covariance + c2) / ((squares + c1) * (variances + c2))
+
+
+_LUMA = np.float32([[65.481, 128.553, 24.966]]) / np.float32(255)
+
+
+def luma(image: np.ndarray) -> np.ndarray:
+    """Y of BT.601, 16 to 235, not rounded: uint8 (H, W, 3) RGB -> float32 (H, W)."""
+    return cv2.transform(image.astype(np.float32), _LUMA) + np.float32(16)
+
+
+def luma_likeness(image: np.ndarray, reference: np.ndarray) -> tuple[float, float]:
+    """PSNR in dB, at most MAX_PSNR, and SSIM of the `luma` of two uint8 (H, W, 3) images of at least 11
+    pixels a side, for a range of 255: what papers on removing rain give. Raises ValueError for smaller ones.
+    """
+    _check_alike(image, reference)
+    x, y = luma(image), luma(reference)
+    mean_squared = float(np.square(x - y).mean(dtype=np.float64))
+    psnr = min(MAX_PSNR, float(10 * np.log10(255**2 / mean_squared))) if mean_squared else MAX_PSNR
+    return psnr, float(_similarity(x, y).mean(dtype=np.float64))
 
 
 def inside_border(field: np.ndarray) -> np.ndarray:

@@ -2,81 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from itertools import product
 
+from rain_removal_ros.lab.evaluation.columns import (
+    DEPTH,
+    DRY_COLUMNS,
+    LUMA,
+    RESTORATION,
+    UNCERTAIN,
+    Column,
+    cell,
+    decibels,
+    gain,
+    grey_levels,
+    interval,
+    judgement,
+    percent,
+    ratio,
+    signed_grey_levels,
+    signed_percent,
+    table,
+)
 from rain_removal_ros.lab.evaluation.evaluate import FOG_LEFT, STREAKS_ALONE
 from rain_removal_ros.lab.evaluation.metrics import BANDS, HARM, SKY, SSIM_DESCRIPTION
 from rain_removal_ros.lab.evaluation.summary import CLEAN, DRY, MEAN, OVERALL, RAINY, Figures
 from rain_removal_ros.lab.evaluation.testbed import MASK
-from rain_removal_ros.tables import markdown
-
-
-def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A Markdown table of figures, with a line break at its end."""
-    return markdown(header, rows, figures=True) + "\n"
-
-
-@dataclass(frozen=True)
-class Column:
-    """A figure of the summary as a column of a table."""
-
-    title: str
-    figure: str
-    write: Callable[[float], str]
-
-
-_decibels, _gain = "{:.2f}".format, "{:+.2f}".format
-_levels, _signed_levels = "{:.1f}".format, "{:+.1f}".format
-_ratio = "{:.3f}".format
-
-
-def _percent(value: float) -> str:
-    return f"{100 * value:.1f} %"
-
-
-def _cell(figures: Figures, column: Column) -> str:
-    return column.write(figures[column.figure]) if column.figure in figures else ""
-
-
-RESTORATION = (
-    Column("PSNR", "psnr", _decibels),
-    Column("gain", "psnr_gain", _gain),
-    Column("worst", "psnr_gain_worst", _gain),
-    Column("below sky", "psnr_below", _decibels),
-    Column("gain", "psnr_below_gain", _gain),
-    Column("SSIM", "ssim", _ratio),
-    Column("below sky", "ssim_below", _ratio),
-    Column("harmed below sky", "harmed_below", _percent),
-    Column("harmed", "harmed", _percent),
-    Column("too bright below sky", "light_below", _signed_levels),
-    Column("sky off", "sky_brightness", _levels),
-    Column("its hue", "sky_hue", _levels),
-)
-DRY_COLUMNS = (
-    Column("PSNR", "psnr", _decibels),
-    Column("worst", "psnr_worst", _decibels),
-    Column("changed below sky", "harmed_below", _percent),
-    Column("rain?", "rain", _ratio),
-    Column("at most", "rain_worst", _ratio),
-    Column("seen as foggy", "foggy", _percent),
-)
-DEPTH = (
-    Column("AbsRel (distance)", "abs_rel", _ratio),
-    Column("within 80 m", "abs_rel_80", _ratio),
-    Column("AbsRel (inverse depth)", "inverse_abs_rel", _ratio),
-    Column("δ < 1.25", "delta_1.25", _percent),
-)
-
-
-def _judgement(judge: str) -> tuple[Column, ...]:
-    return (
-        Column("agreement", f"agreement/{judge}", _percent),
-        Column("won back", f"won_back/agreement/{judge}", _percent),
-        Column("mIoU", f"miou/{judge}", _percent),
-        Column("won back", f"won_back/miou/{judge}", _percent),
-    )
 
 
 def render_markdown(report: Figures) -> str:
@@ -84,7 +35,13 @@ def render_markdown(report: Figures) -> str:
     conditions, results = report["conditions"], report["results"]
     parts = ["# Evaluation\n", _conditions(conditions, results)]
     if "sources" in results:
-        parts += [_comparison(results), _groups(results), _levels_table(results), _distances(results)]
+        parts += [
+            _comparison(results),
+            _intervals(results),
+            _groups(results),
+            _levels_table(results),
+            _distances(results),
+        ]
         parts += [_sky_bounds(results), _depth(results)]
         parts += [_robustness(results), _classes(results)]
     parts += [_weather(results), _hard_dry(results)]
@@ -99,7 +56,7 @@ def _conditions(conditions: Figures, results: Figures) -> str:
         lines += [
             f"- dataset: {dataset['kind']} `{dataset['name']}`"
             + (f", split {dataset['split']}" if dataset["split"] else "")
-            + f": {counts['images']} of {dataset['examples']} images, {counts['views']} rainy views, "
+            + f": {counts['images']} of {dataset['images']} images, {counts['views']} rainy views, "
             + f"{counts['labelled_images']} labelled by hand or rendered; "
             + ", ".join(f"{group} {count}" for group, count in results["groups"].items()),
             f"- protocol `{conditions['protocol']}`: {conditions['protocol_description']}",
@@ -117,6 +74,8 @@ def _conditions(conditions: Figures, results: Figures) -> str:
             f"{network['weights_sha256'][:12]}), "
             f"{network['backend']} {network['precision']} on {network['device']}"
         )
+    for name, folder in conditions["methods"].items():
+        lines.append(f"- `{name}`: the images in {folder}; no depth, no latency of it is known")
     for name, judge in conditions["judges"].items():
         lines.append(
             f"- judge `{name}`: {judge['file']} (SHA-256 {judge['sha256'][:12]}), scale {judge['scale']:g}, "
@@ -124,6 +83,11 @@ def _conditions(conditions: Figures, results: Figures) -> str:
         )
     lines.append(f"\n    {conditions['command']}\n")
     return "\n".join(lines)
+
+
+def _compared(results: Figures) -> list[str]:
+    """Networks, then the methods whose images were given."""
+    return [*results["networks"], *results["methods"]]
 
 
 def _judges(results: Figures) -> list[str]:
@@ -135,13 +99,13 @@ def _comparison(results: Figures) -> str:
     """Everything in a row a source, mean over groups, the levels of OVERALL together."""
     sources = results["sources"]
     judges = _judges(results)
-    columns = [*RESTORATION, *(column for judge in judges for column in _judgement(judge))]
-    titles = [column.title for column in RESTORATION]
-    titles += [f"{judge}: {column.title}" for judge in judges for column in _judgement(judge)]
+    columns = [*RESTORATION, *LUMA, *(column for judge in judges for column in judgement(judge))]
+    titles = [column.title for column in (*RESTORATION, *LUMA)]
+    titles += [f"{judge}: {column.title}" for judge in judges for column in judgement(judge)]
     rows = []
     for source, levels in sources.items():
         if OVERALL in levels:
-            rows.append([source, *(_cell(levels[OVERALL][MEAN], column) for column in columns)])
+            rows.append([source, *(cell(levels[OVERALL][MEAN], column) for column in columns)])
     text = f"## Mean over groups\n\n{table(['image', *titles], rows)}\n"
     text += (
         f"Rain: {', '.join(results['overall'])}. Harmed: more than {HARM} grey levels farther from the truth "
@@ -150,12 +114,13 @@ def _comparison(results: Figures) -> str:
     )
     text += "".join(_labelled_groups(results, judge) for judge in judges)
     rows = []
-    for name, network in results["networks"].items():
+    for name in _compared(results):
+        network, dry = results["networks"].get(name, {}), sources[name].get(DRY, {MEAN: {}})
         flicker, latency = network.get("flicker"), network.get("latency")
         rows.append(
             [
                 name,
-                *(_cell(sources[name][DRY][MEAN], column) for column in DRY_COLUMNS),
+                *(cell(dry[MEAN], column) for column in DRY_COLUMNS),
                 f"{flicker['rainy']:.2f} → {flicker['derained']:.2f}" if flicker else "",
                 f"{latency['median_ms']:.1f}" if latency else "",
             ]
@@ -178,21 +143,49 @@ def _labelled_groups(results: Figures, judge: str) -> str:
     return f"mIoU of {judge}: {named}; the other groups have no labels by hand.\n" if counts else ""
 
 
+def _intervals(results: Figures) -> str:
+    """A row a source, then a row a pair: what other images of the same groups would change."""
+    found = results["intervals"]
+    judges = [name for name in _judges(results) if name != MASK]
+    won = [f"won_back/agreement/{judge}" for judge in judges]
+    columns = [*UNCERTAIN, *(Column(f"{name}, %", name, signed_percent) for name in won)]
+    columns = [column for column in columns if any(column.figure in of for of in found["of"].values())]
+    title = "## How certain\n\n"
+    if not columns:
+        return f"{title}A group has a single image: there is nothing to draw others from.\n"
+    titles = [column.title.replace("won_back/agreement/", "agreement won back: ") for column in columns]
+    rows = [[name, *(interval(of, column) for column in columns)] for name, of in found["of"].items()]
+    first = next(iter(found["of"]))
+    signed = [replace(column, write=_signed_ratio) if column.write is ratio else column for column in columns]
+    for name, of in found["differences"].items():
+        rows.append([f"{first} - {name}", *(interval(of, column) for column in signed)])
+    rain = ", ".join(results["overall"])
+    note = (
+        f"\nMean over groups [{100 * found['share']:g} % bootstrap interval]; {rain}. {found['resamples']} "
+        "draws of every group's images, the same ones in all rows, tell what other images of the same places "
+        "would change, not other places.\n"
+    )
+    return f"{title}{table(['image', *titles], rows)}{note}"
+
+
+_signed_ratio = "{:+.3f}".format
+
+
 def _groups(results: Figures) -> str:
     """A row a group: the levels of OVERALL, the streak stage alone, dry images."""
     sources, parts = results["sources"], []
-    for name in results["networks"]:
-        overall, dry = sources[name][OVERALL], sources[name][DRY]
+    for name in _compared(results):
+        overall, dry = sources[name][OVERALL], sources[name].get(DRY, {})
         alone = sources.get(STREAKS_ALONE.format(name), {}).get(OVERALL, {})
         judges = _judges(results)
-        shown = [*RESTORATION, *(column for judge in judges for column in _judgement(judge)[1::2])]
+        shown = [*RESTORATION, *(column for judge in judges for column in judgement(judge)[1::2])]
         titles = [column.title for column in RESTORATION]
         for judge in judges:
             titles += [f"{judge}: agreement won back", f"{judge}: mIoU won back"]
         streaks = [
             column
             for judge in judges
-            for column in _judgement(judge)[1::2]
+            for column in judgement(judge)[1::2]
             if column.figure in alone.get(MEAN, {})
         ]
         titles += [f"by streaks alone, {column.figure.removeprefix('won_back/')}" for column in streaks]
@@ -200,9 +193,9 @@ def _groups(results: Figures) -> str:
         rows = [
             [
                 f"**{group}**" if group == MEAN else group,
-                *(_cell(figures, column) for column in shown),
-                *(_cell(alone.get(group, {}), column) for column in streaks),
-                *(_cell(dry.get(group, {}), column) for column in DRY_COLUMNS[:2]),
+                *(cell(figures, column) for column in shown),
+                *(cell(alone.get(group, {}), column) for column in streaks),
+                *(cell(dry.get(group, {}), column) for column in DRY_COLUMNS[:2]),
             ]
             for group, figures in overall.items()
         ]
@@ -213,29 +206,29 @@ def _groups(results: Figures) -> str:
 def _levels_table(results: Figures) -> str:
     sources, parts = results["sources"], []
     judges = _judges(results)
-    for name in results["networks"]:
+    for name in _compared(results):
         alone = sources.get(STREAKS_ALONE.format(name), {})
         perfect = sources.get(FOG_LEFT, {})
         columns = [*RESTORATION, *DRY_COLUMNS[3:]]
         titles = [column.title for column in columns]
-        won = [column for judge in judges for column in _judgement(judge)[1::2]]
+        won = [column for judge in judges for column in judgement(judge)[1::2]]
         if MASK in judges:
-            won.append(Column("", f"miou/{MASK}", _percent))
+            won.append(Column("", f"miou/{MASK}", percent))
         titles += [column.figure.replace("won_back/", "won back: ") for column in won]
         rows = []
         for level, groups in sources[name].items():
             if level != DRY:
-                rows.append([level, *(_cell(groups[MEAN], column) for column in [*columns, *won])])
+                rows.append([level, *(cell(groups[MEAN], column) for column in [*columns, *won])])
         for title, source in (("streaks alone", alone), ("perfect streaks", perfect)):
             for level, groups in source.items():
                 rows.append(
-                    [f"{level}, {title}", *(_cell(groups[MEAN], column) for column in [*columns, *won])]
+                    [f"{level}, {title}", *(cell(groups[MEAN], column) for column in [*columns, *won])]
                 )
-        dry = sources[name][DRY][MEAN]
+        dry = sources[name].get(DRY, {MEAN: {}})[MEAN]
         clean = sources[CLEAN][DRY][MEAN]
         notes = [
-            f"{judge} {_percent(dry[f'miou/{judge}'])} of the dry images restored, "
-            f"{_percent(clean[f'miou/{judge}'])} of the clean ones"
+            f"{judge} {percent(dry[f'miou/{judge}'])} of the dry images restored, "
+            f"{percent(clean[f'miou/{judge}'])} of the clean ones"
             for judge in judges
             if f"miou/{judge}" in dry and f"miou/{judge}" in clean
         ]
@@ -249,11 +242,11 @@ def _distances(results: Figures) -> str:
     sources = {
         source: levels[OVERALL][MEAN] for source, levels in results["sources"].items() if OVERALL in levels
     }
-    columns = [Column(name, f"error/{name}", _levels) for name in (*BANDS, SKY)]
+    columns = [Column(name, f"error/{name}", grey_levels) for name in (*BANDS, SKY)]
     columns = [column for column in columns if column.figure in sources.get(RAINY, {})]
     if not columns:
         return ""
-    rows = [[source, *(_cell(figures, column) for column in columns)] for source, figures in sources.items()]
+    rows = [[source, *(cell(figures, column) for column in columns)] for source, figures in sources.items()]
     header = ["image", *(column.title for column in columns)]
     note = "\nRoot of the mean squared error in grey levels, mean over images, then over groups.\n"
     return f"## Error by distance\n\n{table(header, rows)}{note}"
@@ -265,16 +258,16 @@ def _sky_bounds(results: Figures) -> str:
     kept, calm = "psnr_gain_sky_kept", "psnr_gain_sky_calm"
     if kept not in rainy.get(MEAN, {}):
         return ""
-    networks = {name: results["sources"][name][OVERALL] for name in results["networks"]}
+    networks = {name: results["sources"][name][OVERALL] for name in _compared(results)}
     header = ["group", "perfect below the sky, which is as it came"]
     for name in networks:
         header += [f"{name}: gain", "with the sky at its true mean grey level"]
     rows = []
     for group, before in rainy.items():
-        row = [f"**{group}**" if group == MEAN else group, _gain(before[kept]) if kept in before else ""]
+        row = [f"**{group}**" if group == MEAN else group, gain(before[kept]) if kept in before else ""]
         for groups in networks.values():
             figures = groups.get(group, {})
-            row += [_gain(figures[name]) if name in figures else "" for name in ("psnr_gain", calm)]
+            row += [gain(figures[name]) if name in figures else "" for name in ("psnr_gain", calm)]
         rows.append(row)
     note = (
         "\nPSNR gain over the rainy image. Fog hides a sky: to leave it in the fog's light, or to guess how "
@@ -295,13 +288,13 @@ def _depth(results: Figures) -> str:
         for level, groups in results["sources"][name].items():
             for group, figures in groups.items():
                 if "abs_rel" in figures and group != MEAN:
-                    rows.append([name, level, group, *(_cell(figures, column) for column in DEPTH)])
+                    rows.append([name, level, group, *(cell(figures, column) for column in DEPTH)])
     parts = []
     if rows:
         header = ["network", "level", "group", *(column.title for column in DEPTH)]
         parts.append(f"## Depth against measured depth\n\n{table(header, rows)}{RENDERED_FOG}")
     rows = [
-        [name, _percent(network["depth_consistency"]["crop"]), _percent(network["depth_consistency"]["zoom"])]
+        [name, percent(network["depth_consistency"]["crop"]), percent(network["depth_consistency"]["zoom"])]
         for name, network in results["networks"].items()
         if "depth_consistency" in network
     ]
@@ -317,8 +310,7 @@ def _classes(results: Figures) -> str:
     for judge, sources in results["class_iou"].items():
         names = list(sources.get(CLEAN, {}))
         rows = [
-            [name, *(_percent(iou[name]) if name in iou else "" for iou in sources.values())]
-            for name in names
+            [name, *(percent(iou[name]) if name in iou else "" for iou in sources.values())] for name in names
         ]
         parts.append(f"### {judge}\n\n{table(['class', *sources], rows)}")
     return "## IoU by class, all groups together\n\n" + "\n".join(parts) if parts else ""
@@ -333,9 +325,9 @@ def _robustness(results: Figures) -> str:
         header += [name, "gain"]
     rows = []
     for number, first in enumerate(next(iter(networks.values()))):
-        row = [first["name"], first["description"], _decibels(first["psnr_rainy"])]
+        row = [first["name"], first["description"], decibels(first["psnr_rainy"])]
         for figures in networks.values():
-            row += [_decibels(figures[number]["psnr"]), _gain(figures[number]["psnr_gain"])]
+            row += [decibels(figures[number]["psnr"]), gain(figures[number]["psnr_gain"])]
         rows.append(row)
     count = results["counts"]["robustness_images"]
     return f"## Robustness\n\nMedium rain on {count} images; PSNR in dB.\n\n{table(header, rows)}"
@@ -360,16 +352,13 @@ def _weather(results: Figures) -> str:
             for judge, figure in product(judges, ("miou", "right")):  # of weather without labels neither
                 before, after = (figures.get(f"{figure}{when}/{judge}") for when in ("_before", ""))
                 known = before is not None and after is not None
-                row.append(f"{_percent(before)} → {_percent(after)}" if known else "")
+                row.append(f"{percent(before)} → {percent(after)}" if known else "")
             for quantity in ("brightness", "blueness", "structure"):
-                figure = f"sky_{quantity}"
-                row.append(
-                    f"{_signed_levels(figures[figure])} ({_signed_levels(figures[figure + '_worst'])})"
-                    if figure in figures
-                    else ""
-                )
-            row += [_ratio(figures[f]) if f in figures else "" for f in ("rain", "rain_worst")]
-            rows.append([*row, _percent(figures["foggy"]) if "foggy" in figures else ""])
+                moved = [f"sky_{quantity}", f"sky_{quantity}_worst"]
+                mean, worst = (signed_grey_levels(figures[f]) if f in figures else "" for f in moved)
+                row.append(f"{mean} ({worst})" if mean else "")
+            row += [ratio(figures[f]) if f in figures else "" for f in ("rain", "rain_worst")]
+            rows.append([*row, percent(figures["foggy"]) if "foggy" in figures else ""])
         parts.append(f"### {name}\n\n{table(header, rows)}")
     return "\n".join(parts)
 
@@ -383,11 +372,11 @@ def _hard_dry(results: Figures) -> str:
         rows = [
             [
                 kind,
-                _decibels(figures["psnr"]),
-                _decibels(figures["psnr_worst"]),
-                _percent(figures["changed"]),
-                _percent(figures["changed_worst"]),
-                _ratio(figures["rain_worst"]) if "rain_worst" in figures else "",
+                decibels(figures["psnr"]),
+                decibels(figures["psnr_worst"]),
+                percent(figures["changed"]),
+                percent(figures["changed_worst"]),
+                ratio(figures["rain_worst"]) if "rain_worst" in figures else "",
             ]
             for kind, figures in kinds.items()
         ]

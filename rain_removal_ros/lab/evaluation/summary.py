@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
@@ -37,11 +39,27 @@ class Record:
 
     index: int
     name: str
+    scene: str  # the clean image's name, which several views may share
     group: str
     level: str
     source: str
     figures: dict[str, float]
     confusions: dict[str, np.ndarray] = field(default_factory=dict)  # by judge
+
+
+def as_csv(records: Iterable[Record]) -> str:
+    """A line a record that has figures, with the names of the columns above: `image`, `clean_image`, `group`,
+    `level`, `source`, then every figure that any has; empty where a record has it not.
+    """
+    records = [record for record in records if record.figures]
+    names = list(dict.fromkeys(name for record in records for name in record.figures))
+    text = io.StringIO(newline="")
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["image", "clean_image", "group", "level", "source", *names])
+    for record in records:
+        values = (repr(float(record.figures[name])) if name in record.figures else "" for name in names)
+        writer.writerow([record.name, record.scene, record.group, record.level, record.source, *values])
+    return text.getvalue()
 
 
 def summarise(records: Iterable[Record]) -> Figures:

@@ -7,24 +7,18 @@ Knows restorers and judges by their call, and what cameras' images are, not what
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
 
-import cv2
 import numpy as np
 
 from rain_removal_ros.errors import ParameterError, RainRemovalError
 from rain_removal_ros.lab.evaluation.judges import TRACING, folding_table
+from rain_removal_ros.lab.evaluation.workers import Item, Result, Track, in_workers, untracked
 from rain_removal_ros.runtime import Output, Restorer
 
 JudgeFunction = Callable[[np.ndarray], np.ndarray]  # uint8 (H, W, 3) RGB -> uint8 (H, W) train ids
 ImageFunction = Callable[[np.ndarray], np.ndarray]  # uint8 (H, W, 3) RGB -> the like
-Track = Callable[[Iterable[Any], int, str], Iterable[Any]]
-
-Item = TypeVar("Item")
-Result = TypeVar("Result")
 
 MASK = "mask"
 """The judge's name under which the labels that a network itself publishes are judged."""
@@ -67,7 +61,7 @@ class Testbed:
     streak_stages: Mapping[str, ImageFunction] = field(default_factory=dict)
     class_set: str = "cityscapes19"
     workers: int = 2
-    track: Track = lambda items, total, what: items  # wraps what takes long, for a progress bar
+    track: Track = untracked
 
     def __post_init__(self) -> None:
         if not self.networks:
@@ -126,10 +120,4 @@ class Testbed:
         self, function: Callable[[Item], Result], items: Sequence[Item], what: str
     ) -> list[Result]:
         """function of every item, by `workers` threads, in order."""
-        threads = cv2.getNumThreads()
-        cv2.setNumThreads(1)  # the workers and the networks share the cores
-        try:
-            with ThreadPoolExecutor(self.workers) as pool:
-                return list(self.track(pool.map(function, items), len(items), what))
-        finally:
-            cv2.setNumThreads(threads)
+        return in_workers(function, items, what, self.workers, self.track)

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from rain_removal_ros.lab.data.examples import Dataset, Example, outline_of
 from rain_removal_ros.lab.evaluation import metrics
 from rain_removal_ros.lab.evaluation.conditions import fog_of, rain_on
-from rain_removal_ros.lab.evaluation.evaluate import in_turns, sky_of
+from rain_removal_ros.lab.evaluation.views import in_turns, sky_of
 from rain_removal_ros.lab.weather import PAPER_LEVELS
 from rain_removal_ros.network.blocks import Estimate
 from rain_removal_ros.network.presets import STRIDE
