@@ -77,7 +77,7 @@ def _similarity(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     return (2 * product + c1) * (2 * covariance + c2) / ((squares + c1) * (variances + c2))
 
 
-_LUMA = np.float32([[65.481, 128.553, 24.966]]) / np.float32(255)
+_LUMA = np.array([[65.481, 128.553, 24.966]], np.float32) / np.float32(255)
 
 
 def luma(image: np.ndarray) -> np.ndarray:
