@@ -33,8 +33,8 @@ from rain_removal_ros.ros.launching import (
     argument_choices,
     argument_description,
     check_ended_well,
-    parameter_from_file,
 )
+from rain_removal_ros.ros.parameter_files import parameter_from_file
 from rain_removal_ros.ros.parameters import BY_NAME, PARAMETERS, launch_switch
 from rain_removal_ros.share import dds_profile_environment, join_active_environment, share_file
 
