@@ -117,6 +117,13 @@ class EngineCache:
             log.debug("cannot mark %s as used: %s", description, error)
         return blob
 
+    def may_hold(self, key: EngineKey) -> bool:
+        """Whether it is worth while to look for this key; opens nothing."""
+        try:
+            return self._description(key.name).is_file()
+        except OSError:
+            return False
+
     def _is_trusted(self) -> bool:
         """Whether nobody else can have put an engine into the folder; a warning where somebody could."""
         try:
