@@ -21,6 +21,8 @@ from rain_removal_ros.ros.launching import (
     argument_description,
     check_ended_well,
     full_name,
+)
+from rain_removal_ros.ros.parameter_files import (
     overriding_file,
     parameter_from_file,
     unmatched_file_notice,

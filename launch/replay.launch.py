@@ -2,7 +2,8 @@
 
 The node is started by derain.launch.py, with the cameras, remappings, image sizes and simulated time that the
 bag needs. Playing begins when it is active and compiled. The node's other parameters, `name`, `params_file`
-and `log_level` are passed on to derain.launch.py.
+and `log_level` are passed on to derain.launch.py. PushRosNamespace around it moves the node and its outputs;
+the bag is played under its own names.
 """
 
 import os
@@ -33,8 +34,9 @@ from rain_removal_ros.ros.launching import (
     argument_choices,
     argument_description,
     check_ended_well,
-    parameter_from_file,
+    full_name,
 )
+from rain_removal_ros.ros.parameter_files import parameter_from_file
 from rain_removal_ros.ros.parameters import BY_NAME, PARAMETERS, launch_switch
 from rain_removal_ros.share import dds_profile_environment, join_active_environment, share_file
 
@@ -122,18 +124,20 @@ def _start(context: LaunchContext) -> list:
 def _replay(context: LaunchContext) -> list:
     from rain_removal_ros.bags.cameras import find_cameras
     from rain_removal_ros.bags.storage import Bag
-    from rain_removal_ros.replay.topics import node_parameters, played_cameras
+    from rain_removal_ros.replay.topics import namespace_of, node_parameters, played_cameras
 
     def text(name: str) -> str:
         return LaunchConfiguration(name).perform(context).strip()
 
     path, viewer, said = Path(text("bag")).expanduser(), text("viewer"), []
+    node = full_name(context.launch_configurations.get("ros_namespace", ""), "", text("name"))
     names = [name.strip(" '\"") for name in text("cameras").strip("[]").split(",")]
     with Bag(path) as bag:
-        cameras = played_cameras(find_cameras(bag, [name for name in names if name]), said.append)
+        found = find_cameras(bag, [name for name in names if name])
+    cameras = played_cameras(found, said.append, namespace_of(node))
     remap = " ".join(f"{source}:={target}" for camera in cameras for source, target in camera.remappings)
     player = [PYTHON, "-m", "rain_removal_ros.commands.main", "replay", str(path), "--no-node"]
-    player += ["--node-name", text("name"), "--cameras", *(camera.camera.topic.name for camera in cameras)]
+    player += ["--node-name", node, "--cameras", *(camera.camera.topic.name for camera in cameras)]
     for name in ("rate", "start", "duration"):
         player += [f"--{name}", text(name)] if text(name) else []
     player += ["--record", str(Path(text("record")).expanduser())] if text("record") else []
@@ -142,7 +146,7 @@ def _replay(context: LaunchContext) -> list:
         said.append("queue_length is not used with every:=true, which has a queue of its own")
     player += ["--every"] if every else []
     player += ["--loop"] if launch_switch("loop", text("loop")) else []
-    player += ["--segmentation"] if _segments(text) else []
+    player += ["--segmentation"] if _segments(text, node) else []
     player += ["--serve"] if viewer == "web" else []
     return [
         *(LogInfo(msg=each) for each in said),
@@ -151,7 +155,7 @@ def _replay(context: LaunchContext) -> list:
             launch_arguments={
                 **{name: text(name) for name in HANDED_ON},
                 **node_parameters(cameras, every),
-                "namespace": "",  # a launch that includes this one may have set them for others
+                "namespace": "",  # a launch that includes this one may have set these for others
                 "respawn": "false",
                 **{name: value for name, value in DECIDED.items() if value is not None},
                 "required": "true",
@@ -165,18 +169,18 @@ def _replay(context: LaunchContext) -> list:
             additional_env=dds_profile_environment(os.environ),
             on_exit=_ended,
         ),
-        *_viewer(viewer, cameras[0]),
+        *_viewer(viewer, cameras[0], text("name")),
     ]
 
 
-def _segments(text: Callable[[str], str]) -> bool:
-    """Whether the node makes masks. text: of an argument by name."""
+def _segments(text: Callable[[str], str], node: str) -> bool:
+    """Whether the node makes masks. text: of an argument by name. node: its full name."""
     if text("segmentation"):
         return launch_switch("segmentation", text("segmentation"))
     file = Path(text("params_file")).expanduser()
     if not file.is_file():  # none is given, or derain.launch.py says that it is missing
         return False
-    return parameter_from_file(file, f"/{text('name')}", "segmentation") is True
+    return parameter_from_file(file, node, "segmentation") is True
 
 
 def _ended(event: ProcessExited, context: LaunchContext) -> list:
@@ -184,12 +188,12 @@ def _ended(event: ProcessExited, context: LaunchContext) -> list:
     return [Shutdown(reason="the replay has ended")]
 
 
-def _viewer(viewer: str, camera: "PlayedCamera") -> list:
+def _viewer(viewer: str, camera: "PlayedCamera", node_name: str) -> list:
     from rain_removal_ros.replay.layouts import write_layout
 
     if viewer not in ("rviz", "foxglove"):
         return []
-    layout = write_layout(viewer, camera, Path(tempfile.mkdtemp(prefix="derain_replay_")))
+    layout = write_layout(viewer, camera, Path(tempfile.mkdtemp(prefix="derain_replay_")), node_name)
     time = [{"use_sim_time": True}]
     if viewer == "rviz":
         return [Node(package="rviz2", executable="rviz2", arguments=["-d", str(layout)], parameters=time)]

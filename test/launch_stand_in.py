@@ -238,7 +238,9 @@ def launch(path: Path, **arguments: str) -> Launched:
             elif isinstance(entity, ExecuteProcess):
                 result.processes.append(entity)
             elif isinstance(entity, IncludeLaunchDescription):
-                included = launch(entity.path, **entity.arguments)
+                pushed = context.launch_configurations.get("ros_namespace")  # what is included has it too
+                above = {} if pushed is None else {"ros_namespace": pushed}
+                included = launch(entity.path, **above, **entity.arguments)
                 assert set(entity.arguments) <= set(included.declared), "an argument is not declared"
                 result.included[entity.path.name] = included
             else:

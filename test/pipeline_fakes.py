@@ -56,9 +56,10 @@ def streak_light_of(rain: float) -> float:
 class FakeRestorer:
     """Adds 10 to every pixel; the inverse depth is 0.25, every label 8.
 
-    gate: where set, every frame waits until it is opened; build_gate: the same for every build; batch_gate:
-    for every trial of several frames in one call, which takes the share of the time that batch_ratios has for
-    their number; together_gate: for every call with several.
+    gate: where set, every frame waits until it is opened; build_gate: the same for every build; load_gate:
+    for every load of what `cached` holds, while something else is compiled; batch_gate: for every trial of
+    several frames in one call, which takes the share of the time that batch_ratios has for their number;
+    together_gate: for every call with several.
     """
 
     def __init__(self, backend: str = "openvino"):
@@ -68,11 +69,16 @@ class FakeRestorer:
         self.sizes: list[tuple[int, int]] = []  # built
         self.gate, self.build_gate = threading.Event(), threading.Event()
         self.batch_gate, self.together_gate = threading.Event(), threading.Event()
+        self.load_gate = threading.Event()
         self.open_gates()
         self.working = threading.Semaphore(0)  # released as a frame comes in
         self.building = threading.Semaphore(0)  # released as a build begins
         self.fail_frames: Exception | None = None
         self.fail_builds: Exception | None = None
+        self.cached: set[tuple[tuple[int, int], frozenset[Output]]] = set()
+        self.looked_for: list[tuple[tuple[int, int], frozenset[Output]]] = []  # in the cache
+        self.loading = threading.Semaphore(0)  # released as something is loaded from the cache
+        self.fail_loads: Exception | None = None
         self.batch_ratios: dict[int, float] = {}  # 1.0 where a number of frames is not in it
         self.batches: set[tuple[tuple[int, int], frozenset[Output], int]] = set()  # in memory
         self.tried: list[tuple[tuple[int, int], frozenset[Output], int]] = []
@@ -90,7 +96,7 @@ class FakeRestorer:
         self.wrong: dict[str, object] = {}  # what to give instead of what is right
 
     def open_gates(self) -> None:
-        for gate in (self.gate, self.build_gate, self.batch_gate, self.together_gate):
+        for gate in (self.gate, self.build_gate, self.batch_gate, self.together_gate, self.load_gate):
             gate.set()
 
     @property
@@ -107,19 +113,43 @@ class FakeRestorer:
         )
 
     def prepare(
-        self, height: int, width: int, outputs: Collection[Output], on_progress: Progress | None = None
+        self,
+        height: int,
+        width: int,
+        outputs: Collection[Output],
+        on_progress: Progress | None = None,
+        meanwhile: Callable[[], None] | None = None,
     ) -> None:
         self.builds.append(((height, width), frozenset(outputs)))
         if on_progress is not None:
             on_progress("tuning kernels")
         self.building.release()
-        assert self.build_gate.wait(PATIENCE)
+        deadline = time.monotonic() + PATIENCE
+        while not self.build_gate.wait(0.01):
+            assert time.monotonic() < deadline
+            if meanwhile is not None:
+                meanwhile()
         if height < 64:
             raise ImageError(f"image of {width}x{height} pixels; images from 64x64 are taken")
         if self.fail_builds is not None:
             raise self.fail_builds
         self.sizes.append((height, width))
         self.made.add(((height, width), frozenset(outputs)))
+
+    def prepare_cached(
+        self, height: int, width: int, outputs: Collection[Output], on_progress: Progress | None = None
+    ) -> bool:
+        key = (height, width), frozenset(outputs)
+        self.looked_for.append(key)
+        if key not in self.cached:
+            return False
+        self.loading.release()
+        assert self.load_gate.wait(PATIENCE)
+        if self.fail_loads is not None:
+            raise self.fail_loads
+        self.sizes.append((height, width))
+        self.made.add(key)
+        return True
 
     def prepared(self, height: int, width: int) -> set[frozenset[Output]]:
         return {outputs for size, outputs in self.made.copy() if size == (height, width)}

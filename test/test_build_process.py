@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import threading
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -184,6 +185,40 @@ b.SHARED.build(b.BuildOrder("build_fixtures:wait_for_ever", {{}}, {{"started": {
         builder = int(wait_for_file(tmp_path / "pid"))
         owner.kill()
     assert ended(builder)
+
+
+@pytest.mark.parametrize("preloaded", [(), ("server_without_prctl",)])
+def test_when_its_server_is_killed_a_build_ends_too_and_the_next_one_works(
+    process, tmp_path, monkeypatch, preloaded
+):
+    monkeypatch.setattr(build_process, "PRELOADED", preloaded)
+    raised = []
+
+    def run() -> None:
+        try:
+            build(process, "wait_for_ever", started=str(tmp_path / "pid"))
+        except BackendError as error:
+            raised.append(str(error))
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    builder = int(wait_for_file(tmp_path / "pid"))
+    os.kill(process._server.pid, signal.SIGKILL)  # it alone, as the kernel does where memory is short
+    try:
+        assert ended(builder)
+    finally:
+        with suppress(ProcessLookupError):
+            os.kill(builder, signal.SIGKILL)
+    thread.join(PATIENCE)
+    assert "died (SIGKILL); is there enough memory" in raised[0]
+    assert build(process, "echo", text="on") == b"on"
+
+
+def test_a_build_whose_server_has_ended_before_it_could_watch_ends_at_once():
+    program = "from rain_removal_ros.runtime.build_server import end_with; end_with({}); print('on')"
+    for parent, status in ((os.getpid(), 0), (1, -signal.SIGKILL)):
+        done = subprocess.run([sys.executable, "-c", program.format(parent)], timeout=PATIENCE)
+        assert done.returncode == status
 
 
 def test_a_process_that_cannot_be_started_is_a_failed_build(process, monkeypatch):

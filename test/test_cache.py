@@ -334,6 +334,94 @@ def test_waiting_for_another_builder_can_be_given_up(tmp_path):
         assert third
 
 
+def locks_in(folder):
+    return {path.name for path in folder.glob(".*.lock")}
+
+
+def test_the_locks_of_engines_that_gave_way_go_with_them_unless_they_are_held(tmp_path):
+    cache = EngineCache(tmp_path, limit_bytes=25)
+    keys = [EngineKey(FIELDS | {"size": f"{number}x64"}) for number in range(4)]
+    for age, key in enumerate(keys[:2]):
+        with cache.building(key):
+            os.utime(keep(cache, key, b"0123456789").with_suffix(".json"), (1000 + age, 1000 + age))
+    with EngineCache(tmp_path, 25).building(keys[0]):  # another process is about to build it again
+        for key in keys[2:]:
+            with cache.building(key):
+                keep(cache, key, b"0123456789")
+        assert {entry.name for entry in cache.entries()} == {key.name for key in keys[2:]}
+        assert locks_in(tmp_path) == {f".{keys[number].name}.lock" for number in (0, 2, 3)}
+    with cache.building(keys[3]):
+        keep(cache, keys[3], b"0123456789")
+    assert locks_in(tmp_path) == {f".{key.name}.lock" for key in keys[2:]}
+
+
+def test_a_lock_that_is_removed_before_it_is_taken_is_made_anew(cache, monkeypatch):
+    def remove_first(handle):
+        monkeypatch.setattr(cache_module, "take_lock", locks.take_lock)
+        cache._remove_spare_locks()
+        assert locks_in(cache.folder) == set()
+        return locks.take_lock(handle)
+
+    monkeypatch.setattr(cache_module, "take_lock", remove_first)
+    with cache.building(KEY) as first, cache.building(KEY, lambda: True) as second:
+        assert first and not second
+        assert locks_in(cache.folder) == {f".{KEY.name}.lock"}
+
+
+def test_a_new_lock_that_took_the_place_of_a_spare_one_is_not_removed_for_it(cache, monkeypatch):
+    def replace_first(handle):
+        monkeypatch.setattr(cache_module, "take_lock", locks.take_lock)
+        cache._lock(KEY.name).unlink()
+        cache._lock(KEY.name).touch()  # by a process that is about to build
+        return locks.take_lock(handle)
+
+    with cache.building(KEY):
+        pass
+    monkeypatch.setattr(cache_module, "take_lock", replace_first)
+    cache._remove_spare_locks()
+    assert locks_in(cache.folder) == {f".{KEY.name}.lock"}
+    cache._remove_spare_locks()
+    assert locks_in(cache.folder) == set()
+
+
+def test_a_file_system_that_counts_no_names_of_files_still_has_its_engines_built(cache, monkeypatch):
+    monkeypatch.setattr(os, "fstat", lambda handle: os.stat_result([0] * 10))
+    with cache.building(KEY) as ours:
+        assert ours
+
+
+def build_again_and_again(folder, barrier, results):
+    cache, marker = EngineCache(folder, 1 << 20), folder / "marker"
+    barrier.wait()
+    together = 0
+    for _ in range(200):
+        with cache.building(KEY, lambda: False):
+            try:
+                os.close(os.open(marker, os.O_CREAT | os.O_EXCL))
+            except FileExistsError:
+                together += 1
+            else:
+                marker.unlink()
+        cache._remove_spare_locks()
+    results.put(together)
+
+
+def test_processes_that_remove_locks_never_build_one_engine_at_once(tmp_path, monkeypatch):
+    monkeypatch.setattr(cache_module, "POLLED_EVERY_S", 0.0)
+    context = multiprocessing.get_context("fork")
+    barrier, results = context.Barrier(3), context.Queue()
+    processes = [
+        context.Process(target=build_again_and_again, args=(tmp_path, barrier, results)) for _ in range(3)
+    ]
+    for process in processes:
+        process.start()
+    outcomes = [results.get(timeout=60) for _ in processes]
+    for process in processes:
+        process.join(30)
+    assert outcomes == [0, 0, 0]
+    assert locks_in(tmp_path) == set()
+
+
 def hold_and_die(folder, held):
     with EngineCache(folder, 1 << 20).building(KEY):
         held.set()

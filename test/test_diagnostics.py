@@ -285,6 +285,8 @@ FINE = Health(failure=None, remade=0, hanging=0, busy=None, rebuilt=0)
         ({"health": replace(FINE, busy=("inference", 0.1))}, DiagnosticStatus.OK, "openvino bf16 on a CPU"),
         ({"health": replace(FINE, rebuilt=2)}, DiagnosticStatus.WARN, "graphs_in_memory"),
         ({"namesakes": 1}, DiagnosticStatus.WARN, "1 other nodes have this node's name"),
+        ({"unknown_parameters": ("one", "two")}, DiagnosticStatus.WARN, "one; two"),
+        ({"unknown_parameters": ("one",), "building": "building x"}, DiagnosticStatus.WARN, "building x"),
     ],
 )
 def test_the_runtime_is_judged_by_what_matters_most(more, level, message):

@@ -81,6 +81,7 @@ def bench():
         for restorer in bench.restorers:
             restorer.gate.set()
             restorer.build_gate.set()
+            restorer.load_gate.set()
         assert bench.pipeline.close(PATIENCE)
 
 
@@ -157,6 +158,34 @@ def test_a_graph_that_hangs_as_it_is_loaded_has_the_runtime_made_anew(bench, mon
     first.build_gate.set()  # it comes back after all
     eventually(lambda: first.closed and bench.pipeline.health.hanging == 0)
     bench.publishes(2)
+
+
+def test_a_graph_that_hangs_as_it_is_loaded_from_the_cache_beside_a_build_has_the_runtime_made_anew(
+    bench, monkeypatch
+):
+    monkeypatch.setattr(failures, "LONGEST_LOADING_S", 0.0)
+    monkeypatch.setattr(watchdog_module, "LOOK_AGAIN_S", 0.02)
+    bench = bench("front", "rear")
+    first = bench.restorers[0]
+    first.build_gate.clear()
+    first.load_gate.clear()
+    first.cached = {((128, 128), IMAGE)}
+    bench.pipeline.submit("front", (0, *SIZE))
+    assert first.building.acquire(timeout=PATIENCE)
+    bench.pipeline.submit("rear", (1, 128, 128))
+    assert first.loading.acquire(timeout=PATIENCE)
+    wait_until_watched(bench.pipeline)
+    assert bench.pipeline.health.failure is None and bench.pipeline.building.size == (128, 128)
+    first.loading_since = time.perf_counter()
+    bench.handler.wait_for(lambda: bench.handler.recovered)
+    failure = bench.handler.recovered[0]
+    assert "128x128" in failure and "was not loaded within 0 s" in failure
+    eventually(lambda: first.cancelled)
+    first.load_gate.set()  # it comes back after all
+    first.build_gate.set()
+    eventually(lambda: first.closed and bench.pipeline.health.hanging == 0)
+    bench.publishes(2)
+    assert bench.pipeline.building is None and not bench.pipeline.failed_builds
 
 
 def test_a_device_on_which_every_graph_hangs_is_not_tried_without_end(bench, monkeypatch):

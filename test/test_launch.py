@@ -14,7 +14,7 @@ from launch_stand_in import Launched, Shutdown, ended, environment_of, launch
 from runtime_fixtures import write_weights
 
 from rain_removal_ros.errors import ParameterError, RainRemovalError
-from rain_removal_ros.ros.launching import parameter_from_file
+from rain_removal_ros.ros.parameter_files import parameter_from_file
 from rain_removal_ros.ros.parameters import PARAMETERS
 from rain_removal_ros.share import (
     BUILTIN_TRANSPORTS_VARIABLE,

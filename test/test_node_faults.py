@@ -535,6 +535,24 @@ def test_a_node_whose_runtime_does_not_come_back_ends_where_it_may(make_restorer
             assert ended.wait(PATIENCE if ends else 0.5) is ends
 
 
+def test_a_misspelt_parameter_is_told_at_the_start_and_in_diagnostics_and_the_node_runs(
+    make_restorer, tmp_path
+):
+    file = tmp_path / "derain.yaml"
+    file.write_text(
+        "/**: {ros__parameters: {on_failre: passthrough, frame_id: base_link, use_sim_time: false}}\n"
+        "/derain: {ros__parameters: {qos_overrides: {/camera/image_raw: {subscription: {depth: 2}}}, lag: 1}}"
+    )
+    with derain_node(make_restorer, cli_args=["--ros-args", "--params-file", str(file)]) as peer:
+        peer.told("parameter 'on_failre' is none of this node's and has no effect; did you mean on_failure?")
+        peer.told("parameter 'lag' is none of this node's")
+        status = peer.status("derain: runtime", lambda s: values_of(s)["state"] == "active")
+        assert status.level == DiagnosticStatus.WARN
+        assert "'on_failre'" in status.message and "'lag'" in status.message
+        assert not any("frame_id" in text for text in (status.message, *(log.msg for log in peer.logs)))
+        assert not any("qos_overrides" in log.msg or "use_sim_time" in log.msg for log in peer.logs)
+
+
 def test_a_second_node_of_the_same_name_is_a_warning(make_restorer):
     with derain_node(make_restorer) as peer:
         namesake = rclpy.create_node("derain", context=peer.node.context)

@@ -187,6 +187,14 @@ def test_a_node_that_cannot_start_says_why_and_fails(arguments, more, reason):
     assert "Traceback" not in done.stderr
 
 
+def test_a_name_in_a_file_for_this_node_that_is_no_parameter_of_it_is_told(arguments, tmp_path):
+    file = tmp_path / "derain.yaml"
+    file.write_text("/derain: {ros__parameters: {build_only: true, frame_id: base_link}}")
+    done = run_node(*arguments, "--params-file", str(file))
+    assert done.returncode == 1, "it has no image_sizes"
+    assert "parameter 'frame_id' is none of this node's and has no effect" in done.stderr
+
+
 def test_help_tells_how_to_give_ros_arguments():
     done = run_node("--help")
     assert done.returncode == 0 and "--ros-args" in done.stdout

@@ -217,6 +217,42 @@ def test_while_one_size_is_built_the_other_cameras_go_on(make, restorer, handler
     handler.wait_for(lambda: ("rear", 0, IMAGE) in handler.published)
 
 
+def test_what_is_in_the_cache_is_loaded_and_serves_while_another_size_is_compiled(make, restorer, handler):
+    restorer.build_gate.clear()
+    restorer.cached = {((64, 64), IMAGE)}
+    pipeline = make("front", "rear", "left")
+    pipeline.submit("front", (1, *SIZE))
+    assert restorer.building.acquire(timeout=PATIENCE)
+    pipeline.submit("left", (2, 80, 80))
+    eventually(lambda: ((80, 80), IMAGE) in restorer.looked_for)
+    pipeline.submit("rear", (3, 64, 64))
+    handler.wait_for(lambda: ("rear", 3, IMAGE) in handler.published)
+    assert pipeline.building.size == SIZE and "tuning kernels" not in str(handler.built[0])
+    assert [build.size for build in handler.built] == [(64, 64)] and restorer.builds == [(SIZE, IMAGE)]
+    pipeline.submit("rear", (4, 64, 64))
+    handler.wait_for(lambda: ("rear", 4, IMAGE) in handler.published)
+    restorer.build_gate.set()
+    handler.wait_for(lambda: {camera for camera, _, _ in handler.published} == {"front", "rear", "left"})
+    assert restorer.builds == [(SIZE, IMAGE), ((80, 80), IMAGE)]
+    assert sorted(restorer.looked_for) == [((64, 64), IMAGE), ((80, 80), IMAGE)], "once each"
+
+
+def test_what_cannot_be_loaded_from_the_cache_is_told_and_does_not_end_what_is_compiled(
+    make, restorer, handler
+):
+    restorer.build_gate.clear()
+    restorer.cached, restorer.fail_loads = {((64, 64), IMAGE)}, RuntimeError("no device memory")
+    pipeline = make("front", "rear")
+    pipeline.submit("front", (1, *SIZE))
+    assert restorer.building.acquire(timeout=PATIENCE)
+    pipeline.submit("rear", (2, 64, 64))
+    eventually(lambda: pipeline.failed_builds == ["64x64: no device memory"])
+    assert pipeline.building.size == SIZE
+    restorer.build_gate.set()
+    handler.wait_for(lambda: ("front", 1, IMAGE) in handler.published)
+    assert restorer.builds == [(SIZE, IMAGE)]
+
+
 def test_a_new_subscriber_does_not_stop_the_stream_while_its_output_is_built(make, restorer, handler):
     pipeline = built(make())
     assert restorer.building.acquire(timeout=PATIENCE)
@@ -867,7 +903,7 @@ def test_a_failed_build_keeps_nothing_of_what_it_had_made(make, restorer, handle
 
     memory = []
 
-    def prepare(height, width, outputs, on_progress=None):
+    def prepare(height, width, outputs, on_progress=None, meanwhile=None):
         held = DeviceMemory()
         memory.append(weakref.ref(held))
         error = RuntimeError("out of memory")

@@ -44,7 +44,7 @@ from rain_removal_ros.errors import BagError, RainRemovalError
 from rain_removal_ros.replay import player as player_module
 from rain_removal_ros.replay.player import NodeEnded, Player, ReplayOptions
 from rain_removal_ros.replay.recording import recording
-from rain_removal_ros.replay.topics import message_class, node_parameters, played_cameras
+from rain_removal_ros.replay.topics import message_class, namespace_of, node_parameters, played_cameras
 from rain_removal_ros.ros import process as process_module
 from rain_removal_ros.runtime import Output
 
@@ -208,6 +208,26 @@ def test_the_outputs_are_recorded_on_the_bags_own_time(tmp_path):
     assert counts["/front/derained/image"] == counts["/front/depth/inverse_depth"] == 4
     assert counts["/front/derained/camera_info"] == 4 and counts["/diagnostics"] > 0
     assert START <= begin <= end <= START + SECOND
+
+
+def test_a_node_in_a_namespace_is_played_to_and_recorded_under_its_names(tmp_path):
+    path, out = record(tmp_path / "drive", drive(3)), tmp_path / "out"
+    with Bag(path) as bag:
+        cameras = played_cameras(find_cameras(bag), print, namespace_of("/car/derain"))
+        rules = [part for source, target in cameras[0].remappings for part in ("-r", f"{source}:={target}")]
+        arguments = ["--ros-args", "-r", "__ns:=/car", *rules]
+        with (
+            node_for(path, FakeRestorer(), every=True, cli_args=arguments),
+            Player(bag, cameras, ReplayOptions(every=True), node_name="/car/derain") as player,
+            recording(player, cameras, out, segmentation=False),
+        ):
+            player.wait_until_ready(timeout=PATIENCE)
+            played = player.play()
+            player.wait_for_outputs()
+    assert played.derained == {"front": 3} and played.sent["/front/image_raw"] == 3
+    with Reader(out) as reader:
+        recorded = {c.topic: c.msgcount for c in reader.connections}
+    assert recorded["/car/front/derained/image"] == 3
 
 
 def test_a_bag_with_outputs_of_an_earlier_run_is_played_without_them(tmp_path):

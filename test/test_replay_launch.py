@@ -109,6 +109,28 @@ def test_the_player_records_masks_where_the_node_makes_them(tmp_path, contents, 
     assert ("--segmentation" in process.command) is masks
 
 
+@pytest.mark.parametrize(("pushed", "node"), [("/car", "/car/derain"), ("/fleet/car", "/fleet/car/derain")])
+def test_a_pushed_namespace_moves_the_node_and_its_outputs_but_not_the_bag(tmp_path, pushed, node):
+    path, file = record(tmp_path / "drive", drive(1)), tmp_path / "derain.yaml"
+    file.write_text(f"{node}: {{ros__parameters: {{segmentation: true}}}}")
+    given = {"bag": str(path), "ros_namespace": pushed, "params_file": str(file), "viewer": "foxglove"}
+    launched = launch(REPLAY, **given)
+    included = launched.included[DERAIN]
+    (under_test,), (process,) = included.nodes, launched.processes
+    assert not any("gives nothing" in text for text in included.said)
+    assert under_test.namespace == "", "launch_ros puts what was pushed before it"
+    assert under_test.remappings == [
+        ("front/image_raw", "/front/image_raw"),
+        ("front/camera_info", "/front/camera_info"),
+    ]
+    assert process.command[process.command.index("--node-name") + 1] == node
+    assert "--segmentation" in process.command, "as the block of the node's full name says"
+    said = " ".join(launched.said)
+    layout = Path(said.split("import the layout ")[1]).read_text()
+    assert f'"{pushed}/front/derained/image"' in layout and '"/front/image_raw"' in layout
+    assert f'name==\\"{node[1:]}: front\\"' in layout
+
+
 def test_a_module_that_reads_bags_and_is_missing_is_named_with_what_brings_it(tmp_path, monkeypatch):
     def without_rosbags(name: str, *arguments, real=builtins.__import__, **options):
         if name == "rain_removal_ros.bags.storage":
@@ -172,4 +194,5 @@ def test_viewers_open_with_a_layout_of_the_bags_camera(tmp_path):
     assert {p["imageMode"]["imageTopic"] for name, p in panels.items() if name.startswith("Image!")} == topics
     paths = [path["value"] for path in panels["Plot!latency"]["paths"]]
     assert all(f'name=="derain: {name}"' in each for each in paths) and "inference median (ms)" in paths[-1]
+    assert f"dry: {name}" in write_layout("foxglove", camera, tmp_path, "dry").read_text()
     assert panels["DiagnosticSummary!health"]["topicToRender"] == "/diagnostics"

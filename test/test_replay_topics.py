@@ -6,7 +6,7 @@ import pytest
 
 from rain_removal_ros.bags.cameras import Camera
 from rain_removal_ros.bags.storage import Topic
-from rain_removal_ros.replay.topics import PlayedCamera, why_not_played
+from rain_removal_ros.replay.topics import PlayedCamera, namespace_of, why_not_played
 
 IMAGE, INFO = "sensor_msgs/msg/Image", "sensor_msgs/msg/CameraInfo"
 FRONT = PlayedCamera(
@@ -57,3 +57,11 @@ def test_messages_that_cannot_be_published_here_are_not_played():
     assert why_not_played(untyped, [FRONT], is_installed=False) == (
         "/untyped is not played: its type is not installed here"
     )
+
+
+@pytest.mark.parametrize(
+    ("node", "namespace"),
+    [("derain", ""), ("/derain", ""), ("car/derain", "/car"), ("/fleet/car/derain", "/fleet/car")],
+)
+def test_a_nodes_name_says_its_namespace(node, namespace):
+    assert namespace_of(node) == namespace

@@ -18,6 +18,7 @@ import torch
 from runtime_fixtures import TINY, TINY_SEGMENTATION, random_network, street_like, write_weights
 from safetensors import safe_open
 from safetensors.torch import save, save_file
+from waiting import eventually
 
 from rain_removal_ros.errors import (
     BackendError,
@@ -495,6 +496,47 @@ def test_closing_does_not_wait_for_a_build(restorer, monkeypatch):
     subject.close()
     thread.join(30)
     assert not thread.is_alive() and "cancelled" in str(failure[0])
+
+
+def test_what_is_cached_is_loaded_while_something_else_is_compiled(restorer, tmp_path, monkeypatch):
+    restorer("openvino", cache_dir=tmp_path).prepare(64, 96, [Output.IMAGE])
+    subject, loaded, failure = restorer("openvino", cache_dir=tmp_path), [], []
+
+    def build(order, cancellation):
+        return original(replace(order, builder="build_fixtures:sleep_for_ever", options={}), cancellation)
+
+    def meanwhile():
+        loaded.append((subject.prepare_cached(64, 96, [Output.IMAGE]), subject.prepared(64, 96)))
+
+    def prepare():
+        try:
+            subject.prepare(64, 1000, [Output.IMAGE], None, meanwhile)
+        except BackendError as error:
+            failure.append(error)
+
+    original = SHARED.build
+    monkeypatch.setattr(SHARED, "build", build)
+    thread = threading.Thread(target=prepare)
+    thread.start()
+    eventually(lambda: loaded)
+    assert loaded[0] == (True, {frozenset([Output.IMAGE])})
+    assert thread.is_alive() and subject(street_like(64, 96), [Output.IMAGE], prepared_only=True)
+    subject.close()
+    thread.join(30)
+    assert not thread.is_alive() and "cancelled" in str(failure[0])
+
+
+def test_what_is_not_cached_or_being_built_or_damaged_is_not_waited_for(restorer, tmp_path):
+    subject, cache = restorer("openvino", cache_dir=tmp_path), EngineCache(tmp_path, 1 << 30)
+    assert not subject.prepare_cached(64, 96, [Output.IMAGE])
+    assert list(tmp_path.iterdir()) == [], "not even a lock"
+    key = subject.key(64, 96, (Output.IMAGE,))
+    cache.store(key, lambda path: path.write_bytes(b"of no use"))
+    with cache.building(key):
+        assert not subject.prepare_cached(64, 96, [Output.IMAGE])
+    assert cache.find(key)
+    assert not subject.prepare_cached(64, 96, [Output.IMAGE])
+    assert cache.find(key) is None and not subject.prepared(64, 96)
 
 
 def test_closing_does_not_wait_for_another_process_that_builds_the_same(restorer, tmp_path):

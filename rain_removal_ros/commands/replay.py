@@ -54,7 +54,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="use a node that already runs (with use_sim_time:=true, and for --every queue_length:=16)",
     )
-    parser.add_argument("--node-name", default="derain", help="name of that node (%(default)s)")
+    parser.add_argument(
+        "--node-name", default="derain", help="name of that node, as derain or /car/derain (%(default)s)"
+    )
     add_weights_arguments(parser)
     add_runtime_arguments(parser)
 
@@ -84,7 +86,8 @@ def run(arguments: argparse.Namespace) -> int:
         say = partial(bar.write, file=sys.stderr)
         bag = stack.enter_context(Bag(arguments.bag))
         found = find_cameras(bag, arguments.cameras)
-        cameras = topics.played_cameras(found, say)
+        namespace = topics.namespace_of(arguments.node_name) if arguments.no_node else ""
+        cameras = topics.played_cameras(found, say, namespace)
         for text in (*bag.notices, *bag.damage):
             say(text)
         say(f"cameras: {', '.join(f'{each.name} from {each.camera}' for each in cameras)}")

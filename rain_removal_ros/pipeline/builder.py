@@ -1,11 +1,13 @@
 """The builder: has the network compiled for image sizes and outputs that are seen for the first time, which
-may take minutes, and then tries what several frames in one call take.
+may take minutes, and then tries what several frames in one call take. What is in the cache is loaded while
+something else is compiled.
 """
 
 from __future__ import annotations
 
 import time
 from dataclasses import replace
+from functools import partial
 
 from rain_removal_ros.errors import NotPreparedError
 from rain_removal_ros.frame_statistics import Problem
@@ -64,19 +66,66 @@ class Builder:
 
     def _build(self, key: Key, restorer: Restorer) -> None:
         """Have the restorer compile this, and tell what came of it."""
-        state = self._state
         failure: BaseException | None = None
         (height, width), outputs = key
         known = outputs in restorer.prepared(height, width)
+        looked_for = {key}
         try:
-            restorer.prepare(height, width, outputs, self._on_progress)
+            restorer.prepare(
+                height,
+                width,
+                outputs,
+                partial(self._on_progress, key),
+                lambda: self._load_another(restorer, looked_for),
+            )
         except BaseException as error:  # of whatever compiler; it is reported and tried again later
             failure = without_variables(error)
+        self._end(key, restorer, failure, known, next_one=None)
+
+    def _load_another(self, restorer: Restorer, looked_for: set[Key]) -> None:
+        """While something is compiled, load one more of what else is wanted, where it is in the cache. Each
+        is looked for once: what is not there has its turn when the compiler is done.
+        """
+        state = self._state
+        with state.changed:
+            ends = self.left_behind or state.stopping or state.recovery.failure is not None
+            wanted = (key for key in state.wanted_keys() if key not in looked_for)
+            key = None if ends or restorer is not state.restorer else next(wanted, None)
+            if key is None:
+                return
+            looked_for.add(key)
+            compiled, state.builds.current = state.builds.current, Build(*key, started=time.perf_counter())
+            state.changed.notify_all()  # the watchdog looks after it
+        failure: BaseException | None = None
+        (height, width), outputs = key
+        loaded, known = False, outputs in restorer.prepared(height, width)
+        try:
+            loaded = restorer.prepare_cached(height, width, outputs, partial(self._on_progress, key))
+        except BaseException as error:  # as of a compiler
+            failure = without_variables(error)
+        if loaded or failure is not None:
+            self._end(key, restorer, failure, known, next_one=compiled)
+            return
+        with state.changed:
+            if not self.left_behind:
+                state.builds.current = compiled
+                state.changed.notify_all()
+
+    def _end(
+        self,
+        key: Key,
+        restorer: Restorer,
+        failure: BaseException | None,
+        known: bool,
+        next_one: Build | None,
+    ) -> None:
+        """Book and tell what came of a build; `next_one` is what this thread then goes on with."""
+        state = self._state
         has_none = failure is not None and not restorer.info.input_sizes
         with state.changed:
             if self.left_behind or (state.stopping and failure is not None):
                 return
-            build, state.builds.current = state.builds.current, None
+            build, state.builds.current = state.builds.current, next_one
             given_up = state.recovery.failure is not None or restorer is not state.restorer
             if not given_up:
                 self._on_ended(key, failure, known)
@@ -98,7 +147,13 @@ class Builder:
         outcome: BatchTrial | Failure
         try:
             outcome = restorer.prepare_batch(
-                height, width, outputs, frames, longest_s, self._on_progress, self._builds_wait
+                height,
+                width,
+                outputs,
+                frames,
+                longest_s,
+                partial(self._on_progress, key),
+                self._builds_wait,
             )
         except BaseException as error:  # of whatever compiler; it is reported and tried again later
             outcome = Failure(without_variables(error))
@@ -132,11 +187,12 @@ class Builder:
                 camera.desired = None
         self._state.builds.on_ended(key, None if failure is None else Failure(failure), known)
 
-    def _on_progress(self, message: str) -> None:
+    def _on_progress(self, key: Key, message: str) -> None:
         builds = self._state.builds
         with self._state.changed:
-            if not self.left_behind and builds.current is not None:
-                builds.current = replace(builds.current, message=message)
+            current = builds.current
+            if not self.left_behind and current is not None and (current.size, current.outputs) == key:
+                builds.current = replace(current, message=message)
 
 
 def _serves(key: Key, wanted: Key) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 from rain_removal_ros.frame_statistics import CameraStatistics, Problem
 from rain_removal_ros.pipeline.batches import Batches
@@ -59,19 +59,20 @@ class State:
         return next((c for c in self.turns if c.waiting and (serves or not c.blocked)), None)
 
     def next_key(self) -> Key | None:
-        """What to compile next: for cameras that nothing serves, the one that has waited longest first; then
-        what was asked for; then what would serve better than what serves now.
+        """What to compile next; None: nothing."""
+        return next(self.wanted_keys(), None)
+
+    def wanted_keys(self) -> Iterator[Key]:
+        """What is to be compiled, in that order: for cameras that nothing serves, the one that has waited
+        longest first; then what was asked for; then what would serve better than what serves now.
         """
         wanting = [camera for camera in self.cameras.values() if camera.desired is not None]
         starved = [camera for camera in wanting if camera.starved_since is not None]
         starved.sort(key=lambda camera: camera.starved_since or 0)
         served = [camera for camera in wanting if camera.starved_since is None]
-        keys = (
-            [camera.desired for camera in starved],
-            self.builds.asked,
-            [camera.desired for camera in served],
-        )
-        return next((key for part in keys for key in part), None)
+        yield from (camera.desired for camera in starved if camera.desired is not None)
+        yield from self.builds.asked
+        yield from (camera.desired for camera in served if camera.desired is not None)
 
     def next_build(self) -> BatchKey | None:
         """What to compile next, for how many frames a call: what is only to be tried comes last."""

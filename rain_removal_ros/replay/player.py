@@ -129,8 +129,9 @@ class Player:
         self._clock = self._client.node.create_publisher(Clock, "/clock", CLOCK_QOS)
         self._publishers = dict(self._make_publishers(say))
         self._watchers: list[Watcher] = []
-        for camera in cameras:
-            self.watch(f"/{camera.name}/derained/image", IMAGE, self._on_derained)
+        self._by_output = {camera.output("derained/image"): camera.name for camera in cameras}
+        for topic in self._by_output:
+            self.watch(topic, IMAGE, self._on_derained)
         self._client.start()
 
     def __enter__(self) -> Player:
@@ -358,7 +359,7 @@ class Player:
     # -- the executor's thread ---------------------------------------------------------------------
 
     def _on_derained(self, topic: str, _: bytes) -> None:
-        name = topic.removeprefix("/").removesuffix("/derained/image")
+        name = self._by_output[topic]
         with self._client.changed:
             self.played.derained[name] += 1
             self._under_way[name] -= self._under_way[name] > 0

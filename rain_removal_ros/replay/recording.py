@@ -27,7 +27,7 @@ def recording(
     if segmentation:
         outputs["segmentation/mask"] = IMAGE
     topics = {
-        f"/{camera.name}/{name}": Topic(f"/{camera.name}/{name}", type_name)
+        camera.output(name): Topic(camera.output(name), type_name)
         for camera in cameras
         for name, type_name in outputs.items()
     }

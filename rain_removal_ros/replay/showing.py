@@ -46,14 +46,23 @@ def showing(player: Player, viewer: Viewer, segmentation: bool) -> Iterator[None
             played_at.popitem(last=False)
         viewer.show(camera.name, "before", Shown(stamp, lambda: read_picture(message).rgb))
 
+    outputs = {
+        camera.output(f"{kind}/{output}"): (camera.name, kind)
+        for camera in player.cameras
+        for kind, output in (
+            ("derained", "image"),
+            ("depth", "inverse_depth"),
+            ("segmentation", "color_mask"),
+        )
+    }
+
     def on_output(name: str, data: bytes) -> None:
         if not viewer.watched:
             return
-        camera, _, output = name.strip("/").rpartition("/")
-        camera, _, kind = camera.rpartition("/")
+        camera, kind = outputs[name]
         message = parse(data, IMAGE)
         stamp = stamp_ns(message)
-        if (kind, output) == ("depth", "inverse_depth"):
+        if kind == "depth":
             viewer.show(
                 camera, "depth", Shown(stamp, lambda: colour_inverse_depth(plane(message, np.float32)))
             )
@@ -68,9 +77,9 @@ def showing(player: Player, viewer: Viewer, segmentation: bool) -> Iterator[None
         while not stopped.wait(STATUS_EVERY_S):
             if viewer.watched and not subscribed:
                 for camera in player.cameras:
-                    player.watch(f"/{camera.name}/depth/inverse_depth", IMAGE, on_output)
+                    player.watch(camera.output("depth/inverse_depth"), IMAGE, on_output)
                     if segmentation:
-                        player.watch(f"/{camera.name}/segmentation/color_mask", IMAGE, on_output)
+                        player.watch(camera.output("segmentation/color_mask"), IMAGE, on_output)
                 subscribed = True
             diagnostics = [
                 {"name": s.name, "level": s.level, "message": s.message} for s in player.statuses.values()
@@ -80,7 +89,7 @@ def showing(player: Player, viewer: Viewer, segmentation: bool) -> Iterator[None
 
     player.watch_played(on_played)
     for camera in player.cameras:
-        player.watch(f"/{camera.name}/derained/image", IMAGE, on_output)
+        player.watch(camera.output("derained/image"), IMAGE, on_output)
     teller = threading.Thread(target=tell, name="viewer-status")
     teller.start()
     try:

@@ -29,6 +29,7 @@ class PlayedCamera:
 
     name: str  # in the node's parameter `cameras`
     camera: Camera
+    namespace: str = ""  # the node's, as /car; empty: none
 
     @property
     def topics(self) -> tuple[Topic, ...]:
@@ -43,11 +44,20 @@ class PlayedCamera:
         rules = [(f"{self.name}/image_raw{suffix}", absolute(self.camera.topic.name))]
         if self.camera.info is not None:
             rules.append((f"{self.name}/camera_info", absolute(self.camera.info.name)))
-        return [(source, target) for source, target in rules if f"/{source}" != target]
+        return [(source, target) for source, target in rules if f"{self.namespace}/{source}" != target]
+
+    def output(self, name: str) -> str:
+        """The full name of a topic that the node publishes for this camera. name: as `derained/image`."""
+        return f"{self.namespace}/{self.name}/{name}"
 
 
-def played_cameras(cameras: Sequence[Camera], say: Callable[[str], None]) -> list[PlayedCamera]:
-    """The cameras as the node knows them; of one that the bag holds raw and compressed, the raw images."""
+def played_cameras(
+    cameras: Sequence[Camera], say: Callable[[str], None], namespace: str = ""
+) -> list[PlayedCamera]:
+    """The cameras as the node knows them; of one that the bag holds raw and compressed, the raw images.
+
+    namespace: the node's, as /car. It moves what the node publishes, and never what the bag holds.
+    """
     taken: dict[str, Camera] = {}
     for camera in sorted(cameras, key=lambda each: each.compressed):
         name = _camera_name(camera.base)
@@ -55,7 +65,7 @@ def played_cameras(cameras: Sequence[Camera], say: Callable[[str], None]) -> lis
             say(f"{camera.topic.name} is not derained; {taken[name].topic.name} is the same camera's")
         else:
             taken[name] = camera
-    played = {camera.topic: PlayedCamera(name, camera) for name, camera in taken.items()}
+    played = {camera.topic: PlayedCamera(name, camera, namespace) for name, camera in taken.items()}
     return [played[camera.topic] for camera in cameras if camera.topic in played]
 
 
@@ -86,14 +96,19 @@ def why_not_played(topic: Topic, cameras: Sequence[PlayedCamera], is_installed: 
         return f"{topic.name} is not played; a camera whose name ROS does not take has its name"
     if name in OWN_TOPICS:
         return f"{name} is not played; the replay has its own"
-    outputs = ("derained", "depth", "segmentation")
-    if name.startswith(tuple(f"/{camera.name}/{part}/" for camera in cameras for part in outputs)):
+    outputs = ("derained/", "depth/", "segmentation/")
+    if name.startswith(tuple(camera.output(part) for camera in cameras for part in outputs)):
         return f"{name} is not played; the node makes it anew"
     if topic.serialization != "cdr":
         return f"{name} is not played: its messages are {topic.serialization}, not CDR"
     if not is_installed:
         return f"{name} is not played: {topic.type or 'its type'} is not installed here"
     return None
+
+
+def namespace_of(node_name: str) -> str:
+    """That of a node's name with or without its namespace: /car of car/derain, and nothing of derain."""
+    return "".join(f"/{part}" for part in node_name.split("/")[:-1] if part)
 
 
 def message_class(type_name: str) -> type | None:

@@ -79,6 +79,7 @@ class RuntimeState:
     on_failure: OnFailure = OnFailure.DROP
     inference_timeout_s: float = 5.0
     namesakes: int = 0  # other nodes of this node's name
+    unknown_parameters: tuple[str, ...] = ()  # what to say of those that were given and that it does not have
     seconds_since_output: float | None = None
 
 
@@ -148,6 +149,7 @@ def runtime_status(name: str, state: RuntimeState) -> DiagnosticStatus:
             ("graphs compiled again within a minute", health.rebuilt),
         ]
     values.append(("other nodes of this name", state.namesakes))
+    values.append(("unknown parameters", "; ".join(state.unknown_parameters) or "none"))
     return _status(level, name, message, info.device if info is not None else "", values)
 
 
@@ -185,6 +187,8 @@ def _judge_runtime(state: RuntimeState) -> tuple[bytes, str]:
             f"{health.rebuilt} graphs were compiled again within a minute: more image sizes and outputs "
             "are in use than graphs_in_memory holds; raise it",
         )
+    if state.unknown_parameters:  # until the node is started again, so nothing that may pass is behind it
+        return DiagnosticStatus.WARN, "; ".join(state.unknown_parameters)
     return DiagnosticStatus.OK, f"{info.backend} {info.precision} on {info.device}"
 
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 import threading
 import time
 import traceback
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
@@ -30,7 +30,7 @@ from rain_removal_ros import runtime
 from rain_removal_ros.errors import ParameterError, RainRemovalError, bounded
 from rain_removal_ros.extras import missing
 from rain_removal_ros.pipeline import Build, Options, Problem
-from rain_removal_ros.ros import parameters
+from rain_removal_ros.ros import parameters, unknown_parameters
 from rain_removal_ros.ros.configured import Configured, MakeRestorer
 from rain_removal_ros.ros.parameter_messages import answer_what_raises, descriptor
 from rain_removal_ros.ros.parameters import PARAMETERS, Changes
@@ -54,9 +54,18 @@ class _Yield:
 
 
 class DerainNode(LifecycleNodeMixin, Node):
-    """The managed node `derain`. `make_restorer` is how it gets a network; tests give it others."""
+    """The managed node `derain`.
 
-    def __init__(self, make_restorer: MakeRestorer | None = None, **node_options: Any):
+    make_restorer: how it gets a network; tests give it others. arguments: the process's, as rclpy was given
+    them, to tell where a parameter comes from.
+    """
+
+    def __init__(
+        self,
+        make_restorer: MakeRestorer | None = None,
+        arguments: Sequence[str] = (),
+        **node_options: Any,
+    ):
         Node.__init__(self, "derain", **node_options)
         LifecycleNodeMixin.__init__(self, callback_group=ReentrantCallbackGroup())
         self._make_restorer = make_restorer or runtime.create_restorer
@@ -76,7 +85,10 @@ class DerainNode(LifecycleNodeMixin, Node):
         self._progress_told = time.perf_counter()
         self._on_broken: Callable[[], None] = lambda: None
         self._declare_parameters()
-        self._reporter = Reporter(self)
+        unknown = self._unknown_parameters([*arguments, *(node_options.get("cli_args") or ())])
+        for text in unknown:
+            self.get_logger().warning(text)
+        self._reporter = Reporter(self, unknown)
         steady = Clock(clock_type=ClockType.STEADY_TIME)  # simulated time may stand still
         self._timer = self.create_timer(DIAGNOSTICS_EVERY_S, self._on_timer, clock=steady)
 
@@ -276,6 +288,10 @@ class DerainNode(LifecycleNodeMixin, Node):
         self.add_post_set_parameters_callback(lambda _: self._take_options())
         self._take_options()
         answer_what_raises(self)
+
+    def _unknown_parameters(self, arguments: Sequence[str]) -> list[str]:
+        given = [name for name in self._parameter_overrides if not self.has_parameter(name)]
+        return unknown_parameters.notices(given, arguments, self.get_fully_qualified_name())
 
     def _take_options(self) -> None:
         self._pipeline_options = parameters.pipeline_options(self._values())

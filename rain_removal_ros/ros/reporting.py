@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from diagnostic_msgs.msg import DiagnosticArray
@@ -22,10 +22,13 @@ from rain_removal_ros.ros.status import BUILDING, RUNTIME
 
 
 class Reporter:
-    """Has the publisher of /diagnostics."""
+    """Has the publisher of /diagnostics. unknown_parameters: what to say of those that the node was given and
+    does not have.
+    """
 
-    def __init__(self, node: Node):
+    def __init__(self, node: Node, unknown_parameters: Sequence[str] = ()):
         self._node = node
+        self._unknown_parameters = tuple(unknown_parameters)
         self._publisher = node.create_publisher(DiagnosticArray, "/diagnostics", 10)
 
     def report(
@@ -60,9 +63,9 @@ class Reporter:
         configured: Configured | None,
         values: Mapping[str, Any],
     ) -> RuntimeState:
-        namesakes = self._namesakes()
+        namesakes, unknown = self._namesakes(), self._unknown_parameters
         if configured is None:
-            return RuntimeState(lifecycle, failed_transition, namesakes=namesakes)
+            return RuntimeState(lifecycle, failed_transition, namesakes=namesakes, unknown_parameters=unknown)
         pipeline = configured.pipeline
         building = pipeline.building
         published = [snapshot.seconds_since_published for snapshot in pipeline.snapshot().values()]
@@ -77,6 +80,7 @@ class Reporter:
             on_failure=OnFailure(values["on_failure"]),
             inference_timeout_s=values["inference_timeout_s"],
             namesakes=namesakes,
+            unknown_parameters=unknown,
             seconds_since_output=min((s for s in published if s is not None), default=None),
         )
 

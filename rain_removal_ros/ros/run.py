@@ -46,7 +46,7 @@ def run(ending: Ending, arguments: list[str] | None, make_restorer: MakeRestorer
     try:
         os.environ.update(dds_profile_environment(os.environ))
         rclpy.init(args=arguments, signal_handler_options=SignalHandlerOptions.NO)
-        node = DerainNode(make_restorer)
+        node = DerainNode(make_restorer, sys.argv if arguments is None else arguments)
     except (
         RainRemovalError,
         ParameterException,

@@ -148,9 +148,25 @@ class Restorer(Protocol):
     def info(self) -> RuntimeInfo: ...
 
     def prepare(
-        self, height: int, width: int, outputs: Collection[Output], on_progress: Progress | None = None
+        self,
+        height: int,
+        width: int,
+        outputs: Collection[Output],
+        on_progress: Progress | None = None,
+        meanwhile: Callable[[], None] | None = None,
     ) -> None:
-        """Compile (or find in the cache) and warm the network for this image size and these outputs."""
+        """Compile (or find in the cache) and warm the network for this image size and these outputs.
+
+        `meanwhile` is called again and again, in this thread, while this waits for a compiler in another
+        process; it may call `prepare_cached`.
+        """
+
+    def prepare_cached(
+        self, height: int, width: int, outputs: Collection[Output], on_progress: Progress | None = None
+    ) -> bool:
+        """The same where nothing has to be compiled for it, as it is in the cache or in memory already; False
+        otherwise, or where another process is building it, and then nothing is done.
+        """
 
     @property
     def loading_since(self) -> float | None:

@@ -33,7 +33,7 @@ LONGEST_BUILD_S = 3600.0
 """A compiler that takes longer hangs; on the slowest machines they take minutes."""
 
 POLLED_EVERY_S = 0.1
-"""So often a build that gives way to others looks for them."""
+"""So often whoever waits for a build looks for what is more urgent, or can be done meanwhile."""
 
 APART = hasattr(os, "pidfd_open")
 """Whether builds are made in a process of their own: on Linux."""
@@ -64,22 +64,30 @@ class Cancellation:
     """Tells a build that nobody waits for its result any more.
 
     of_all: that of more builds, of which this is one. gives_way: asked again and again while this one runs,
-    whether something is more urgent.
+    whether something is more urgent. meanwhile: called as often, in the thread that waits for the build.
     """
 
     of_all: Cancellation | None = None
     gives_way: Callable[[], bool] | None = None
+    meanwhile: Callable[[], None] | None = None
     _called: bool = field(default=False, init=False)
 
     @property
     def requested(self) -> bool:
         return self._called or (self.of_all is not None and self.of_all.requested)
 
+    @property
+    def is_polled(self) -> bool:
+        """Whether `poll` does more than to look at what was requested."""
+        return self.gives_way is not None or self.meanwhile is not None
+
     def request(self) -> None:
         self._called = True
 
     def poll(self) -> bool:
-        """Whether the build is to be given up, asking what it gives way to."""
+        """Whether the build is to be given up, asking what it gives way to, and doing what there is to do."""
+        if not self.requested and self.meanwhile is not None:
+            self.meanwhile()
         if not self.requested and self.gives_way is not None and self.gives_way():
             self.request()
         return self.requested
@@ -165,7 +173,7 @@ class BuildProcess:
         began = time.monotonic()
         while True:
             left = max(0.0, began + LONGEST_BUILD_S - time.monotonic())
-            looks_again_in = left if cancellation.gives_way is None else min(left, POLLED_EVERY_S)
+            looks_again_in = min(left, POLLED_EVERY_S) if cancellation.is_polled else left
             if select.select([server.stdout], [], [], looks_again_in)[0]:
                 break
             if cancellation.poll():

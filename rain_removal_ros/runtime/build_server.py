@@ -11,13 +11,22 @@ import select
 import signal
 import sys
 import termios
-from collections.abc import Mapping, Sequence
+import threading
+from collections.abc import Callable, Mapping, Sequence
 from typing import IO, Any, NoReturn
+
+try:
+    import ctypes
+except ImportError:  # a Python that was built without libffi
+    ctypes = None  # type: ignore[assignment]
 
 from rain_removal_ros.runtime.build_process import build_here
 
 NICENESS = 5
 """A build must not take the processor from the frames that go on meanwhile."""
+
+PR_SET_PDEATHSIG = 1
+"""Of prctl(2): a signal for this process when its parent ends."""
 
 
 def serve(idle_s: float, preloaded: Sequence[str]) -> None:
@@ -33,15 +42,18 @@ def serve(idle_s: float, preloaded: Sequence[str]) -> None:
             return
         head = json.loads(line)
         files = {name: orders.read(size) for name, size in head["files"].items()}
-        child = os.fork()
+        server, child = os.getpid(), os.fork()
         if child == 0:
-            _build_and_end(head, files, answers)
+            _build_and_end(head, files, answers, server)
         _watch(child, orders, answers)
 
 
-def _build_and_end(head: Mapping[str, Any], files: Mapping[str, bytes], answers: int) -> NoReturn:
+def _build_and_end(
+    head: Mapping[str, Any], files: Mapping[str, bytes], answers: int, server: int
+) -> NoReturn:
     status = 1
     try:
+        end_with(server)
         with open(answers, "wb", closefd=False) as stream:
             try:
                 engine = build_here(head["builder"], files, head["options"])
@@ -53,6 +65,33 @@ def _build_and_end(head: Mapping[str, Any], files: Mapping[str, bytes], answers:
         status = 0
     finally:
         os._exit(status)  # no clean-up of what belongs to the server
+
+
+def end_with(parent: int) -> None:
+    """Have this process killed as soon as its parent ends, which may be killed itself and then ends nobody.
+
+    parent: the process id that it has had since its birth. Linux has a call for this; where a system or a
+    sandbox refuses it, a thread watches, which a compiler that holds the interpreter may delay.
+    """
+    if not _killed_with_parent():
+        threading.Thread(target=_end_after, args=(os.pidfd_open(parent),), daemon=True).start()
+    if os.getppid() != parent:  # it ended before anybody watched
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _killed_with_parent() -> bool:
+    """Ask the kernel for it; whether it has agreed."""
+    try:
+        prctl: Callable[..., int] = ctypes.CDLL(None).prctl
+    except (AttributeError, OSError):
+        return False
+    return prctl(PR_SET_PDEATHSIG, ctypes.c_ulong(signal.SIGKILL)) == 0
+
+
+def _end_after(process: int) -> None:
+    """Wait for the end of a process (a handle of it), and end this one."""
+    select.select([process], [], [])
+    os.kill(os.getpid(), signal.SIGKILL)
 
 
 def _bytes_waiting(pipe: IO[bytes]) -> int:

@@ -33,6 +33,9 @@ PARTIAL_KEPT_S = 24 * 3600.0
 POLLED_EVERY_S = 0.1
 """So often a lock that another process holds is tried."""
 
+LOCK_ATTEMPTS = 10
+"""A lock that was removed before it was taken is made anew; so often in a row it can hardly be."""
+
 _NO_FILE_NAME = re.compile(r"[^A-Za-z0-9_.]")
 
 log = logging.getLogger(__name__)
@@ -117,6 +120,13 @@ class EngineCache:
             log.debug("cannot mark %s as used: %s", description, error)
         return blob
 
+    def may_hold(self, key: EngineKey) -> bool:
+        """Whether it is worth while to look for this key; opens nothing."""
+        try:
+            return self._description(key.name).is_file()
+        except OSError:
+            return False
+
     def _is_trusted(self) -> bool:
         """Whether nobody else can have put an engine into the folder; a warning where somebody could."""
         try:
@@ -177,18 +187,23 @@ class EngineCache:
         which is asked again and again. Without a writable folder nothing is shared and nothing locked;
         without locks two may build the same, and the later one's is kept.
         """
-        try:
-            self._make_folder()
-            handle = os.open(self._lock(key.name), os.O_CREAT | os.O_RDWR, 0o600)
-        except OSError:
-            yield True
-            return
-        try:
-            while not (locked := take_lock(handle)) and not given_up():
-                time.sleep(POLLED_EVERY_S)
-            yield locked
-        finally:
-            os.close(handle)
+        for attempt in range(LOCK_ATTEMPTS):
+            try:
+                self._make_folder()
+                handle = os.open(self._lock(key.name), os.O_CREAT | os.O_RDWR, 0o600)
+            except OSError:
+                yield True
+                return
+            try:
+                while not (locked := take_lock(handle)) and not given_up():
+                    time.sleep(POLLED_EVERY_S)
+                # a file that was removed after it was opened keeps nobody else out
+                removed = locked and os.fstat(handle).st_nlink == 0
+                if not removed or attempt == LOCK_ATTEMPTS - 1:
+                    yield locked
+                    return
+            finally:
+                os.close(handle)
 
     def _make_folder(self) -> None:
         """One that all may read and only its owner write, whatever the umask: engines are no secret."""
@@ -289,6 +304,27 @@ class EngineCache:
                     shutil.rmtree(partial)
             except OSError as error:  # another process was quicker, or it is another user's
                 log.debug("cannot remove %s: %s", partial, error)
+        self._remove_spare_locks()
+
+    def _remove_spare_locks(self) -> None:
+        """Remove the locks of entries that are gone, unless somebody holds them.
+
+        It is done with the lock held. Whoever has opened the file by then, and gets the lock afterwards, sees
+        that it is removed, and opens another.
+        """
+        for lock in self.folder.glob(".*.lock"):
+            name = lock.name.removeprefix(".").removesuffix(".lock")
+            try:
+                if self._description(name).exists() or self._blob(name).exists():
+                    continue
+                handle = os.open(lock, os.O_RDWR)
+                try:
+                    if take_lock(handle) and os.fstat(handle).st_nlink > 0:  # else its name may be another's
+                        lock.unlink(missing_ok=True)
+                finally:
+                    os.close(handle)
+            except OSError as error:  # another process was quicker, or it is another user's
+                log.debug("cannot remove %s: %s", lock, error)
 
     def _remove(self, name: str) -> None:
         for path in (self._description(name), self._blob(name)):

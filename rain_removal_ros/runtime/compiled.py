@@ -138,7 +138,7 @@ class CompilingRestorer(ABC):
         self.graphs_in_memory = RuntimeSettings.graphs_in_memory
         self._compiled: OrderedDict[GraphKey, CompiledFrame] = OrderedDict()
         self._table = threading.Lock()  # held for moments
-        self._building = threading.Lock()  # held while a graph is compiled
+        self._building = threading.RLock()  # held while a graph is compiled; what is cached loads meanwhile
         self._running = FairLock()  # held while a call is in work; a trial makes many, one after another
         self._loading_from: float | None = None
         self._closed = False
@@ -149,6 +149,10 @@ class CompilingRestorer(ABC):
         self, graph: GraphKey, on_progress: Progress | None, cancellation: Cancellation
     ) -> CompiledFrame:
         """Find in the cache or compile this graph."""
+
+    def _compile_from_cache(self, graph: GraphKey, on_progress: Progress | None) -> CompiledFrame | None:
+        """The same, where it is in the cache; None where it is not, or a backend keeps none."""
+        return None
 
     @property
     def info(self) -> RuntimeInfo:
@@ -167,16 +171,43 @@ class CompilingRestorer(ABC):
         )
 
     def prepare(
-        self, height: int, width: int, outputs: Collection[Output], on_progress: Progress | None = None
+        self,
+        height: int,
+        width: int,
+        outputs: Collection[Output],
+        on_progress: Progress | None = None,
+        meanwhile: Callable[[], None] | None = None,
     ) -> None:
+        cancellation = Cancellation(self._cancellation, meanwhile=meanwhile)
+
+        def get(graph: GraphKey, told: Progress | None) -> CompiledFrame:
+            return self._compile(graph, told, cancellation)
+
+        self._prepare(height, width, outputs, get, on_progress)
+
+    def prepare_cached(
+        self, height: int, width: int, outputs: Collection[Output], on_progress: Progress | None = None
+    ) -> bool:
+        return self._prepare(height, width, outputs, self._compile_from_cache, on_progress)
+
+    def _prepare(
+        self,
+        height: int,
+        width: int,
+        outputs: Collection[Output],
+        get: Callable[[GraphKey, Progress | None], CompiledFrame | None],
+        on_progress: Progress | None,
+    ) -> bool:
+        """Have the graph that `get` gives in memory, and warm, unless it is; whether it is there."""
         check_size(height, width)
         outputs = ordered(outputs)
         with self._building:
             if self._find(height, width, outputs, exact=True) is not None:
-                return
-            told = on_progress or self._on_progress
+                return True
             graph = height, width, outputs, 1
-            frame = self._compile(graph, told, self._cancellation)
+            frame = get(graph, on_progress or self._on_progress)
+            if frame is None:
+                return False
             try:
                 with self._loading():
                     frame.run([np.zeros((height, width, 3), np.uint8)])  # the first run allocates
@@ -189,6 +220,7 @@ class CompilingRestorer(ABC):
         with self._running:
             for old in retired:
                 old.close()
+        return True
 
     @property
     def loading_since(self) -> float | None:

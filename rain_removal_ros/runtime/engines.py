@@ -89,6 +89,27 @@ class EngineRestorer(CompilingRestorer):
                     stage.text = "built" if built else "loaded from the cache"
                     return frame
 
+    def _compile_from_cache(self, graph: GraphKey, on_progress: Progress | None) -> CompiledFrame | None:
+        key = self.key(*graph)
+        if not self._cache.may_hold(key):
+            return None
+        with self._cache.building(key, lambda: True) as ours:  # whoever builds it is not waited for
+            engine = self._cached(key) if ours else None
+        if engine is None:
+            return None
+        what = f"{describe(*graph)} for {self.backend} {self.precision} on {self.device_name}"
+        with reporting(what, on_progress) as stage:
+            stage.text = "loading"
+            try:
+                with self._loading():
+                    frame = self.read(engine, *graph, key.digest)
+            except EngineError as error:
+                self._cache.discard(key, str(error))
+                stage.text = "the cached one cannot be used"
+                return None
+            stage.text = "loaded from the cache"
+            return frame
+
     def _engine(
         self, key: EngineKey, graph: GraphKey, stage: Stage, cancellation: Cancellation, from_cache: bool
     ) -> tuple[bytes, bool]:

@@ -42,10 +42,10 @@ def main() -> int:
     from rain_removal_ros.runtime import Output, Restored
 
     class FaultyRestorer(FakeRestorer):
-        def prepare(self, height: int, width: int, outputs: Collection[Output], on_progress=None) -> None:
+        def prepare(self, height: int, width: int, outputs: Collection[Output], *told) -> None:
             if os.environ.get("FAULT_BUILD") == "hang":
                 threading.Event().wait()
-            super().prepare(height, width, outputs, on_progress)
+            super().prepare(height, width, outputs, *told)
 
         def __call__(
             self, image: np.ndarray, outputs: Collection[Output], focal_px=None, **options
