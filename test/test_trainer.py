@@ -183,6 +183,17 @@ def test_the_weights_of_layers_decay_and_biases_norms_and_scales_do_not(preset) 
             assert decays[own] == (0.5 if weighs else 0.0), f"{own} {tuple(parameter.shape)}"
 
 
+def test_a_run_whose_other_weights_decayed_is_not_resumed(street, tmp_path) -> None:
+    run = settings(steps=5)
+    train(run, [street], tmp_path, workers=0, show_progress=False, stop_after=0.0)
+    checkpoint = torch.load(tmp_path / "checkpoint.pt", weights_only=True)
+    one, other = checkpoint["optimizer"]["param_groups"][:2]
+    other["params"].append(one["params"].pop())
+    torch.save(checkpoint, tmp_path / "checkpoint.pt")
+    with pytest.raises(WeightsError, match=r"weight decay was for other weights; give another output folder"):
+        train(run, [street], tmp_path, workers=0, show_progress=False)
+
+
 def test_a_finished_run_is_calibrated_for_8_bit_integers_and_one_under_way_is_not(street, tmp_path) -> None:
     path = train(settings(steps=5), [street], tmp_path, workers=0, stop_after=0.0, show_progress=False)
     assert ranges_of(load_network(path)[0]) == {}

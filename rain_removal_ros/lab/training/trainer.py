@@ -294,7 +294,13 @@ class _Run:
             scaler.load_state_dict(checkpoint["scaler"])
         self.network.load_state_dict(checkpoint["network"])
         self.average.network.load_state_dict(checkpoint["average"])
-        optimizer.load_state_dict(checkpoint["optimizer"])
+        try:
+            optimizer.load_state_dict(checkpoint["optimizer"])
+        except ValueError as error:
+            raise WeightsError(
+                f"{path} is of a run in which weight decay was for other weights; give another output folder "
+                f"({error})"
+            ) from error
         self.step, self.origin = checkpoint["step"], checkpoint["origin"]
 
     def _loader(self, workers: int) -> DataLoader[Sample]:
