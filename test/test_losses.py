@@ -195,7 +195,6 @@ def test_every_term_of_a_part_teaches_it_and_leaves_the_rest_and_the_frozen_netw
         "streaks": own,
         "fog": named - {"streaks"},
         "depth": {"depth", "distance"},
-        "readouts": {"depth", "distance", "presence"},
         "all": named,
     }
     assert set(terms) == of_part[part]
@@ -215,8 +214,6 @@ def test_every_term_of_a_part_teaches_it_and_leaves_the_rest_and_the_frozen_netw
         assert reached == {"streaks"}
     elif part == "depth":
         assert reached == {"trunk", "context", "depth_head"}
-    elif part == "readouts":
-        assert reached == {"streaks", "atmosphere", "depth_head"}
     else:
         assert {"trunk", "output", "atmosphere", "depth_head"} <= reached
         assert ("streaks" in reached) is (part == "all")

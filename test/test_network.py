@@ -99,8 +99,7 @@ def opened(network: torch.nn.Module, rain: float = 9.0, fog: float = 9.0) -> tor
     """The network with these logits of its gates for whatever it sees."""
     with torch.no_grad():
         network.streaks.rain.output.bias.fill_(rain)
-        network.atmosphere.presence.output.bias.fill_(fog)
-        network.atmosphere.estimate.output.bias.copy_(torch.tensor([2.0, 0.0]))
+        network.atmosphere.estimate.output.bias.copy_(torch.tensor([fog, 2.0, 0.0]))
     return network
 
 
@@ -126,7 +125,7 @@ def test_streaks_are_taken_off_before_contrast_is_given_back() -> None:
 
 def test_shut_gates_leave_the_image_exactly_as_it_is() -> None:
     network = opened(randomise(build_network("fast")).eval(), rain=-9.0, fog=-9.0)
-    for gated in (network.streaks.rain, network.atmosphere.presence):
+    for gated in (network.streaks.rain, network.atmosphere.estimate):
         torch.nn.init.zeros_(gated.output.weight)
     with torch.no_grad():
         correction, _, weather = network(torch.rand(1, 3, 64, 64))

@@ -111,7 +111,7 @@ def test_a_setting_is_given_by_its_key(text, key, value) -> None:
         ("samples.scales=0,1", r"samples.scales must be 2, each a number above 0"),
         ("samples.scales=2,1", r"samples.scales \(2.0, 1.0\) must have the lesser one first"),
         ("samples.dry_share=0.9", r"0.9 \+ 0.16 \+ 0.18, are more than 1 together"),
-        ("part=trunk", r"part must be one of all, streaks, fog, depth, readouts"),
+        ("part=trunk", r"part must be one of all, streaks, fog, depth"),
         ("precision=8", r"precision must be one of bf16, fp16, no"),
         ("frozen=[3]", r"frozen must be a list, each a text"),
         ("preset.depth_guided=1", r"preset.depth_guided must be true or false"),

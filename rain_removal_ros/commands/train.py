@@ -171,9 +171,8 @@ def _add_settings(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--part",
         choices=PARTS,
-        help="part of the network to train: all, the streak stage alone, on samples without streaks the fog "
-        "or the depth part alone, or the readouts: whether there is rain or fog, and how far away things are "
-        f"({USUAL.part})",
+        help="part of the network to train: all, the streak stage alone, or, on samples without streaks, "
+        f"the fog or the depth part alone ({USUAL.part})",
     )
     parser.add_argument(
         "--precision",

@@ -92,8 +92,7 @@ class Atmosphere(nn.Module):
     """The fog of a whole image, from the trunk's coarsest features, the light that blocks of pixels show, and
     how far away they are.
 
-    Whether there is any has evidence of its own: it is learned best alone, when all else is. The airlight is
-    the light of places that are picked out, a sky or a street's far end, and a little more
+    The airlight is the light of places that are picked out, a sky or a street's far end, and a little more
     or less. How thick a fog looks does not change with the size of the image, but extinction times focal
     length does: what is estimated is how thick the fog is where things mostly are, and depth says where that
     is.
@@ -103,8 +102,9 @@ class Atmosphere(nn.Module):
 
     def __init__(self, channels: int):
         super().__init__()
-        self.presence = GlobalEstimate(channels + 13, start=(0.0,), hidden=self.SUMMARY, looks=self.LOOKS)
-        self.estimate = GlobalEstimate(channels + 13, start=(1.0, 0.0), hidden=self.SUMMARY, looks=self.LOOKS)
+        self.estimate = GlobalEstimate(
+            channels + 13, start=(0.0, 1.0, 0.0), hidden=self.SUMMARY, looks=self.LOOKS
+        )
 
     def forward(self, x: Tensor, dark: Tensor, depth: Tensor) -> tuple[Fog, Tensor]:
         """Features (N, C, H/32, W/32), `darkness` (N, 12, H/32, W/32), pixels per metre (N, 1, H/4, W/4),
@@ -118,11 +118,11 @@ class Atmosphere(nn.Module):
         evidence = self.estimate.find(seen)
         places = self.estimate.places(evidence)
         summary = self.estimate.summary(evidence, places)
-        root, more = self.estimate.read(summary).split(1, dim=1)
+        logit, root, more = self.estimate.read(summary).split(1, dim=1)
         light = 1 - dark[:, :3].mean(dim=1, keepdim=True).flatten(2)  # (N, 1, H W) of H/32 x W/32 places
         picked = (places[:, :1] * light).sum(dim=2)[:, :, None, None]
         root = root * torch.exp(typical / 3)
-        return Fog(self.presence(seen), root, picked + 0.1 * more), summary
+        return Fog(logit, root, picked + 0.1 * more), summary
 
 
 MOST_THICKNESS = 2.2
@@ -220,13 +220,6 @@ class FastDerainNetwork(nn.Module):
     def find_depth(self, image: Tensor) -> Tensor:
         """Streak-free image (N, 3, H, W) -> pixels per metre (N, 1, H/4, W/4)."""
         return self._depth_of_cleared(fold(image.float()))
-
-    def find_fog(self, image: Tensor) -> tuple[Tensor, Fog]:
-        """Streak-free image (N, 3, H, W) -> pixels per metre (N, 1, H/4, W/4), and the fog."""
-        cleared = fold(image.float())
-        features = self._features(as_weights(self, cleared))
-        depth, _ = self.depth_head(features)
-        return depth, self.atmosphere(features[3], darkness(cleared), depth)[0]
 
     def clear_fog(self, image: Tensor) -> tuple[Tensor, Tensor, Fog]:
         """Streak-free image (N, 3, H, W) -> correction float32 (N, 3, H, W), pixels per metre (N, 1, H/4,

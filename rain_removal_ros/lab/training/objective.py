@@ -36,8 +36,6 @@ class Objective(nn.Module):
         rainy = batch["rainy"].float() / 255
         if isinstance(network, FastDerainNetwork) and settings.part == "streaks":
             return self._streaks(network, rainy, batch)
-        if isinstance(network, FastDerainNetwork) and settings.part == "readouts":
-            return self._readouts(network, rainy, batch)
         clean = batch["clean"].float() / 255
         weights = settings.weights
         terms: dict[str, Tensor] = {}
@@ -90,16 +88,6 @@ class Objective(nn.Module):
             **self._meaning(restored, without),
         }
         return terms, restored, None
-
-    def _readouts(
-        self, network: FastDerainNetwork, rainy: Tensor, batch: Sample
-    ) -> tuple[dict[str, Tensor], Tensor, Tensor]:
-        light, rain_logit = network.find_streaks(rainy)
-        without = rainy - light
-        depth, fog = network.find_fog(without)
-        presence = losses.presence(rain_logit, batch["rain"]) + losses.presence(fog.logit, batch["fog"])
-        terms = {"presence": self.settings.weights.presence * presence, **self._depth_terms(depth, batch)}
-        return terms, without, depth
 
     def _streak_terms(self, light: Tensor, rain_logit: Tensor, batch: Sample) -> dict[str, Tensor]:
         weights = self.settings.weights

@@ -23,6 +23,9 @@ from rain_removal_ros.share import packaged_weights
 EARLY = ("trunk.stem", "trunk.blocks.0", "trunk.blocks.1", "trunk.blocks.2")
 """Layers that know edges and textures from ImageNet; leaving them so saves more than half of the time."""
 
+BUT_THE_LAST_OF_DEPTH = ("trunk", "context", "depth_head.lateral", "depth_head.refine")
+"""What finds depth, but for the layer that gives it, which nothing else needs."""
+
 
 @dataclass(frozen=True)
 class Stage:
@@ -99,15 +102,7 @@ _TOGETHER = replace(
     weights=replace(_FOG_WEIGHTS, fidelity=0.25, harm=2.0, semantic=0.08, perceptual=0.2),
 )
 
-_READOUTS = replace(
-    _FOG,
-    steps=4000,
-    part="readouts",
-    batch=8,
-    seed=9,
-    samples=replace(_WIDE_SAMPLES, dry_share=0.24, lookalike_share=0.36, measured_weight=4.0),
-    weights=LossWeights(depth=0.5, distance=0.25, presence=1.0),
-)
+_READ_DEPTH = replace(_DEPTH, steps=1500, seed=9, frozen=BUT_THE_LAST_OF_DEPTH)
 
 PACKAGED = ("packaged fast", "packaged segmentation")
 """Names that stand for the packaged weights, where a stage names others to begin with."""
@@ -150,7 +145,7 @@ RECIPES: dict[str, tuple[Stage, ...]] = {
             streaks_from="streaks-refined",
             teacher="segmentation-balanced",
         ),
-        Stage("fast", _READOUTS, start_from="together"),
+        Stage("fast", _READ_DEPTH, start_from="together"),
     ),
     "fine-tune": (
         Stage(
@@ -159,7 +154,7 @@ RECIPES: dict[str, tuple[Stage, ...]] = {
             start_from="packaged fast",
             teacher="packaged segmentation",
         ),
-        Stage("fine-tune", _READOUTS, start_from="tuned"),
+        Stage("fine-tune", _READ_DEPTH, start_from="tuned"),
     ),
     "judge": (
         Stage(

@@ -48,9 +48,7 @@ class SampleSettings:
     width: int | None = None  # likewise; None: as wide as high
     measured_weight: float = 1.0  # how much more often an example is drawn whose depth sensors measured
     scales: tuple[float, float] = (0.4, 1.3)  # how much an example is resized, log-uniform
-    small_zoom: float = (
-        2.0  # likewise, of what is too small for `scales`: from filling a crop to so much more
-    )
+    small_zoom: float = 1.0  # likewise, what fills a crop may be enlarged by this, even beyond `scales`
     mirrored_share: float = 0.0  # of images smaller than a crop: continued by a mirror image, not enlarged
     dry_share: float = 0.14  # neither streaks nor fog
     fog_only_share: float = 0.16
@@ -67,7 +65,7 @@ class SampleSettings:
     sharpened_share: float = 0.1  # by the camera, after the weather
     blur_share: float = 0.1
     exposure_share: float = 0.12  # taken darker, scene and weather alike
-    rendered_share: float = 0.25  # of weather: seen through another camera's tone curve and white balance
+    rendered_share: float = 0.0  # of weather: seen through another camera's tone curve and white balance
     leftover_share: float = 0.5  # where streaks were taken off by rendering, not by a network: some is left
     pictures: int = 320  # of streaks, in the bank
 
@@ -352,8 +350,7 @@ def _crop(example: Example, settings: SampleSettings, generator: np.random.Gener
     if least > 1 and generator.random() < settings.mirrored_share:
         least = max(1.0, least / 2)  # no pixel is mirrored twice
     low, high = settings.scales
-    # with one scale for all small images a network learns how far away things of so many pixels are in them
-    scale = np.exp(generator.uniform(*np.log((max(low, least), max(high, settings.small_zoom * least)))))
+    scale = max(least, np.exp(generator.uniform(np.log(low), np.log(max(high, settings.small_zoom * least)))))
     window = [round(side / scale) for side in settings.shape]
     rows, columns = (_placed(*each, generator) for each in zip((height, width), window, strict=True))
     flip = generator.random() < 0.5

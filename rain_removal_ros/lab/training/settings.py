@@ -36,14 +36,10 @@ PARTS: dict[str, Callable[[str], bool]] = {
     "streaks": lambda layer: layer.startswith("streaks."),
     "fog": lambda layer: not layer.startswith("streaks."),
     "depth": lambda layer: layer.startswith(("trunk.", "context.", "depth_head.")),
-    "readouts": lambda layer: layer.startswith(
-        ("streaks.rain.", "atmosphere.presence.", "depth_head.output.")
-    ),
 }
 """What of the network `fast` a run trains, by the names of its weights: all of it, where the whole
 restoration teaches the streak stage too; the streak stage alone; all but the streak stage, on samples whose
-streaks were taken off, all but a little, by rendering; on the same, what finds depth; the layers that nothing
-else leans on, which say how far away things are and whether there is rain and fog, behind all others.
+streaks were taken off, all but a little, by rendering; on the same, what finds depth.
 """
 
 

@@ -75,7 +75,7 @@ class Validator:
         sky = sky_of(example)
         below = None if sky is None or sky.all() else ~sky
         yield _View(group, clean, clean, below)
-        if self._part in ("all", "readouts") and example.rainy is not None:
+        if self._part == "all" and example.rainy is not None:
             yield _View(group, example.rainy, clean, below)
             return
         for level in PAPER_LEVELS:
