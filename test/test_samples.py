@@ -120,13 +120,14 @@ def test_a_sky_of_the_fogs_own_has_its_light_and_the_street_stays() -> None:
 def test_a_dataset_pair_keeps_its_own_rain() -> None:
     clean = np.full((80, 80, 3), 50, np.uint8)
     pair = [Example("pair_0", clean, rainy=clean + 100)]
-    sample = RainySamples([pair], SMALL, seed=0, count=1)[0]
+    rainy = dataclasses.replace(SMALL, dry_share=0)
+    sample = RainySamples([pair], rainy, seed=0, count=1)[0]
     assert torch.equal(sample["rainy"], sample["clean"] + 100)
     assert torch.isnan(sample["pixels_per_metre"]).all()
     assert torch.isnan(sample["streaks"]).all()  # nobody knows them
     assert sample["rain"] == 1 and torch.isnan(sample["fog"])  # nor whether there is fog
     seen = [dataclasses.replace(pair[0], inverse_depth=np.full((80, 80), 0.1, np.float32))]
-    assert RainySamples([seen], SMALL, seed=0, count=1)[0]["fog"] == 1  # depth is what fog was rendered by
+    assert RainySamples([seen], rainy, seed=0, count=1)[0]["fog"] == 1  # depth is what fog was rendered by
 
 
 def test_of_pairs_the_stated_share_is_dry_or_a_network_would_forget_what_is() -> None:
