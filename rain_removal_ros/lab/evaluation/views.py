@@ -97,8 +97,8 @@ def in_turns(groups: Sequence[Sequence[int]], count: int) -> list[int]:
     wanted = min(count, sum(len(members) for members in groups))
     while sum(min(share, len(members)) for members in groups) < wanted:
         share += 1
-    chosen = [spread(members, share) for members in groups]
-    turns = [members[turn] for turn in range(share) for members in chosen if turn < len(members)]
+    shares = [spread(members, share) for members in groups]
+    turns = [members[turn] for turn in range(share) for members in shares if turn < len(members)]
     return sorted(turns[:count])
 
 

@@ -48,7 +48,7 @@ class SampleSettings:
     width: int | None = None  # likewise; None: as wide as high
     measured_weight: float = 1.0  # how much more often an example is drawn whose depth sensors measured
     scales: tuple[float, float] = (0.4, 1.3)  # how much an example is resized, log-uniform
-    small_zoom: float = 1.0  # likewise, what fills a crop may be enlarged by this, even beyond `scales`
+    small_zoom: float = 1.0  # the largest of `scales` is at least what fills a crop, times this
     mirrored_share: float = 0.0  # of images smaller than a crop: continued by a mirror image, not enlarged
     dry_share: float = 0.14  # neither streaks nor fog
     fog_only_share: float = 0.16
