@@ -6,10 +6,9 @@ import os
 import signal
 import subprocess
 import sys
-import threading
+import textwrap
 import time
 from collections.abc import Callable
-from multiprocessing import active_children
 from pathlib import Path
 
 import pytest
@@ -233,34 +232,49 @@ def begun(out: Path) -> list[Path]:
     return list(out.glob(".*.partial/*/*.mcap"))
 
 
-def test_an_interrupted_run_ends_its_workers_and_leaves_nothing(tmp_path, as_in_a_terminal):
+def start_slow_run(source: Path, out: Path, program: str) -> subprocess.Popen[str]:
+    """A process of its own, for a test that ends it: it runs this program, where `slow_run()` takes long."""
+    script = source.parent / "program.py"
+    script.write_text(
+        "import sys; from pathlib import Path; from test_archive import *\n"
+        "def slow_run():\n"
+        "    jobs = find_jobs([Path(sys.argv[1])], Path(sys.argv[2]))\n"
+        "    return run_here(jobs, Options(), SETTINGS, print, processes=1, make_restorer=make_slow)\n"
+        "if __name__ == '__main__':\n" + textwrap.indent(program, "    ")
+    )
+    folders = [str(Path(__file__).resolve().parents[1]), str(Path(__file__).parent)]
+    return subprocess.Popen(
+        [sys.executable, script, source, out],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(folders)},
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+
+
+def test_an_interrupted_run_ends_its_workers_and_leaves_nothing(tmp_path):
     source, out = record(tmp_path / "in/drive", drive(100)).parent, tmp_path / "out"
     record(source / "other", drive(100))
-
-    def interrupt() -> None:
-        if wait_for(lambda: begun(out)):
-            os.kill(os.getpid(), signal.SIGINT)
-
-    threading.Thread(target=interrupt, daemon=True).start()
-    with pytest.raises(KeyboardInterrupt):
-        run_here(find_jobs([source], out), Options(), SETTINGS, print, processes=1, make_restorer=make_slow)
-    assert not list(out.iterdir()) and not active_children()
+    process = start_slow_run(
+        source,
+        out,
+        "signal.signal(signal.SIGINT, signal.default_int_handler)  # also where the tests run behind `&`\n"
+        "with pytest.raises(KeyboardInterrupt):\n"
+        "    slow_run()\n"
+        "print('interrupted', len(list(Path(sys.argv[2]).iterdir())), len(active_children()))",
+    )
+    try:
+        assert wait_for(lambda: begun(out))
+        process.send_signal(signal.SIGINT)
+        said, _ = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    assert process.returncode == 0
+    assert said.splitlines()[-1] == "interrupted 0 0"
 
 
 def test_workers_end_with_the_process_that_started_them(tmp_path):
     record(tmp_path / "in", drive(100))
-    program = (
-        "import sys; from pathlib import Path; from test_archive import *\n"
-        "if __name__ == '__main__':\n"
-        "    jobs = find_jobs([Path(sys.argv[1])], Path(sys.argv[2]))\n"
-        "    run_here(jobs, Options(), SETTINGS, print, processes=1, make_restorer=make_slow)"
-    )
-    (tmp_path / "program.py").write_text(program)
-    folders = [str(Path(__file__).resolve().parents[1]), str(Path(__file__).parent)]
-    process = subprocess.Popen(
-        [sys.executable, tmp_path / "program.py", tmp_path / "in", tmp_path / "out"],
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(folders)},
-    )
+    process = start_slow_run(tmp_path / "in", tmp_path / "out", "slow_run()")
     try:
         assert wait_for(lambda: begun(tmp_path / "out"))
     finally:
