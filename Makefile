@@ -7,8 +7,11 @@ PIP = $(VENV)/bin/python -m pip
 DERAIN = $(VENV)/bin/derain
 
 # Two files of tests at a time. In each, PyTorch computes in one thread: threads of several processes, which wait for
-# each other in a loop, would take the cores from one another.
-PYTEST = OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest --numprocesses 2 --dist loadfile
+# each other in a loop, would take the cores from one another. Nothing waits for ever: a test that hangs shows where
+# and ends its process, and a process that dies ends the run (with another one in its place, pytest-xdist waits for
+# tests that the dead one had finished).
+PYTEST = OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest --numprocesses 2 --dist loadfile --max-worker-restart 0 \
+    -o faulthandler_timeout=600 -o faulthandler_exit_on_timeout=true
 
 # What takes and writes pixels, once more with the NumPy and OpenCV of Ubuntu 24.04, which has Python 3.12.
 UBUNTU = $(VENV)/ubuntu-24.04

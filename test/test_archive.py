@@ -236,7 +236,8 @@ def start_slow_run(source: Path, out: Path, program: str) -> subprocess.Popen[st
     """A process of its own, for a test that ends it: it runs this program, where `slow_run()` takes long."""
     script = source.parent / "program.py"
     script.write_text(
-        "import sys; from pathlib import Path; from test_archive import *\n"
+        "import signal, sys; from multiprocessing import active_children; from pathlib import Path\n"
+        "import pytest; from test_archive import *\n"
         "def slow_run():\n"
         "    jobs = find_jobs([Path(sys.argv[1])], Path(sys.argv[2]))\n"
         "    return run_here(jobs, Options(), SETTINGS, print, processes=1, make_restorer=make_slow)\n"

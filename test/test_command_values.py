@@ -7,12 +7,13 @@ import os
 import signal
 import subprocess
 import sys
+import textwrap
 
 import pytest
 from modules import skip_without_the_modules_of
 
 from rain_removal_ros.commands import image
-from rain_removal_ros.commands.main import INTERRUPTIONS, main
+from rain_removal_ros.commands.main import main
 from rain_removal_ros.commands.values import image_size, positive, whole_number
 
 pytestmark = pytest.mark.usefixtures("as_in_a_terminal")
@@ -88,36 +89,36 @@ def test_any_other_word_of_the_system_is_one_line(capsys, monkeypatch):
     )
 
 
+def run_signalled(body: str, before: str = "") -> subprocess.CompletedProcess[str]:
+    """A process of its own, whose subcommand does this: a signal that goes wrong ends none of the tests'."""
+    program = (
+        "import os, signal, sys; from rain_removal_ros.commands import image; "
+        "from rain_removal_ros.commands.main import main\n"
+        f"{before}\n"
+        f"def run(arguments):\n{textwrap.indent(body, '    ')}\n"
+        "image.run = run\n"
+        "sys.exit(main(['image', 'in.png', 'out.png']))"
+    )
+    command = [sys.executable, "-c", program]
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+
+
 @pytest.mark.parametrize(
     ("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)]
 )
-def test_a_signal_ends_a_subcommand_as_ctrl_c_does(number, status, monkeypatch):
-    before, unwound = {each: signal.signal(each, signal.SIG_DFL) for each in INTERRUPTIONS}, []
-
-    def run(arguments):
-        try:
-            os.kill(os.getpid(), number)
-            signal.pause()
-        finally:
-            unwound.append(number)
-
-    monkeypatch.setattr(image, "run", run)
-    try:
-        assert main(["image", "in.png", "out.png"]) == status
-    finally:
-        for each, handler in before.items():
-            signal.signal(each, handler)
-    assert unwound == [number]
+def test_a_signal_ends_a_subcommand_as_ctrl_c_does(number, status):
+    ended = run_signalled(
+        f"try:\n    os.kill(os.getpid(), {number:d}); signal.pause()\nfinally:\n    print('unwound')"
+    )
+    assert (ended.returncode, ended.stdout) == (status, "unwound\n"), ended.stderr
 
 
-def test_a_signal_that_is_ignored_stays_so(monkeypatch):
-    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as under nohup
-    monkeypatch.setattr(image, "run", lambda arguments: os.kill(os.getpid(), signal.SIGHUP) or 0)
-    try:
-        assert main(["image", "in.png", "out.png"]) == 0
-        assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
-    finally:
-        signal.signal(signal.SIGHUP, before)
+def test_a_signal_that_is_ignored_stays_so():
+    ended = run_signalled(
+        "os.kill(os.getpid(), signal.SIGHUP)\nprint(signal.getsignal(signal.SIGHUP) == signal.SIG_IGN)",
+        before="signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as under nohup",
+    )
+    assert (ended.returncode, ended.stdout) == (0, "True\n"), ended.stderr
 
 
 def test_a_name_that_is_no_text_does_not_cost_what_is_printed(tmp_path):
