@@ -72,8 +72,7 @@ class GlobalEstimate(nn.Module):
         self.attention = nn.Conv2d(hidden, looks, 1) if looks else None
         self.hidden = nn.Conv2d((1 + looks) * hidden, hidden, 1)
         self.output = start_at_zero(nn.Conv2d(hidden, len(start), 1))
-        with torch.no_grad():
-            self.output.bias.copy_(torch.tensor(start))
+        self.output.bias = nn.Parameter(torch.tensor(start))
 
     def forward(self, x: Tensor) -> Tensor:
         evidence = self.find(x)

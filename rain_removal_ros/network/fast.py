@@ -117,6 +117,7 @@ class Atmosphere(nn.Module):
         seen = torch.cat([x, (4 * dark).to(x.dtype), (logarithm - typical).to(x.dtype)], dim=1)
         evidence = self.estimate.find(seen)
         places = self.estimate.places(evidence)
+        assert places is not None  # there are LOOKS
         summary = self.estimate.summary(evidence, places)
         logit, root, more = self.estimate.read(summary).split(1, dim=1)
         light = 1 - dark[:, :3].mean(dim=1, keepdim=True).flatten(2)  # (N, 1, H W) of H/32 x W/32 places
@@ -285,7 +286,7 @@ class FastDerainNetwork(nn.Module):
             of_pixels = parameter.unflatten(0, (2, 1, FOLD**2))
             return of_pixels.expand(2, 3, *of_pixels.shape[2:]).flatten(0, 2)
 
-        weight, bias = (for_each_colour(parameter) for parameter in (self.output.weight, self.output.bias))
+        weight, bias = (for_each_colour(self.output.get_parameter(name)) for name in ("weight", "bias"))
         return F.conv2d(x, weight, bias, padding=1)
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -83,7 +83,7 @@ def calibrate(network: nn.Module, images: Iterable[Tensor]) -> dict[str, tuple[f
     """
     seen: dict[str, list[tuple[float, float]]] = {name: [] for name in convolutions(network)}
 
-    def watch(name: str):
+    def watch(name: str) -> Callable[[nn.Module, tuple[Tensor]], None]:
         def note(module: nn.Module, inputs: tuple[Tensor]) -> None:
             least, greatest = inputs[0].aminmax()
             seen[name].append((float(least), float(greatest)))
