@@ -95,5 +95,5 @@ def join_active_environment() -> str:
 
 def node_program(python: str) -> list[str]:
     """The command that starts the node: lib/rain_removal_ros/derain_node (colcon), else `python -m` (pip)."""
-    installed = share_folder().parents[1] / "lib" / PACKAGE / "derain_node"
+    installed = share_folder().parent.parent / "lib" / PACKAGE / "derain_node"
     return [str(installed)] if installed.is_file() else [python, "-m", f"{PACKAGE}.ros.main"]

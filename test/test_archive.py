@@ -159,6 +159,14 @@ def test_a_file_that_is_no_bag_is_refused_with_a_word(tmp_path):
         find_jobs([tmp_path / "notes.md"], tmp_path / "out")
 
 
+def test_what_cannot_be_looked_at_is_not_said_to_be_missing(tmp_path):
+    endless = tmp_path / ("a" * 300)
+    with pytest.raises(OSError, match="File name too long"):
+        find_jobs([endless], tmp_path / "out")
+    with pytest.raises(OSError, match="File name too long"):
+        Bag(endless)
+
+
 def test_a_new_bag_never_lies_in_another(tmp_path):
     loose_file(tmp_path / "in/day1.mcap")
     record(tmp_path / "in/day1/b", drive(1))

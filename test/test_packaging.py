@@ -165,6 +165,11 @@ def test_an_ament_prefix_is_searched_where_there_is_no_source_tree(tmp_path, mon
         share.share_folder()
 
 
+def test_a_checkout_right_below_the_root_starts_the_node_too(monkeypatch):
+    monkeypatch.setattr(share, "share_folder", lambda: Path("/app"))  # as in many a container
+    assert share.node_program("python") == ["python", "-m", "rain_removal_ros.ros.main"]
+
+
 def test_fast_dds_gets_the_profile_unless_the_user_has_set_one():
     environment = share.dds_profile_environment({"HOME": "/root"})
     assert set(environment) == {"FASTRTPS_DEFAULT_PROFILES_FILE", "FASTDDS_DEFAULT_PROFILES_FILE"}

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from rain_removal_ros.bags.storage import COMPRESSED, METADATA, SUFFIXES
 from rain_removal_ros.errors import BagError
+from rain_removal_ros.paths import exists
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,7 @@ def find_jobs(inputs: Sequence[Path], output: Path) -> list[Job]:
             listed = [Path(line).expanduser() for line in lines if line and not line.startswith("#")]
             bags = [each if each.is_absolute() else path.parent / each for each in listed]
             found += [(bag, Path(_name(bag))) for bag in bags]
-        elif not path.exists():
+        elif not exists(path):
             raise BagError(
                 f"{path} does not exist; give bags, folders of bags, or a list of them in a .txt file"
             )

@@ -23,6 +23,7 @@ from rain_removal_ros.bags.sqlite_files import Sqlite3File
 from rain_removal_ros.bags.stored import Topic, is_the_machines, qos_of, words
 from rain_removal_ros.bags.unpacking import PackedFile, Unpacker
 from rain_removal_ros.errors import BagError
+from rain_removal_ros.paths import exists
 
 __all__ = ["COMPRESSED", "METADATA", "SUFFIXES", "Bag", "Record", "Topic"]
 
@@ -178,7 +179,7 @@ class Bag:
 
     def _find(self) -> tuple[_Metadata | None, list[Path]]:
         path = self.path
-        if not path.exists():
+        if not exists(path):
             raise BagError(f"{path} does not exist; give a bag's folder, or its .mcap or .db3 file")
         if path.is_file():
             if path.suffix == ".bag":

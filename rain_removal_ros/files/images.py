@@ -19,6 +19,7 @@ from rain_removal_ros.errors import ImageError, ParameterError
 from rain_removal_ros.files.embedded import held_in, jpeg_profile
 from rain_removal_ros.image_header import format_of, upright_exif
 from rain_removal_ros.output import write_bytes
+from rain_removal_ros.paths import exists
 from rain_removal_ros.runtime.sizes import check_size
 
 JPEG_QUALITY = 95
@@ -75,7 +76,7 @@ def plan(inputs: Sequence[Path], output: Path, tell: Callable[[str], None] = pri
 
 
 def _plan(inputs: Sequence[Path], output: Path, tell: Callable[[str], None]) -> list[Job]:
-    missing = [path for path in inputs if not path.exists()]
+    missing = [path for path in inputs if not exists(path)]
     if missing:
         raise ParameterError(f"{missing[0]} does not exist; give image files or folders, and the output last")
     single = len(inputs) == 1 and inputs[0].is_file()
