@@ -1,5 +1,5 @@
 # make demo: see rain vanish from a rendered drive.   make test: everything that is tested.
-# Both make the environment first. PYTHON chooses the interpreter (3.11 to 3.13), PIP_ARGS adds to pip's arguments.
+# Both make the environment first. PYTHON chooses the interpreter (3.11 to 3.14), PIP_ARGS adds to pip's arguments.
 
 PYTHON ?= python3
 VENV ?= .venv

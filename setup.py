@@ -85,7 +85,7 @@ setup(
             "onnxscript",
             "efficientnet-lite-pytorch",
             "onnxruntime",
-            "tensorrt-rtx; platform_system=='Linux' and platform_machine=='x86_64'",
+            "tensorrt-rtx; platform_system=='Linux' and platform_machine=='x86_64' and python_version<'3.14'",
         ],
     },
     entry_points={
