@@ -37,9 +37,12 @@ until_said() {
     fail "$* did not say $pattern, but: $said"
 }
 
+# start LAUNCH ARGUMENTS...: one of ours by its name, or any launch file by its path
 start() {
+    local file="$PWD/launch/$1.launch.py"
+    [ ! -f "$1" ] || file=$1
     # a process group of its own, which Ctrl-C reaches as a terminal would send it
-    setsid ros2 launch "$PWD/launch/$1.launch.py" "${@:2}" >"$work/log" 2>&1 &
+    setsid ros2 launch "$file" "${@:2}" >"$work/log" 2>&1 &
     launched=$!
 }
 
@@ -143,4 +146,25 @@ until_said 'sec:' ros2 topic echo --once /front/derained/camera_info
 interrupt
 [ "$status" = 0 ] || fail "an interrupted replay ended with exit status $status"
 grep -q "derained came back" "$work/log" || fail "the interrupted replay did not end as it should"
+
+cat >"$work/car.launch.py" <<END
+from launch import LaunchDescription
+from launch.actions import GroupAction, IncludeLaunchDescription
+from launch.launch_description_sources import PythonLaunchDescriptionSource
+from launch_ros.actions import PushRosNamespace
+
+ARGUMENTS = {"bag": "$work/drive", "loop": "true", "cache_dir": "$work/cache", "threads": "1"}
+REPLAY = IncludeLaunchDescription(
+    PythonLaunchDescriptionSource("$PWD/launch/replay.launch.py"), launch_arguments=ARGUMENTS.items()
+)
+
+
+def generate_launch_description():
+    return LaunchDescription([GroupAction([PushRosNamespace("car"), REPLAY])])
+END
+start "$work/car.launch.py"
+until_said '^active' ros2 lifecycle get /car/derain
+until_said 'sec:' ros2 topic echo --once /car/front/derained/camera_info
+until_said '^/front/image_raw' ros2 topic list
+interrupt
 echo "all held"
