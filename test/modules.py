@@ -46,6 +46,13 @@ def is_installed(module: str) -> bool:
     return module in sys.modules or importlib.util.find_spec(module) is not None
 
 
+def skip_without(*modules: str) -> None:
+    """Skip the test that runs where one of these is missing, which nothing imports before it is needed."""
+    absent = [module for module in modules if not is_installed(module)]
+    if absent:
+        pytest.skip(f"this is not tested without {', '.join(absent)}")
+
+
 def skip_without_the_modules_of(subcommand: str) -> None:
     """Skip the test that runs where a module of this subcommand of `derain` is missing."""
     absent = missing_modules(TESTS.parent / PACKAGE / "commands" / f"{subcommand}.py")

@@ -9,6 +9,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from modules import skip_without
 
 from rain_removal_ros.errors import DatasetError
 from rain_removal_ros.files.images import SUFFIXES
@@ -76,6 +77,7 @@ def test_a_folder_takes_images_of_every_format_that_is_read(tmp_path):
 @pytest.mark.parametrize("kind", ["folder", "cityscapes", "drive", "paired"])
 def test_an_outline_is_an_example_without_what_has_to_be_read(kind, request, tmp_path):
     if kind == "drive":
+        skip_without("embreex")
         dataset = DriveDataset(width=64, height=64)
     elif kind == "paired":
         write(tmp_path / "rainy" / "1.png", picture(50))
@@ -431,6 +433,7 @@ def test_one_city_cannot_be_split(cityscapes):
 
 
 def test_the_drive_gives_exact_depth_and_labels_without_any_file():
+    skip_without("embreex")
     dataset = DriveDataset("val", width=96, height=64)
     example = dataset[9]
     assert (example.name, example.number) == ("drive_1001_1", 9)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import av
 import cv2
+import embreex  # noqa: F401  without it no drive is rendered, and this file is left out
 import pytest
 
 

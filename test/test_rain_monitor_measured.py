@@ -6,6 +6,7 @@ import json
 from dataclasses import replace
 from types import SimpleNamespace
 
+import embreex  # noqa: F401  without it no drive is rendered, and this file is left out
 import numpy as np
 import pytest
 

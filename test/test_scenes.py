@@ -8,6 +8,7 @@ import pickle
 import sys
 
 import cv2
+import embreex  # noqa: F401  without it no drive is rendered, and this file is left out
 import numpy as np
 import pytest
 

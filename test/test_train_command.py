@@ -6,6 +6,7 @@ import resource
 import shutil
 import signal
 
+import accelerate  # noqa: F401  without it nothing is trained, and this file is left out
 import cv2
 import numpy as np
 import pytest
