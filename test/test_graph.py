@@ -94,15 +94,13 @@ def test_whole_grey_levels_pass_through_low_precision_unchanged(networks):
 
 
 @pytest.mark.parametrize("size", [(64, 96), (65, 96), (64, 97), (95, 127), (77, 91)])
-def test_an_image_is_padded_by_its_edges_whatever_its_type(networks, size):
+def test_an_image_is_mirrored_at_its_edges_whatever_its_type(networks, size):
     height, width = size
     graph = LevelsGraph(networks(TINY), None, height, width, FRAME)
     levels = torch.randint(0, 256, (2, 3, height, width), dtype=torch.uint8)
     padded = graph.pad(levels)
     assert padded.dtype == torch.uint8
-    assert torch.equal(
-        padded.float(), torch.nn.functional.pad(levels.float(), graph.padding, mode="replicate")
-    )
+    assert torch.equal(padded.float(), torch.nn.functional.pad(levels.float(), graph.padding, mode="reflect"))
     assert torch.equal(graph.crop(padded), levels)
 
 

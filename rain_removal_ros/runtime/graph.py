@@ -54,7 +54,6 @@ class LevelsGraph(nn.Module):
         self.folds = hasattr(network, "forward_folded")
         stride = cast(int, network.stride)
         bottom, right = -height % stride, -width % stride
-        # reflection needs more image than padding; repeated edges serve every size without black bars
         self.padding = (right // 2, right - right // 2, bottom // 2, bottom - bottom // 2)
 
     def crop(self, x: Tensor) -> Tensor:
@@ -63,14 +62,17 @@ class LevelsGraph(nn.Module):
         return x[..., top : -bottom or None, left : -right or None]
 
     def pad(self, x: Tensor) -> Tensor:
-        """(N, C, H, W) of any dtype, its edges repeated outwards to the network's stride."""
-        left, right, top, bottom = self.padding
-        if top or bottom:
-            sides = (x[:, :, :1].expand(-1, -1, top, -1), x, x[:, :, -1:].expand(-1, -1, bottom, -1))
-            x = torch.cat([side for side, rows in zip(sides, (top, 1, bottom), strict=True) if rows], dim=2)
-        if left or right:
-            sides = (x[..., :1].expand(-1, -1, -1, left), x, x[..., -1:].expand(-1, -1, -1, right))
-            x = torch.cat([side for side, columns in zip(sides, (left, 1, right), strict=True) if columns], 3)
+        """(N, C, H, W) of any dtype, mirrored at its edges to the network's stride. Repeated edges would look
+        like streaks.
+        """
+        for dimension, (before, after) in ((2, self.padding[2:]), (3, self.padding[:2])):
+            parts = [x]
+            if before:
+                parts.insert(0, x.narrow(dimension, 1, before).flip(dimension))
+            if after:
+                size = x.shape[dimension]
+                parts.append(x.narrow(dimension, size - 1 - after, after).flip(dimension))
+            x = torch.cat(parts, dim=dimension)
         return x
 
     def _to_layout(self, x: Tensor) -> Tensor:
