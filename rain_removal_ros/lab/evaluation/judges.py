@@ -105,7 +105,7 @@ class Judge:
         self._fixed_size: tuple[int, int] | None = None
         self._gpu = ""
         self._logits = self._open()
-        self.identity = f"{self.sha256} {specification.scale} {specification.normalise}{self._gpu}"
+        self.identity = f"{self.sha256} mirrored {specification.scale} {specification.normalise}{self._gpu}"
 
     @property
     def description(self) -> dict[str, str | float]:
@@ -234,9 +234,9 @@ def _written(path: Path) -> float:
 
 
 def padded(image: np.ndarray) -> np.ndarray:
-    """(H, W, 3) -> both sides multiples of STRIDE, the edges replicated, for what takes any such size."""
+    """(H, W, 3) -> both sides multiples of STRIDE, mirrored at its edges, for what takes any such size."""
     height, width = image.shape[:2]
-    return cv2.copyMakeBorder(image, 0, -height % STRIDE, 0, -width % STRIDE, cv2.BORDER_REPLICATE)
+    return cv2.copyMakeBorder(image, 0, -height % STRIDE, 0, -width % STRIDE, cv2.BORDER_REFLECT_101)
 
 
 def openvino_function(network: nn.Module) -> Callable[[np.ndarray], np.ndarray]:
