@@ -105,7 +105,7 @@ class Judge:
         self._fixed_size: tuple[int, int] | None = None
         self._gpu = ""
         self._logits = self._open()
-        self.identity = f"{self.sha256} mirrored {specification.scale} {specification.normalise}{self._gpu}"
+        self.identity = f"{self.sha256} centred {specification.scale} {specification.normalise}{self._gpu}"
 
     @property
     def description(self) -> dict[str, str | float]:
@@ -163,8 +163,9 @@ class Judge:
         seen_height, seen_width = self._fixed_size or (round(height * scale), round(width * scale))
         if (seen_height, seen_width) != (height, width):
             image = cv2.resize(image, (seen_width, seen_height), interpolation=cv2.INTER_LINEAR)
+        inside = np.s_[:seen_height, :seen_width]
         if self._fixed_size is None:
-            image = padded(image)
+            image, inside = padded(image)
         values = image.astype(np.float32) / 255
         if self.specification.normalise == "imagenet":
             values = (values - IMAGENET_MEAN) / IMAGENET_DEVIATION
@@ -178,7 +179,7 @@ class Judge:
             )
         maps = np.ascontiguousarray(logits[0].transpose(1, 2, 0))
         maps = cv2.resize(maps, (image.shape[1], image.shape[0]), interpolation=cv2.INTER_LINEAR)
-        maps = maps[:seen_height, :seen_width]
+        maps = maps[inside]
         if (seen_height, seen_width) != (height, width):
             maps = cv2.resize(maps, (width, height), interpolation=cv2.INTER_LINEAR)
         return maps.argmax(axis=2).astype(np.uint8)
@@ -233,10 +234,16 @@ def _written(path: Path) -> float:
         return 0.0
 
 
-def padded(image: np.ndarray) -> np.ndarray:
-    """(H, W, 3) -> both sides multiples of STRIDE, mirrored at its edges, for what takes any such size."""
+def padded(image: np.ndarray) -> tuple[np.ndarray, tuple[slice, slice]]:
+    """(H, W, 3) -> both sides multiples of STRIDE, mirrored at its edges as the node's frames are, for what
+    takes any such size; and where the image is in that.
+    """
     height, width = image.shape[:2]
-    return cv2.copyMakeBorder(image, 0, -height % STRIDE, 0, -width % STRIDE, cv2.BORDER_REFLECT_101)
+    bottom, right = -height % STRIDE, -width % STRIDE
+    top, left = bottom // 2, right // 2
+    sides = (top, bottom - top, left, right - left)
+    larger = cv2.copyMakeBorder(image, *sides, cv2.BORDER_REFLECT_101)
+    return larger, np.s_[top : top + height, left : left + width]
 
 
 def openvino_function(network: nn.Module) -> Callable[[np.ndarray], np.ndarray]:

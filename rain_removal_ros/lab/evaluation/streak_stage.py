@@ -29,9 +29,9 @@ class StreakStageAlone:
         self._run = openvino_function(_WithoutStreaks(network).eval().requires_grad_(False))
 
     def __call__(self, image: np.ndarray) -> np.ndarray:
-        height, width = image.shape[:2]
-        batch = np.ascontiguousarray(padded(image).transpose(2, 0, 1), np.float32)[None] / np.float32(255)
-        cleared = self._run(batch)[0].transpose(1, 2, 0)[:height, :width]
+        larger, inside = padded(image)
+        batch = np.ascontiguousarray(larger.transpose(2, 0, 1), np.float32)[None] / np.float32(255)
+        cleared = self._run(batch)[0].transpose(1, 2, 0)[inside]
         return np.clip(255 * cleared + np.float32(0.5), 0, 255).astype(np.uint8)
 
 
