@@ -62,17 +62,16 @@ class LevelsGraph(nn.Module):
         return x[..., top : -bottom or None, left : -right or None]
 
     def pad(self, x: Tensor) -> Tensor:
-        """(N, C, H, W) of any dtype, mirrored at its edges to the network's stride. Repeated edges would look
-        like streaks.
+        """(N, C, H, W) of any dtype, mirrored at its edges to the network's stride: repeated edges would look
+        like streaks. Counted from both sides, as in `crop`.
         """
-        for dimension, (before, after) in ((2, self.padding[2:]), (3, self.padding[:2])):
-            parts = [x]
-            if before:
-                parts.insert(0, x.narrow(dimension, 1, before).flip(dimension))
-            if after:
-                size = x.shape[dimension]
-                parts.append(x.narrow(dimension, size - 1 - after, after).flip(dimension))
-            x = torch.cat(parts, dim=dimension)
+        left, right, top, bottom = self.padding
+        if top or bottom:
+            sides = (x[:, :, 1 : 1 + top].flip(2), x, x[:, :, -1 - bottom : -1].flip(2))
+            x = torch.cat([side for side, rows in zip(sides, (top, 1, bottom), strict=True) if rows], dim=2)
+        if left or right:
+            sides = (x[..., 1 : 1 + left].flip(3), x, x[..., -1 - right : -1].flip(3))
+            x = torch.cat([side for side, columns in zip(sides, (left, 1, right), strict=True) if columns], 3)
         return x
 
     def _to_layout(self, x: Tensor) -> Tensor:
