@@ -13,7 +13,8 @@ from rain_removal_ros.runtime.graph import LevelsGraph
 from rain_removal_ros.runtime.tensorrt import export
 
 tensorrt_rtx = pytest.importorskip(
-    "tensorrt_rtx", reason="tensorrt-rtx has wheels for x86_64 alone; without it no engine is built here"
+    "tensorrt_rtx",
+    reason="tensorrt-rtx has wheels for x86_64 and up to Python 3.13 alone; without it no engine is built",
 )
 
 FRAME = (Output.IMAGE, Output.INVERSE_DEPTH)
