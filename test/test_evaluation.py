@@ -42,7 +42,7 @@ from rain_removal_ros.lab.evaluation.hard_dry import (
     measure_hard_dry,
 )
 from rain_removal_ros.lab.evaluation.intervals import intervals
-from rain_removal_ros.lab.evaluation.judges import Judge, JudgeSpecification, KeptJudge
+from rain_removal_ros.lab.evaluation.judges import Judge, JudgeSpecification, KeptJudge, padded
 from rain_removal_ros.lab.evaluation.real_weather import measure_weather, open_weather
 from rain_removal_ros.lab.evaluation.results import ResultFolder, open_results
 from rain_removal_ros.lab.evaluation.streak_stage import StreakStageAlone
@@ -51,7 +51,8 @@ from rain_removal_ros.lab.evaluation.testbed import MASK, Testbed
 from rain_removal_ros.lab.evaluation.views import in_turns
 from rain_removal_ros.lab.weather.lookalikes import LOOKALIKES
 from rain_removal_ros.network import save_network
-from rain_removal_ros.runtime import Restored
+from rain_removal_ros.runtime import Output, Restored
+from rain_removal_ros.runtime.graph import LevelsGraph
 
 HEIGHT, WIDTH = 64, 96
 LEVELS = ("light", "medium", "heavy", "dense", "fog")
@@ -706,6 +707,16 @@ def test_answers_that_another_run_is_just_writing_keep_no_judge_from_being_opene
 def test_a_malformed_judge_is_refused(text):
     with pytest.raises(ParameterError, match=r"judge 'a\.pt"):
         JudgeSpecification.parse(text)
+
+
+@pytest.mark.parametrize("size", [(64, 96), (70, 91), (95, 127)])
+def test_a_judge_sees_an_image_where_the_nodes_mask_sees_it(size):
+    image = street_like(*size)
+    larger, inside = padded(image)
+    graph = LevelsGraph(random_network(TINY), None, *size, (Output.IMAGE,))
+    frame = graph.pad(torch.from_numpy(image).permute(2, 0, 1)[None])
+    assert (larger == frame[0].permute(1, 2, 0).numpy()).all()
+    assert (larger[inside] == image).all()
 
 
 def test_a_judge_that_is_none_is_refused(tmp_path, judge_files):
