@@ -408,6 +408,7 @@ def build_again_and_again(folder, barrier, results):
 
 def test_processes_that_remove_locks_never_build_one_engine_at_once(tmp_path, monkeypatch):
     monkeypatch.setattr(cache_module, "POLLED_EVERY_S", 0.0)
+    monkeypatch.setattr(cache_module, "LOCK_ATTEMPTS", 10_000)  # locks vanish far more often than in a cache
     context = multiprocessing.get_context("fork")
     barrier, results = context.Barrier(3), context.Queue()
     processes = [
