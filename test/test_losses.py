@@ -72,6 +72,8 @@ def test_presence_is_a_cross_entropy_over_samples_that_can_be_told() -> None:
     truth = torch.tensor([1.0, 0.0, math.nan])
     expected = (math.log(1 + math.exp(-2)) + math.log(1 + math.exp(-1))) / 2
     assert float(losses.presence(logits, truth)) == pytest.approx(expected, rel=1e-5)
+    dearer = (math.log(1 + math.exp(-2)) + 3 * math.log(1 + math.exp(-1))) / 2
+    assert float(losses.presence(logits, truth, false_alarm=3)) == pytest.approx(dearer, rel=1e-5)
 
 
 def test_airlight_l1_is_the_mean_error_where_there_is_fog() -> None:
@@ -96,24 +98,50 @@ def test_depth_l1_compares_logarithms_and_leaves_unknown_pixels_out() -> None:
     least = losses.LEAST_PIXELS_PER_METRE
     truth = torch.full((2, 8, 8), 20 - least)
     truth[:, :4] = math.nan
-    weight = torch.tensor([1.0, 0.5])
+    measured = torch.ones(2, dtype=torch.bool)
     for estimate in (40 - least, 10 - least):  # half as far and twice as far are as wrong
-        error = losses.depth_l1(torch.full((2, 1, 2, 2), estimate), truth, weight)
-        assert float(error) == pytest.approx(0.75 * math.log(2), rel=1e-4)
-    sky = losses.depth_l1(torch.zeros(2, 1, 2, 2), torch.zeros(2, 8, 8), weight)
+        error = losses.depth_l1(torch.full((2, 1, 2, 2), estimate), truth, measured)
+        assert float(error) == pytest.approx(math.log(2), rel=1e-4)
+    sky = losses.depth_l1(torch.zeros(2, 1, 2, 2), torch.zeros(2, 8, 8), measured)
     assert float(sky) == 0
-    assert float(losses.depth_l1(torch.ones(2, 1, 2, 2), torch.full((2, 8, 8), math.nan), weight)) == 0
+    assert float(losses.depth_l1(torch.ones(2, 1, 2, 2), torch.full((2, 8, 8), math.nan), measured)) == 0
 
 
 def test_distance_error_counts_what_is_called_too_far_by_how_many_times() -> None:
     added = losses.FARTHEST_PIXELS_PER_METRE
     truth = torch.full((2, 8, 8), 20 - added)
     truth[:, :4] = math.nan
-    weight = torch.tensor([1.0, 0.5])
+    measured = torch.ones(2, dtype=torch.bool)
     for estimate, wrong in ((5 - added, 3.0), (80 - added, 0.75)):  # four times as far, and a quarter
-        error = losses.distance_error(torch.full((2, 1, 2, 2), estimate), truth, weight)
-        assert float(error) == pytest.approx(0.75 * wrong, rel=1e-4)
-    assert float(losses.distance_error(torch.zeros(2, 1, 2, 2), torch.zeros(2, 8, 8), weight)) == 0
+        error = losses.distance_error(torch.full((2, 1, 2, 2), estimate), truth, measured)
+        assert float(error) == pytest.approx(wrong, rel=1e-4)
+    assert float(losses.distance_error(torch.zeros(2, 1, 2, 2), torch.zeros(2, 8, 8), measured)) == 0
+
+
+def test_derived_depth_is_taught_up_to_its_scale() -> None:
+    truth = torch.tensor([[40.0, 20.0, 10.0, 0.0]]).expand(4, 4)[None]
+    derived, measured = torch.tensor([False]), torch.tensor([True])
+    bent = truth[:, None].clone()
+    bent[..., 0] *= 2  # what is nearest, twice as near
+    sky = truth[:, None].clone()
+    sky[..., 3] = 5
+    for error in (losses.depth_l1, losses.distance_error):
+        assert float(error(2 * truth[:, None], truth, derived)) == pytest.approx(0, abs=1e-5)
+        assert float(error(2 * truth[:, None], truth, measured)) > 0.1
+        for wrong in (bent, sky):
+            as_measured = losses.DERIVED * float(error(wrong, truth, measured))
+            assert float(error(wrong, truth, derived)) == pytest.approx(as_measured, rel=1e-4)
+        assert float(error(2 * bent * (truth > 0), truth, derived)) == pytest.approx(
+            losses.DERIVED * float(error(bent, truth, measured)), rel=1e-4
+        )
+
+
+def test_what_derived_depth_teaches_is_finite_where_everything_is_called_sky() -> None:
+    truth = torch.full((1, 4, 4), 20.0)
+    estimate = torch.zeros(1, 1, 4, 4, requires_grad=True)
+    loss = losses.depth_l1(estimate + 1e-3, truth, torch.tensor([False]))
+    loss.backward()
+    assert math.isfinite(loss.item()) and estimate.grad is not None and bool((estimate.grad < 0).all())
 
 
 def test_harm_counts_what_is_left_worse_than_it_came() -> None:
@@ -170,7 +198,7 @@ def batch() -> dict[str, torch.Tensor]:
         "streaks": torch.full((1, 3, 64, 64), 0.05, dtype=torch.float16),
         "leftover": torch.zeros(1),
         "pixels_per_metre": torch.full((1, 64, 64), 20.0, dtype=torch.float16),
-        "depth_weight": torch.ones(1),
+        "depth_measured": torch.ones(1, dtype=torch.bool),
         "rain": torch.ones(1),
         "fog": torch.ones(1),
         "extinction": torch.full((1,), 4.0),

@@ -72,14 +72,19 @@ def streaks_l1(estimate: Tensor, truth: Tensor) -> Tensor:
     return (distance * torch.where(error > 0, LEFT_OVER, 1.0)).sum() / known.sum().clamp(min=1)
 
 
-def presence(logit: Tensor, truth: Tensor) -> Tensor:
+FALSE_FOG = 2.0
+"""How much more it counts to call a dry image foggy than to overlook fog: it would be changed all over."""
+
+
+def presence(logit: Tensor, truth: Tensor, false_alarm: float = 1.0) -> Tensor:
     """mean binary cross-entropy of whether it rains, or is foggy; logit (N, ...) of N numbers, truth (N,) 1
-    or 0, NaN where it is not to be said.
+    or 0, NaN where it is not to be said. What is 0 counts `false_alarm` times.
     """
     known = ~torch.isnan(truth)
     losses = F.binary_cross_entropy_with_logits(
         logit.flatten().float(), torch.nan_to_num(truth), reduction="none"
     )
+    losses = torch.where(truth == 0, false_alarm * losses, losses)
     return torch.where(known, losses, 0).sum() / known.sum().clamp(min=1)
 
 
@@ -121,21 +126,27 @@ def structural(restored: Tensor, clean: Tensor) -> Tensor:
     return 1 - (luminance * contrast).mean()
 
 
-def depth_l1(estimate: Tensor, truth: Tensor, weight: Tensor) -> Tensor:
+DERIVED = 0.3
+"""What depth derived from labels counts, where measured depth counts 1."""
+
+
+def depth_l1(estimate: Tensor, truth: Tensor, measured: Tensor) -> Tensor:
     """mean w |log((p + p0) / (p* + p0))| over pixels whose truth is known (not NaN), p0 =
     LEAST_PIXELS_PER_METRE.
 
     p in pixels per metre, estimate (N, 1, h, w), truth (N, H, W), of which the nearest pixel is taken;
-    weight (N,).
+    measured bool (N,). Where it is not, w is DERIVED, and p is first scaled by what the median of things at
+    hand asks for: labels show what is how many times as far as something else, but that the camera stands 1.5
+    m above the road was assumed.
     """
 
     def logarithm(p: Tensor) -> Tensor:
         return torch.log(p.clamp(min=0) + LEAST_PIXELS_PER_METRE)
 
-    return _over_known(lambda p, wanted: (logarithm(p) - logarithm(wanted)).abs(), estimate, truth, weight)
+    return _over_known(lambda p, wanted: (logarithm(p) - logarithm(wanted)).abs(), estimate, truth, measured)
 
 
-def distance_error(estimate: Tensor, truth: Tensor, weight: Tensor) -> Tensor:
+def distance_error(estimate: Tensor, truth: Tensor, measured: Tensor) -> Tensor:
     """mean w |p - p*| / (p + p1), p1 = FARTHEST_PIXELS_PER_METRE: the relative error |d - d*| / d* of the
     distance, AbsRel, which ends at some 300 m. Parameters as of `depth_l1`.
 
@@ -143,18 +154,29 @@ def distance_error(estimate: Tensor, truth: Tensor, weight: Tensor) -> Tensor:
     farther; what is far and called near, once at most.
     """
     return _over_known(
-        lambda p, wanted: (p - wanted).abs() / (p + FARTHEST_PIXELS_PER_METRE), estimate, truth, weight
+        lambda p, wanted: (p - wanted).abs() / (p + FARTHEST_PIXELS_PER_METRE), estimate, truth, measured
     )
 
 
 def _over_known(
-    error: Callable[[Tensor, Tensor], Tensor], estimate: Tensor, truth: Tensor, weight: Tensor
+    error: Callable[[Tensor, Tensor], Tensor], estimate: Tensor, truth: Tensor, measured: Tensor
 ) -> Tensor:
     """Weighted mean error of an estimate (N, 1, h, w) where the truth (N, H, W) is known."""
     truth = F.interpolate(truth[:, None].float(), size=estimate.shape[-2:], mode="nearest-exact")
     known = ~torch.isnan(truth)
-    errors = torch.where(known, error(estimate.float(), torch.nan_to_num(truth)), 0)
-    return (weight[:, None, None, None] * errors).sum() / known.sum().clamp(min=1)
+    truth, estimate = torch.nan_to_num(truth), estimate.float()
+    solid = known & (truth > FARTHEST_PIXELS_PER_METRE)
+    scale = torch.where(measured, 1.0, _missing_scale(estimate.detach(), truth, solid))[:, None, None, None]
+    errors = torch.where(known, error(torch.where(solid, scale * estimate, estimate), truth), 0)
+    weight = torch.where(measured, 1.0, DERIVED)[:, None, None, None]
+    return (weight * errors).sum() / known.sum().clamp(min=1)
+
+
+def _missing_scale(estimate: Tensor, truth: Tensor, counted: Tensor) -> Tensor:
+    """(N,) the median of truth over estimate, (N, 1, h, w) both, where it is counted; 1 where nothing is."""
+    ratio = truth / estimate.clamp(min=LEAST_PIXELS_PER_METRE / 10)
+    medians = torch.where(counted, ratio, torch.nan).flatten(1).nanmedian(dim=1).values
+    return medians.nan_to_num(1.0)
 
 
 def semantic(logits_restored: Tensor, logits_clean: Tensor) -> Tensor:

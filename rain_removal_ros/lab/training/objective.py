@@ -52,7 +52,7 @@ class Objective(nn.Module):
                 return self._depth_terms(depth, batch), seen, depth
             correction, depth, fog = network.clear_fog(seen)
             restored = seen + correction
-            of_fog = weights.presence * losses.presence(fog.logit, batch["fog"])
+            of_fog = weights.presence * losses.presence(fog.logit, batch["fog"], losses.FALSE_FOG)
             terms["presence"] = terms.get("presence", 0) + of_fog
             terms["extinction"] = weights.extinction * losses.extinction_l1(fog.root, batch["extinction"])
             terms["airlight"] = weights.airlight * losses.airlight_l1(fog.airlight, batch["airlight"])
@@ -71,7 +71,7 @@ class Objective(nn.Module):
         return terms, restored, depth
 
     def _depth_terms(self, depth: Tensor, batch: Sample) -> dict[str, Tensor]:
-        weights, truth = self.settings.weights, (batch["pixels_per_metre"], batch["depth_weight"])
+        weights, truth = self.settings.weights, (batch["pixels_per_metre"], batch["depth_measured"])
         return {
             "depth": weights.depth * losses.depth_l1(depth, *truth),
             "distance": weights.distance * losses.distance_error(depth, *truth),

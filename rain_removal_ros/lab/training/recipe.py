@@ -99,7 +99,9 @@ _TOGETHER = replace(
     learning_rate=5e-4,
     seed=3,
     samples=_WIDE_SAMPLES,
-    weights=replace(_FOG_WEIGHTS, fidelity=0.25, harm=2.0, semantic=0.08, perceptual=0.2),
+    weights=replace(
+        _FOG_WEIGHTS, fidelity=0.25, harm=2.0, semantic=0.08, perceptual=0.2, depth=0.4, distance=0.2
+    ),
 )
 
 _READ_DEPTH = replace(_DEPTH, steps=1500, seed=9, frozen=BUT_THE_LAST_OF_DEPTH)

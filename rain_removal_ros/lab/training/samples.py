@@ -132,7 +132,7 @@ class Sample(TypedDict):
     streaks: Tensor  # float16 (3, H, W): the light they add, in [0, 1]; NaN: the dataset has its own rain
     leftover: Tensor  # float32: the share of it that a sample for the fog alone keeps
     pixels_per_metre: Tensor  # float16 (H, W); NaN: unknown
-    depth_weight: Tensor  # float32
+    depth_measured: Tensor  # bool: by sensors; else it was derived
     rain: Tensor  # float32: 1, 0, NaN unknown
     fog: Tensor  # float32: 1, 0, NaN unknown
     extinction: Tensor  # float32, 1/m times focal length; NaN: unknown
@@ -220,7 +220,7 @@ class RainySamples(TorchDataset[Sample]):
             "streaks": planes(weathered.streaks.astype(np.float16)),
             "leftover": torch.tensor(leftover, dtype=torch.float32),
             "pixels_per_metre": torch.from_numpy((view.inverse_depth * view.focal_px).astype(np.float16)),
-            "depth_weight": torch.tensor(1.0 if view.measured else 0.3),
+            "depth_measured": torch.tensor(view.measured),
             "rain": torch.tensor(weathered.rain, dtype=torch.float32),
             "fog": torch.tensor(weathered.fog, dtype=torch.float32),
             "extinction": torch.tensor(weathered.extinction * view.focal_px, dtype=torch.float32),
