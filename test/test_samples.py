@@ -295,6 +295,20 @@ def test_training_without_clean_images_is_refused() -> None:
         RainySamples([], SMALL, seed=0, count=1)
 
 
+def test_derived_depth_stands_for_measured_depth_only_where_nothing_is_measured() -> None:
+    image, depth = np.full((96, 96, 3), 90, np.uint8), np.full((96, 96), 0.05, np.float32)
+    derived = Example("street_1", image, inverse_depth=depth, depth_kind="geometry")
+    measured = replace(derived, name="street_2", depth_kind="lidar")
+
+    def kinds(*examples: Example) -> set[bool]:
+        samples = RainySamples([list(examples)], SMALL, seed=0, count=12)
+        return {bool(samples[index]["depth_measured"]) for index in range(len(samples))}
+
+    assert kinds(derived) == {True}
+    assert kinds(measured) == {True}
+    assert kinds(derived, measured) == {True, False}
+
+
 def test_a_dataset_too_large_to_hold_gives_the_same_samples(street, monkeypatch) -> None:
     held = RainySamples([street], replace(SMALL, measured_weight=4.0), seed=0, count=5)
     monkeypatch.setattr("rain_removal_ros.lab.training.samples.HELD_BYTES", 0)

@@ -132,7 +132,7 @@ class Sample(TypedDict):
     streaks: Tensor  # float16 (3, H, W): the light they add, in [0, 1]; NaN: the dataset has its own rain
     leftover: Tensor  # float32: the share of it that a sample for the fog alone keeps
     pixels_per_metre: Tensor  # float16 (H, W); NaN: unknown
-    depth_measured: Tensor  # bool: by sensors; else it was derived
+    depth_measured: Tensor  # bool: by sensors, or no example's is; else it was derived
     rain: Tensor  # float32: 1, 0, NaN unknown
     fog: Tensor  # float32: 1, 0, NaN unknown
     extinction: Tensor  # float32, 1/m times focal length; NaN: unknown
@@ -163,7 +163,9 @@ class RainySamples(TorchDataset[Sample]):
         sources = [example.name.split("_")[0] for example in known]
         counts = Counter(sources)
         weights = np.array([counts[source] ** -0.5 for source in sources])
-        weights[[example.depth_measured for example in known]] *= settings.measured_weight
+        measured = [example.depth_measured for example in known]
+        weights[measured] *= settings.measured_weight
+        self._any_measured = any(measured)
         self._cumulative = np.cumsum(weights / weights.sum())
         self._bank = StreakBank(settings.pictures if rain else 0, seed)
 
@@ -220,7 +222,7 @@ class RainySamples(TorchDataset[Sample]):
             "streaks": planes(weathered.streaks.astype(np.float16)),
             "leftover": torch.tensor(leftover, dtype=torch.float32),
             "pixels_per_metre": torch.from_numpy((view.inverse_depth * view.focal_px).astype(np.float16)),
-            "depth_measured": torch.tensor(view.measured),
+            "depth_measured": torch.tensor(view.measured or not self._any_measured),
             "rain": torch.tensor(weathered.rain, dtype=torch.float32),
             "fog": torch.tensor(weathered.fog, dtype=torch.float32),
             "extinction": torch.tensor(weathered.extinction * view.focal_px, dtype=torch.float32),
